@@ -1,0 +1,62 @@
+//! Byte streams, as TCP gives them: ordered, bounded, and silent when the other side is gone.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// Opens and accepts byte streams.
+#[async_trait]
+pub trait Net: Send + Sync + 'static {
+    /// Listens on `addr` (`host:port`; port 0 picks a free one).
+    ///
+    /// # Errors
+    /// `AddrInUse`, `AddrNotAvailable`, `InvalidInput` for an address that does not parse.
+    async fn listen(&self, addr: &str) -> io::Result<Box<dyn Listener>>;
+
+    /// Connects to `addr` (`host:port`). May hang as long as the network does: callers bound it
+    /// with [`super::clock::timeout`].
+    ///
+    /// # Errors
+    /// `ConnectionRefused` when the host answers that nobody listens there.
+    async fn connect(&self, addr: &str) -> io::Result<BoxConn>;
+}
+
+/// A bound address that accepts streams.
+#[async_trait]
+pub trait Listener: Send + Sync {
+    /// The next stream. Errors are transient (out of file handles, a client gone before it was
+    /// accepted): back off and call again.
+    async fn accept(&mut self) -> io::Result<BoxConn>;
+
+    /// The address it really listens on.
+    fn local_addr(&self) -> SocketAddr;
+}
+
+/// One byte stream. `poll_shutdown` half-closes it: the peer reads the end, and may still write.
+/// Dropping it closes both directions.
+pub trait Conn: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static {
+    /// The other end's address.
+    fn peer_addr(&self) -> SocketAddr;
+
+    /// Makes the drop of this stream abort it (TCP: RST) instead of closing it in good order:
+    /// what is still in buffers is discarded at both ends.
+    fn abort_on_drop(&self);
+
+    /// Sends small writes at once (TCP_NODELAY).
+    ///
+    /// # Errors
+    /// When the stream is already dead.
+    fn set_nodelay(&self, on: bool) -> io::Result<()>;
+
+    /// Fails the stream when written data stays unacknowledged for `timeout` (TCP_USER_TIMEOUT).
+    ///
+    /// # Errors
+    /// When the stream is already dead or the system lacks the option.
+    fn set_user_timeout(&self, timeout: Duration) -> io::Result<()>;
+}
+
+/// An owned [`Conn`].
+pub type BoxConn = Box<dyn Conn>;

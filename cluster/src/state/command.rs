@@ -1,0 +1,178 @@
+//! What the log says: the only inputs of the replicated state machine.
+//!
+//! Invariant: every node that applies a command understands all of it. So the encoding is strict,
+//! and a new command or field is proposed only once the replicated feature level allows it.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::limits::Limits;
+use crate::id::{Boot, DeviceId, Epoch, Generation, MessageId, NodeId, Pos, UserId};
+
+/// The highest feature level this build understands.
+pub const FEATURE_LEVEL: u32 = 1;
+
+/// First byte of every encoded command.
+const FORMAT: u8 = 1;
+
+/// One log entry's payload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// What one node's sessions want, in order.
+    Batch(Batch),
+    /// A node starts a new incarnation; its previous one's sessions end.
+    NodeUp(NodeUp),
+    /// A generation is gone: its sessions end, and its later batches are refused.
+    NodeDown {
+        /// The node.
+        node: NodeId,
+        /// The generation that fell silent; the command does nothing if it is not the current one.
+        generation: Generation,
+    },
+    /// A node left the cluster for good.
+    NodeForgotten {
+        /// The node.
+        node: NodeId,
+    },
+    /// The leader's monotonic clock went on. Only this moves replicated time.
+    Tick {
+        /// By how much; at most [`Command::MAX_TICK_MS`], more is taken as that.
+        advance_ms: u64,
+    },
+    /// Replaces the replicated limits.
+    SetLimits(Limits),
+    /// Raises the feature level; lower or equal ones are ignored.
+    SetFeatureLevel(u32),
+}
+
+/// One node's batch. Batches of a generation are numbered from 1 and applied exactly once, in
+/// order: a repeated one is dropped, one after a gap is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Batch {
+    /// The origin.
+    pub node: NodeId,
+    /// The origin's incarnation; a batch of another one is refused.
+    pub generation: Generation,
+    /// Number within the generation, from 1.
+    pub seq: u64,
+    /// At most [`Pos::MAX_OPS`].
+    pub ops: Vec<Op>,
+}
+
+/// One step of a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Op {
+    /// Begins a session.
+    Register(Register),
+    /// Stores a message.
+    Send(Send),
+    /// Moves a device's cursor to `upto`, under the session's epoch.
+    Ack {
+        /// The session.
+        epoch: Epoch,
+        /// All up to here was received.
+        upto: Pos,
+    },
+    /// Ends a session; nothing if it is not the device's current one.
+    Close {
+        /// The session.
+        epoch: Epoch,
+        /// The client said goodbye (an ephemeral device is forgotten now), or the connection was lost.
+        clean: bool,
+    },
+    /// Forgets a device of a user.
+    Forget {
+        /// The user.
+        user: UserId,
+        /// The device.
+        device: DeviceId,
+    },
+}
+
+/// Begins a session: compare-and-set on the device's last epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Register {
+    /// The user.
+    pub user: UserId,
+    /// The user's device.
+    pub device: DeviceId,
+    /// Hash of the client instance's name: an older attempt of the same instance is refused.
+    pub instance: u64,
+    /// The client's attempt number.
+    pub attempt: u64,
+    /// Forgotten at a clean close, or soon after the connection was lost.
+    pub ephemeral: bool,
+    /// The device's last epoch as the origin saw it; [`Pos::ZERO`] for none.
+    pub expect: Epoch,
+}
+
+/// Stores a direct message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Send {
+    /// The sender's session.
+    pub epoch: Epoch,
+    /// The message's id.
+    pub mid: MessageId,
+    /// The recipient.
+    pub to: UserId,
+    /// The origin's wall clock when the frame arrived, ms since the Unix epoch; shown, never used.
+    pub ts_ms: u64,
+    /// The JSON text as the client sent it.
+    pub body: Bytes,
+}
+
+/// A node announces an incarnation of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeUp {
+    /// The node.
+    pub node: NodeId,
+    /// Its boot; an older one than the state knows is a restored copy, and refused.
+    pub boot: Boot,
+    /// Counts from 1 within a boot.
+    pub incarnation: u32,
+    /// Where clients reach it, for `status` and `go_away`.
+    pub client_url: String,
+    /// The highest feature level its build understands.
+    pub feature_level: u32,
+}
+
+/// An entry that this build cannot read.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Written by a newer build.
+    #[error(
+        "the log holds a command of format {0}, this build reads format {FORMAT}: run the newer build on this node"
+    )]
+    Format(u8),
+    /// Neither known nor well-formed.
+    #[error("the log holds a command that this build cannot read ({0}): run the newer build on this node")]
+    Malformed(String),
+}
+
+impl Command {
+    /// Most that one tick moves replicated time, in milliseconds.
+    pub const MAX_TICK_MS: u64 = 60_000;
+
+    /// The entry's bytes.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let bytes = postcard::to_extend(self, vec![FORMAT]).expect("encoding into memory cannot fail");
+        Bytes::from(bytes)
+    }
+
+    /// Reads an entry's bytes; trailing bytes are malformed.
+    ///
+    /// # Errors
+    /// When they are not exactly one command that this build knows.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        match bytes.split_first() {
+            Some((&FORMAT, rest)) => match postcard::take_from_bytes(rest) {
+                Ok((command, [])) => Ok(command),
+                Ok(_) => Err(DecodeError::Malformed("trailing bytes".into())),
+                Err(error) => Err(DecodeError::Malformed(error.to_string())),
+            },
+            Some((&format, _)) => Err(DecodeError::Format(format)),
+            None => Err(DecodeError::Malformed("empty".into())),
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! What applying a command means to the nodes: the state machine's only outputs.
+//!
+//! Effects are derived on every replica and never leave it; a node acts on those that concern its
+//! own sessions.
+
+use std::sync::Arc;
+
+use super::message::Message;
+use crate::id::{DeviceId, Epoch, Generation, MessageId, NodeId, UserId};
+
+/// One consequence of an applied command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// A batch was applied; one outcome for each of its operations, in order.
+    BatchApplied {
+        /// The origin.
+        node: NodeId,
+        /// Its incarnation.
+        generation: Generation,
+        /// The batch's number.
+        seq: u64,
+        /// One for each operation.
+        outcomes: Vec<Outcome>,
+    },
+    /// A batch was not applied, nor any part of it.
+    BatchRefused {
+        /// The origin.
+        node: NodeId,
+        /// The generation that the batch carried.
+        generation: Generation,
+        /// The batch's number.
+        seq: u64,
+        /// Why.
+        refusal: BatchRefusal,
+    },
+    /// A user's inbox grew: its live sessions have something to read.
+    Wake(UserId),
+    /// A session ended because a newer one of its device was registered.
+    Superseded {
+        /// The node that held it.
+        node: NodeId,
+        /// The session that ended.
+        epoch: Epoch,
+    },
+    /// A live session's device missed messages: its reader must look at its inbox again.
+    Lapsed {
+        /// Whose inbox.
+        user: UserId,
+        /// Messages lost to this device.
+        lost: u64,
+        /// The node that counts them: the live session's, else `None` (the leader counts).
+        node: Option<NodeId>,
+    },
+    /// A device's cursor passed these messages under a live session.
+    Acked {
+        /// The node of the session that acknowledged.
+        node: NodeId,
+        /// How many messages the cursor passed.
+        count: u64,
+        /// Those among them that no device of the recipient had passed before.
+        first: Vec<FirstAck>,
+    },
+    /// Messages expired before every device had them, `count` pairs of message and device.
+    Expired {
+        /// How many.
+        count: u64,
+    },
+    /// A node's new incarnation.
+    NodeUp {
+        /// The node.
+        node: NodeId,
+        /// Its new generation.
+        generation: Generation,
+    },
+    /// A `NodeUp` was refused: this data directory is an old copy of the node's.
+    NodeRefused {
+        /// The node.
+        node: NodeId,
+        /// The boot count it came with.
+        boot: u64,
+        /// The boot's nonce, so that only the process that sent it stops.
+        nonce: u64,
+        /// The boot count that the cluster knows.
+        known: u64,
+    },
+    /// A node's generation was declared down; its sessions have ended.
+    NodeDown {
+        /// The node.
+        node: NodeId,
+        /// The generation.
+        generation: Generation,
+    },
+}
+
+/// The first device of a recipient has a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FirstAck {
+    /// The message.
+    pub message: Arc<Message>,
+    /// The recipient.
+    pub by: UserId,
+    /// The recipient's device.
+    pub device: DeviceId,
+}
+
+/// The outcome of one operation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The session lives, under this epoch.
+    Registered(Epoch),
+    /// There is no session.
+    RegisterRefused(RegisterRefusal),
+    /// The message is stored, now or (`duplicate`) before.
+    Stored {
+        /// The message.
+        mid: MessageId,
+        /// The ring knew it: nothing was stored a second time.
+        duplicate: bool,
+    },
+    /// The message was refused for good, now or (`duplicate`) before.
+    SendRefused {
+        /// The message.
+        mid: MessageId,
+        /// Why.
+        refusal: SendRefusal,
+        /// The ring knew it.
+        duplicate: bool,
+    },
+    /// The operation's session is not live (superseded, closed, its node down): nothing happened.
+    Fenced,
+    /// Done (cursor moves, closes, forgetting).
+    Done,
+}
+
+/// Why a session could not begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RegisterRefusal {
+    /// The device's last epoch is another than expected: look again, and try again if the socket is still open.
+    Conflict {
+        /// The device's last epoch.
+        current: Epoch,
+    },
+    /// A newer attempt of the same client instance has registered (4005).
+    OlderAttempt,
+    /// The user has as many devices as the limit allows (4504).
+    TooManyDevices,
+}
+
+/// Why a send is refused for good. Kept in the dedup ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum SendRefusal {
+    /// The recipient's inbox is at its limit.
+    InboxFull,
+}
+
+/// Why a batch was not applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BatchRefusal {
+    /// Applied before.
+    Repeated,
+    /// An earlier one is missing.
+    Gap {
+        /// The number that would be applied.
+        expected: u64,
+    },
+    /// The generation is not the node's current one, or was declared down.
+    Fenced,
+}
