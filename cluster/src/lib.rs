@@ -5,4 +5,5 @@
 
 pub mod env;
 pub mod id;
+pub mod raft;
 pub mod state;
