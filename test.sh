@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change lands: format, lints, tests, and a simulation sweep.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+step() { printf '\n== %s\n' "$*"; }
+
+step "format"
+cargo fmt --all --check
+
+step "the simulator stays behind its seam"
+if grep -rnE 'cfg!?\(.*madsim' --include='*.rs' cluster node proptests; then
+  echo "cfg(madsim) may stand only in manifests and in sim/" >&2
+  exit 1
+fi
+
+step "lints"
+cargo clippy --workspace --exclude sim --all-targets -- -D warnings
+cargo --config "build.rustflags=['--cfg','madsim']" clippy --target-dir target/sim --release -p sim --all-targets -- -D warnings
+
+step "tests"
+cargo test --workspace --exclude sim
+
+step "simulation"
+cargo sim conformance
+cargo sim sweep --seeds 1..20 --jobs 2
+cargo sim meta --seed 1
