@@ -1,1 +1,4 @@
+//! The gateway: what clients connect to.
 
+#[cfg(feature = "real")]
+pub mod env;

@@ -6,7 +6,20 @@ use std::ops::Range;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-/// A flat folder of immutable objects. Names match `[a-z0-9._-]{1,64}`.
+/// Checks a blob's name: `[a-z0-9][a-z0-9._-]{0,63}`.
+///
+/// # Errors
+/// `InvalidInput` when it breaks the rule.
+pub fn check_name(name: &str) -> io::Result<()> {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let allowed = |byte: u8| plain(byte) || matches!(byte, b'.' | b'_' | b'-');
+    if name.len() <= 64 && name.bytes().next().is_some_and(plain) && name.bytes().all(allowed) {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "a blob's name is [a-z0-9][a-z0-9._-]{0,63}"))
+}
+
+/// A flat folder of immutable objects. Names follow [`check_name`]; another is `InvalidInput`.
 #[async_trait]
 pub trait Blobs: Send + Sync + 'static {
     /// Stores the concatenation of `parts` under `name`, replacing what was there: after a crash
@@ -19,7 +32,8 @@ pub trait Blobs: Send + Sync + 'static {
     /// Reads `range` of the object; all of it must exist.
     ///
     /// # Errors
-    /// `NotFound`; `UnexpectedEof` when the range ends past the object.
+    /// `NotFound`; `UnexpectedEof` when the range ends past the object; `InvalidInput` when it ends
+    /// before its start.
     async fn read(&self, name: &str, range: Range<u64>) -> io::Result<Bytes>;
 
     /// The object's length in bytes, `None` when there is none of that name.
