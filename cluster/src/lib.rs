@@ -6,4 +6,5 @@
 pub mod env;
 pub mod id;
 pub mod raft;
+pub mod peer;
 pub mod state;

@@ -1,0 +1,225 @@
+//! Keeps the link to one node: dials, runs the link, dials again.
+//!
+//! Invariant: the state that others see changes only here, and each change is announced once and
+//! logged once, whatever the number of attempts between.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::caller::Caller;
+use super::greet::{self, GreetError};
+use super::handshake::{HandshakeError, Refusal};
+use super::limits::{BACKOFF, CONNECT_TIMEOUT, STABLE_AFTER};
+use super::peers::Inner;
+use super::stop::Stop;
+use super::wire::{self, LinkEnd};
+use super::{LinkState, LinkView};
+use crate::env::clock;
+use crate::env::net::BoxConn;
+use crate::id::NodeId;
+
+/// Why an attempt gave no link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum DialError {
+    #[error("connection refused")]
+    Refused,
+    #[error("could not connect: {0}")]
+    Connect(io::ErrorKind),
+    #[error("no connection in time")]
+    Timeout,
+    #[error("{0}")]
+    Greet(#[from] GreetError),
+}
+
+impl DialError {
+    /// Whether one side doubts the other: something an operator must look at.
+    const fn is_distrust(self) -> bool {
+        match self {
+            Self::Greet(GreetError::Handshake(HandshakeError::Refused(refusal))) => !matches!(refusal, Refusal::Busy),
+            Self::Greet(GreetError::Handshake(_)) => true,
+            _ => false,
+        }
+    }
+}
+
+/// Connects and shakes hands.
+pub(super) async fn attempt(inner: &Inner, addr: &str, want: Option<NodeId>) -> Result<(BoxConn, NodeId), DialError> {
+    let mut conn = match clock::timeout(CONNECT_TIMEOUT, inner.net.connect(addr)).await {
+        Ok(Ok(conn)) => conn,
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => return Err(DialError::Refused),
+        Ok(Err(error)) => return Err(DialError::Connect(error.kind())),
+        Err(clock::Elapsed) => return Err(DialError::Timeout),
+    };
+    wire::tune(&conn);
+    let established = greet::dial(&mut conn, &inner.secret, inner.me, want).await?;
+    Ok((conn, established.node))
+}
+
+/// What was logged last, so that only news is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Said {
+    Nothing,
+    Connected,
+    Lost(LinkEnd),
+    Failed(DialError),
+}
+
+struct Standing {
+    state: LinkState,
+    link: Option<Arc<Caller>>,
+    said: Said,
+}
+
+/// One node to be linked to.
+pub(super) struct Target {
+    node: NodeId,
+    pub(super) addr: String,
+    pub(super) stop: Stop,
+    /// The node showed life (it has dialed this one): dial now.
+    alive: Notify,
+    standing: Mutex<Standing>,
+}
+
+impl Target {
+    pub(super) fn new(node: NodeId, addr: String) -> Self {
+        let standing = Standing { state: LinkState::Connecting, link: None, said: Said::Nothing };
+        Self { node, addr, stop: Stop::default(), alive: Notify::new(), standing: Mutex::new(standing) }
+    }
+
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The link, if there is one.
+    pub(super) fn link(&self) -> Option<Arc<Caller>> {
+        self.standing().link.clone()
+    }
+
+    /// Tells that the node is there: worth an attempt without further delay.
+    pub(super) fn poke(&self) {
+        if self.standing().link.is_none() {
+            self.alive.notify_one();
+        }
+    }
+
+    pub(super) fn view(&self) -> LinkView {
+        let standing = self.standing();
+        let (queued, pending) = standing.link.as_ref().map_or((0, 0), |link| link.depth());
+        LinkView { node: self.node, addr: self.addr.clone(), state: standing.state, queued, pending }
+    }
+
+    fn connected(&self, link: &Arc<Caller>) {
+        let mut standing = self.standing();
+        standing.state = LinkState::Connected;
+        standing.link = Some(link.clone());
+        standing.said = Said::Connected;
+        drop(standing);
+        tracing::info!(peer = %self.node, addr = %self.addr, "peer connected");
+    }
+
+    fn lost(&self, end: LinkEnd) {
+        let mut standing = self.standing();
+        standing.state = LinkState::Down { refused: false, since: clock::now() };
+        standing.link = None;
+        standing.said = Said::Lost(end);
+        drop(standing);
+        if end == LinkEnd::Stopped {
+            tracing::info!(peer = %self.node, addr = %self.addr, "peer link ended");
+        } else {
+            tracing::warn!(peer = %self.node, addr = %self.addr, reason = %end, "peer lost");
+        }
+    }
+
+    /// Notes a failed attempt; whether that changed the state.
+    fn failed(&self, error: DialError) -> bool {
+        let refused = error == DialError::Refused;
+        let mut standing = self.standing();
+        let changed = !matches!(standing.state, LinkState::Down { refused: before, .. } if before == refused);
+        if changed {
+            standing.state = LinkState::Down { refused, since: clock::now() };
+        }
+        let news = std::mem::replace(&mut standing.said, Said::Failed(error)) != Said::Failed(error);
+        drop(standing);
+        match error {
+            _ if !news => tracing::debug!(peer = %self.node, addr = %self.addr, reason = %error, "peer still down"),
+            DialError::Refused => tracing::warn!(peer = %self.node, addr = %self.addr, "peer refused the connection"),
+            _ if error.is_distrust() => {
+                tracing::error!(peer = %self.node, addr = %self.addr, reason = %error, "peer authentication failed");
+            }
+            _ => tracing::warn!(peer = %self.node, addr = %self.addr, reason = %error, "peer not reached"),
+        }
+        changed
+    }
+}
+
+/// Dials until stopped.
+pub(super) async fn run(inner: Arc<Inner>, target: Arc<Target>) {
+    let mut backoff = Backoff::default();
+    while !target.stop.is_set() {
+        let attempted = tokio::select! {
+            biased;
+            () = target.stop.wait() => return,
+            attempted = attempt(&inner, &target.addr, Some(target.node)) => attempted,
+        };
+        match attempted {
+            Ok((conn, _)) => {
+                let link = Arc::new(Caller::new());
+                target.connected(&link);
+                inner.changed();
+                let began = clock::now();
+                let end = link.run(conn, &target.stop).await;
+                target.lost(end);
+                inner.changed();
+                if began.elapsed() >= STABLE_AFTER {
+                    backoff = Backoff::default();
+                }
+            }
+            Err(error) => {
+                if target.failed(error) {
+                    inner.changed();
+                }
+            }
+        }
+        let delay = backoff.next(rand::random());
+        tokio::select! {
+            biased;
+            () = target.stop.wait() => return,
+            () = target.alive.notified() => backoff = Backoff::default(),
+            () = clock::sleep(delay) => {}
+        }
+    }
+}
+
+/// Delays between attempts: doubling, up to a limit, each drawn from the upper half so that nodes
+/// that lost each other at once do not meet at once for ever.
+#[derive(Debug, Default)]
+struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    /// The next delay; `random` is uniform in 0..1.
+    fn next(&mut self, random: f64) -> Duration {
+        let (first, longest) = BACKOFF;
+        let full = first.saturating_mul(1 << self.failures.min(16)).min(longest);
+        self.failures = self.failures.saturating_add(1);
+        full.mul_f64(0.5 + random / 2.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_doubles_up_to_its_limit() {
+        let mut backoff = Backoff::default();
+        let delays: Vec<_> = (0..40).map(|_| backoff.next(1.0).as_millis()).collect();
+        assert_eq!(delays[..7], [20, 40, 80, 160, 320, 640, 1000]);
+        assert!(delays[7..].iter().all(|delay| *delay == 1000));
+        assert_eq!(Backoff::default().next(0.0).as_millis(), 10);
+    }
+}

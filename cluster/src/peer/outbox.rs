@@ -1,0 +1,161 @@
+//! What waits to be written to one link.
+//!
+//! Invariant: the outbox itself never waits and never drops; whoever pushes holds a [`Hold`] on a
+//! bounded budget, which lives until the frame was handed to the system.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use super::frame::{Frame, FrameType};
+
+/// A share of a budget, given back when dropped.
+#[derive(Debug)]
+pub(super) struct Hold {
+    _slot: OwnedSemaphorePermit,
+    _bytes: OwnedSemaphorePermit,
+}
+
+/// A budget of a number and of bytes.
+#[derive(Debug, Clone)]
+pub(super) struct Budget {
+    slots: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    number: usize,
+}
+
+impl Budget {
+    /// A budget; `bytes` must allow the largest frame, or that would wait for ever.
+    pub(super) fn new(number: usize, bytes: usize) -> Self {
+        Self { slots: Arc::new(Semaphore::new(number)), bytes: Arc::new(Semaphore::new(bytes)), number }
+    }
+
+    /// A share if there is room now.
+    pub(super) fn try_hold(&self, bytes: usize) -> Option<Hold> {
+        let slot = self.slots.clone().try_acquire_owned().ok()?;
+        let bytes = self.bytes.clone().try_acquire_many_owned(u32::try_from(bytes).ok()?).ok()?;
+        Some(Hold { _slot: slot, _bytes: bytes })
+    }
+
+    /// A share, in turn; `None` once closed. At once, without waiting, if there is room.
+    pub(super) async fn hold(&self, bytes: usize) -> Option<Hold> {
+        if let Some(hold) = self.try_hold(bytes) {
+            return Some(hold);
+        }
+        let slot = self.slots.clone().acquire_owned().await.ok()?;
+        let bytes = self.bytes.clone().acquire_many_owned(u32::try_from(bytes).ok()?).await.ok()?;
+        Some(Hold { _slot: slot, _bytes: bytes })
+    }
+
+    /// Whether nobody else has this budget or a share of it.
+    pub(super) fn is_idle(&self) -> bool {
+        Arc::strong_count(&self.slots) == 1
+    }
+
+    /// Ends all waiting.
+    pub(super) fn close(&self) {
+        self.slots.close();
+        self.bytes.close();
+    }
+
+    /// Shares held.
+    pub(super) fn held(&self) -> usize {
+        self.number - self.slots.available_permits().min(self.number)
+    }
+}
+
+/// A frame and its share.
+#[derive(Debug)]
+pub(super) struct Queued {
+    pub(super) frame: Frame,
+    pub(super) hold: Option<Arc<Hold>>,
+}
+
+impl Queued {
+    /// Whether nobody waits for the answer any more (the requester shares the hold).
+    pub(super) fn abandoned(&self) -> bool {
+        self.frame.frame_type == FrameType::Request
+            && self.hold.as_ref().is_some_and(|hold| Arc::strong_count(hold) == 1)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    frames: VecDeque<Queued>,
+    bytes: usize,
+    closed: bool,
+}
+
+/// The queue between those who send and the one who writes.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    queue: Mutex<Queue>,
+    filled: Notify,
+    drained: Notify,
+}
+
+impl Outbox {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues a frame; `false` when the link has ended.
+    pub(super) fn push(&self, frame: Frame, hold: Option<Arc<Hold>>) -> bool {
+        let mut queue = self.lock();
+        if queue.closed {
+            return false;
+        }
+        queue.bytes += frame.payload.len();
+        queue.frames.push_back(Queued { frame, hold });
+        let first = queue.frames.len() == 1;
+        drop(queue);
+        if first {
+            self.filled.notify_one();
+        }
+        true
+    }
+
+    /// Moves all that is queued into the empty `into`; ready when that is something. For one taker.
+    pub(super) async fn take(&self, into: &mut VecDeque<Queued>) {
+        loop {
+            {
+                let mut queue = self.lock();
+                queue.bytes = 0;
+                std::mem::swap(&mut queue.frames, into);
+            }
+            if !into.is_empty() {
+                self.drained.notify_one();
+                return;
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    /// Ready when at most `bytes` of payload are queued. For one waiter.
+    pub(super) async fn below(&self, bytes: usize) {
+        while !self.is_below(bytes) {
+            self.drained.notified().await;
+        }
+    }
+
+    /// Whether at most `bytes` of payload are queued.
+    pub(super) fn is_below(&self, bytes: usize) -> bool {
+        self.lock().bytes <= bytes
+    }
+
+    /// Drops what is queued and refuses more.
+    pub(super) fn close(&self) {
+        let mut queue = self.lock();
+        queue.closed = true;
+        queue.bytes = 0;
+        let frames = std::mem::take(&mut queue.frames);
+        drop(queue);
+        drop(frames);
+    }
+
+    /// Frames queued.
+    pub(super) fn len(&self) -> usize {
+        self.lock().frames.len()
+    }
+}
