@@ -80,7 +80,7 @@ pub enum Op {
         /// The client said goodbye (an ephemeral device is forgotten now), or the connection was lost.
         clean: bool,
     },
-    /// Forgets a device of a user.
+    /// Forgets a device of a user; its live session ends.
     Forget {
         /// The user.
         user: UserId,
@@ -167,6 +167,9 @@ impl Command {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         match bytes.split_first() {
             Some((&FORMAT, rest)) => match postcard::take_from_bytes(rest) {
+                Ok((Self::Batch(batch), [])) if batch.ops.len() > Pos::MAX_OPS => {
+                    Err(DecodeError::Malformed(format!("a batch of {} operations", batch.ops.len())))
+                }
                 Ok((command, [])) => Ok(command),
                 Ok(_) => Err(DecodeError::Malformed("trailing bytes".into())),
                 Err(error) => Err(DecodeError::Malformed(error.to_string())),

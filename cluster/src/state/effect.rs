@@ -35,14 +35,16 @@ pub enum Effect {
     },
     /// A user's inbox grew: its live sessions have something to read.
     Wake(UserId),
-    /// A session ended because a newer one of its device was registered.
+    /// A session ended because a newer one of its device was registered, or its device forgotten on
+    /// request.
     Superseded {
         /// The node that held it.
         node: NodeId,
         /// The session that ended.
         epoch: Epoch,
     },
-    /// A live session's device missed messages: its reader must look at its inbox again.
+    /// A device lost messages at an inbox limit, and has a gap for them, now or when it is back. A
+    /// live session's reader must look at its inbox again. Each loss is counted once, when it is certain.
     Lapsed {
         /// Whose inbox.
         user: UserId,
@@ -60,9 +62,9 @@ pub enum Effect {
         /// Those among them that no device of the recipient had passed before.
         first: Vec<FirstAck>,
     },
-    /// Messages expired before every device had them, `count` pairs of message and device.
+    /// Messages expired before every device had them. Users without devices count as one.
     Expired {
-        /// How many.
+        /// Pairs of message and device.
         count: u64,
     },
     /// A node's new incarnation.

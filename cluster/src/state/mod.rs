@@ -3,12 +3,33 @@
 //! Invariant: pure. `apply` looks at nothing but the state and the command, so replicas that
 //! applied the same log are equal, and every guarantee that says "replicated" rests on this module.
 
+mod audit;
+mod checkpoint;
 mod command;
+mod device;
 mod effect;
+mod inbox;
+mod lapse;
 mod limits;
+mod machine;
 mod message;
+mod nodes;
+mod read;
+mod ring;
+mod shard;
+mod store;
+mod time;
+mod user;
+mod wire;
 
+pub use checkpoint::{Frozen, RestoreError};
 pub use command::{Batch, Command, DecodeError, FEATURE_LEVEL, NodeUp, Op, Register, Send};
+pub use device::GapReason;
 pub use effect::{BatchRefusal, Effect, FirstAck, Outcome, RegisterRefusal, SendRefusal};
 pub use limits::Limits;
+pub use machine::State;
 pub use message::{Body, Message, Stored};
+pub use nodes::NodeRecord;
+pub use read::{DeviceView, Item, SessionView};
+pub use shard::Shard;
+pub use store::Totals;

@@ -1,0 +1,79 @@
+//! The state's invariants as code: checked on what a checkpoint brings, and by tests and the
+//! simulator on what applying made.
+
+use super::device::{Device, NEVER};
+use super::machine::State;
+use super::store::Store;
+use super::user::User;
+
+fn ensure(holds: bool, otherwise: &'static str) -> Result<(), &'static str> {
+    if holds { Ok(()) } else { Err(otherwise) }
+}
+
+impl User {
+    /// # Errors
+    /// The invariant that does not hold.
+    pub(super) fn audit(&self) -> Result<(), &'static str> {
+        let (base, next) = (self.inbox.base(), self.inbox.next());
+        ensure(self.devices.is_sorted_by(|a, b| a.id < b.id), "devices out of order")?;
+        ensure(self.retired.is_sorted_by(|a, b| a.id < b.id), "retired devices out of order")?;
+        ensure(self.heir.is_some() == self.devices.is_empty(), "an heir beside devices, or none at all")?;
+        ensure(!self.is_vacant(), "a user about whom there is nothing to know")?;
+        for device in &self.devices {
+            ensure(self.retired(&device.id).is_none(), "a known device that is retired")?;
+            ensure(device.lapsed.is_none() || device.session.is_none(), "a live session without an inbox")?;
+            ensure(device.cursor.front() <= device.lapsed.unwrap_or(next), "a cursor beyond the inbox")?;
+            ensure(device.lapsed.is_none_or(|counted| counted <= base), "a loss counted before it came about")?;
+            let away = device.session.is_none();
+            ensure(away == (device.forget_ms != NEVER), "a device that is forgotten at the wrong time")?;
+            ensure(away || device.ring_ms == NEVER, "the ring of a live session is dropped")?;
+            ensure(self.check_ms <= device.due_ms(), "a device's deadline is missed")?;
+        }
+        let cursors = self.devices.iter().map(|device| &device.cursor).chain(self.heir.iter().map(|heir| &heir.cursor));
+        for cursor in cursors {
+            ensure(cursor.front() >= cursor.passed, "a gap that ends before it begins")?;
+            ensure(cursor.gap.is_none_or(|gap| gap.upto > cursor.passed), "an empty gap")?;
+            ensure(cursor.gap.is_none_or(|gap| gap.seq > cursor.pos), "a gap that was passed")?;
+            ensure(cursor.front() <= next, "a cursor beyond the inbox")?;
+        }
+        let holders = self.devices.iter().filter_map(Device::holds);
+        let held = holders.chain(self.heir.iter().map(|heir| heir.cursor.front())).min();
+        ensure(held == Some(base), "a message that nobody holds, or that is gone too soon")?;
+        let heir_ms = self.heir.map_or(NEVER, |heir| heir.forget_ms);
+        let retired_ms = self.retired.iter().map(|retired| retired.drop_ms).min().unwrap_or(NEVER);
+        ensure(self.check_ms <= heir_ms.min(retired_ms), "a deadline is missed")?;
+        let oldest_ms = self.inbox.front().map_or(NEVER, |slot| slot.message.stored_at_ms);
+        ensure(self.oldest_ms <= oldest_ms, "a message that never expires")
+    }
+}
+
+impl State {
+    /// Checks all that must hold between the parts of the state. Costs as much as the state is big.
+    ///
+    /// # Errors
+    /// The invariant that does not hold.
+    pub fn audit(&self) -> Result<(), &'static str> {
+        let mut rebuilt = Store::new(Self::SHARDS);
+        let mut sessions = 0;
+        for (id, shard) in self.store.shards().iter().enumerate() {
+            for (name, user) in &shard.users {
+                user.audit()?;
+                for device in &user.devices {
+                    let Some(node) = device.session else { continue };
+                    let session = self.sessions.get(&device.last.epoch).ok_or("a live session that is not known")?;
+                    let same = session.user == *name && session.device == device.id && session.node == node;
+                    ensure(same, "a session that is another's")?;
+                    let up = self.nodes.get(node).is_some_and(|record| record.generation.is_some());
+                    ensure(up, "a session on a node that is down")?;
+                    sessions += 1;
+                }
+            }
+            rebuilt.insert(id, shard.as_ref().clone())?;
+        }
+        ensure(sessions == self.sessions.len(), "a session that no device has")?;
+        let counted: u64 = self.nodes.iter().map(|(_, record)| record.sessions).sum();
+        ensure(counted == sessions as u64, "nodes miscount their sessions")?;
+        ensure(rebuilt.totals() == self.store.totals(), "totals miscounted")?;
+        ensure(rebuilt.same_agenda(&self.store), "somebody's due work would never be done")
+    }
+}

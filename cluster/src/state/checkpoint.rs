@@ -1,0 +1,229 @@
+//! Freezing the state at one index, and restoring it.
+//!
+//! Invariant: a frozen state plus the rest of the log equals the whole log. Freezing costs one
+//! reference per changed shard; everything slow is done on what was frozen.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::limits::Limits;
+use super::machine::{Session, State};
+use super::message::{Body, Stored};
+use super::nodes::NodeRecord;
+use super::shard::Shard;
+use super::wire::{BodyWire, Names, UserWire};
+use crate::id::{Boot, Generation, NodeId, Pos};
+
+/// First byte of an encoded head or shard.
+const FORMAT: u8 = 1;
+
+/// The state as it was after one log entry.
+#[derive(Debug)]
+pub struct Frozen {
+    /// The log entry's index.
+    pub index: u64,
+    /// All but the users, encoded.
+    pub head: Bytes,
+    /// Shards changed since the last freeze, by number. Encode them with [`Shard::encode`].
+    pub shards: Vec<(usize, Arc<Shard>)>,
+}
+
+/// Bytes that are no part of a checkpoint of this build.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// Written by another build.
+    #[error("a checkpoint of format {0}, this build reads format {FORMAT}: run the newer build on this node")]
+    Format(u8),
+    /// Not well-formed.
+    #[error("a checkpoint that cannot be read: {0}")]
+    Malformed(String),
+    /// Well-formed, but no state can look like this.
+    #[error("a checkpoint that contradicts itself: {0}")]
+    Contradiction(&'static str),
+}
+
+#[derive(Serialize, Deserialize)]
+struct HeadWire {
+    applied: u64,
+    time_ms: u64,
+    feature_level: u32,
+    limits: Limits,
+    nodes: Vec<NodeWire>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct NodeWire {
+    id: NodeId,
+    boot: Boot,
+    incarnation: u32,
+    generation: Option<Generation>,
+    next_seq: u64,
+    client_url: String,
+    feature_level: u32,
+}
+
+fn write<T: Serialize>(value: &T) -> Vec<u8> {
+    postcard::to_extend(value, vec![FORMAT]).expect("encoding into memory cannot fail")
+}
+
+fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, RestoreError> {
+    match bytes.split_first() {
+        Some((&FORMAT, rest)) => match postcard::take_from_bytes(rest) {
+            Ok((value, [])) => Ok(value),
+            Ok(_) => Err(RestoreError::Malformed("trailing bytes".into())),
+            Err(error) => Err(RestoreError::Malformed(error.to_string())),
+        },
+        Some((&format, _)) => Err(RestoreError::Format(format)),
+        None => Err(RestoreError::Malformed("empty".into())),
+    }
+}
+
+impl Shard {
+    /// The shard's section of a checkpoint. `stored` says where bodies from memory have been put;
+    /// one that it does not mention is written into the section itself.
+    #[must_use]
+    pub fn encode(&self, stored: &BTreeMap<Pos, Stored>) -> Bytes {
+        let users = self.users.iter().map(|(name, user)| {
+            UserWire::of(name, user, |message| match (&message.body, stored.get(&message.pos)) {
+                (Body::Stored(stored), _) | (Body::Memory(_), Some(stored)) => BodyWire::Stored(*stored),
+                (Body::Memory(bytes), None) => BodyWire::Inline(bytes.clone()),
+            })
+        });
+        write(&users.collect::<Vec<_>>()).into()
+    }
+
+    /// Reads a section.
+    ///
+    /// # Errors
+    /// When it is none that this build could have written.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RestoreError> {
+        let mut names = Names::default();
+        let mut users = BTreeMap::new();
+        for user in read::<Vec<UserWire>>(bytes)? {
+            let (name, user) = user.read(&mut names).map_err(RestoreError::Contradiction)?;
+            if users.insert(name, Arc::new(user)).is_some() {
+                return Err(RestoreError::Contradiction("a user who is there twice"));
+            }
+        }
+        Ok(Self { users })
+    }
+}
+
+impl State {
+    /// Freezes the state. Shards not in the result are as they were when last frozen, or, if they
+    /// never were, as restored, or empty.
+    pub fn freeze(&mut self) -> Frozen {
+        Frozen { index: self.applied, head: write(&self.head()).into(), shards: self.store.take_dirty() }
+    }
+
+    /// Makes the next freeze include this shard.
+    ///
+    /// # Panics
+    /// When there is no such shard.
+    pub fn mark_dirty(&mut self, shard: usize) {
+        self.store.mark_dirty(shard);
+    }
+
+    /// The state that was frozen. Shards not given are empty.
+    ///
+    /// # Errors
+    /// When the parts cannot be of one state.
+    pub fn restore(head: &[u8], shards: Vec<(usize, Shard)>) -> Result<Self, RestoreError> {
+        let head: HeadWire = read(head)?;
+        let mut state = Self::new();
+        state.applied = head.applied;
+        state.time_ms = head.time_ms;
+        state.feature_level = head.feature_level;
+        state.limits = head.limits;
+        for node in head.nodes {
+            let record = NodeRecord {
+                boot: node.boot,
+                incarnation: node.incarnation,
+                generation: node.generation,
+                next_seq: node.next_seq,
+                client_url: node.client_url,
+                feature_level: node.feature_level,
+                sessions: 0,
+            };
+            state.nodes.insert(node.id, record);
+        }
+        for (id, shard) in shards {
+            state.add_sessions(&shard).map_err(RestoreError::Contradiction)?;
+            state.store.insert(id, shard).map_err(RestoreError::Contradiction)?;
+        }
+        Ok(state)
+    }
+
+    /// Derives the sessions of a shard.
+    fn add_sessions(&mut self, shard: &Shard) -> Result<(), &'static str> {
+        for (name, user) in &shard.users {
+            for device in &user.devices {
+                let Some(node) = device.session else { continue };
+                if self.nodes.get(node).is_none_or(|record| record.generation.is_none()) {
+                    return Err("a session on a node that is down");
+                }
+                let session = Session { user: name.clone(), device: device.id.clone(), node };
+                if self.sessions.insert(device.last.epoch, session).is_some() {
+                    return Err("two sessions with one epoch");
+                }
+                self.nodes.add_session(node, device.last.epoch);
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops bodies from memory that a checkpoint has made durable: those of these messages that
+    /// still wait. Let go of what was frozen first, or the shard is copied for it.
+    ///
+    /// # Panics
+    /// When there is no such shard, or a stored body has another length.
+    pub fn evict(&mut self, shard: usize, bodies: &[(Pos, Stored)]) {
+        if !bodies.is_empty() {
+            let stored: HashMap<Pos, Stored> = bodies.iter().copied().collect();
+            self.store.relocate(shard, |shard| shard.evict(&stored));
+        }
+    }
+
+    fn head(&self) -> HeadWire {
+        let node = |(id, record): (NodeId, &NodeRecord)| NodeWire {
+            id,
+            boot: record.boot,
+            incarnation: record.incarnation,
+            generation: record.generation,
+            next_seq: record.next_seq,
+            client_url: record.client_url.clone(),
+            feature_level: record.feature_level,
+        };
+        HeadWire {
+            applied: self.applied,
+            time_ms: self.time_ms,
+            feature_level: self.feature_level,
+            limits: self.limits.clone(),
+            nodes: self.nodes.iter().map(node).collect(),
+        }
+    }
+
+    /// A hash of all that is replicated: equal states, equal hashes. Not in it are where bodies are
+    /// (a message's id stands for its body) and how many log entries led here. Costs as much as
+    /// the state is big.
+    #[must_use]
+    pub fn hash(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        let mut part = |bytes: &[u8]| {
+            hash.update((bytes.len() as u64).to_be_bytes());
+            hash.update(bytes);
+        };
+        part(&write(&HeadWire { applied: 0, ..self.head() }));
+        for shard in self.store.shards() {
+            part(&[]);
+            for (name, user) in &shard.users {
+                part(&write(&UserWire::of(name, user, |message| BodyWire::Hashed(message.body.len() as u64))));
+            }
+        }
+        hash.finalize().into()
+    }
+}

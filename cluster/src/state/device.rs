@@ -1,0 +1,135 @@
+//! A device of a user, and what stays of it after it was forgotten.
+//!
+//! Invariant: a device with a live session never is lapsed: what it lost is told to it by a gap.
+
+use serde::{Deserialize, Serialize};
+
+use super::ring::Ring;
+use crate::id::{DeviceId, Epoch, NodeId, Pos};
+
+/// A deadline that is not set.
+pub(super) const NEVER: u64 = u64::MAX;
+
+/// Why a device missed messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GapReason {
+    /// The inbox was at its limit, and another device was further on.
+    InboxLimit,
+    /// The messages were too old.
+    Expired,
+}
+
+/// Messages that a device missed and has not yet acknowledged as missed: all from its cursor on up to `seq`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Gap {
+    /// Position of the last message missed.
+    pub seq: Pos,
+    /// Ordinal of the message after it.
+    pub upto: u64,
+    pub reason: GapReason,
+}
+
+/// How far a device (or the user's heir) is in the user's inbox.
+///
+/// Ordinals count the user's messages from 0; they outlive the messages, so losses can be counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Cursor {
+    /// All messages up to here are passed.
+    pub pos: Pos,
+    /// Ordinal of the first message not passed.
+    pub passed: u64,
+    /// What was lost from here on.
+    pub gap: Option<Gap>,
+}
+
+impl Cursor {
+    /// Ordinal of the first message that is still to come here; this one and later ones are held.
+    pub fn front(&self) -> u64 {
+        self.gap.map_or(self.passed, |gap| gap.upto)
+    }
+
+    /// Messages in the pending gap.
+    pub fn lost(&self) -> u64 {
+        self.front() - self.passed
+    }
+
+    /// Loses all messages before ordinal `upto`, the last of them at `seq`. A pending gap grows; it
+    /// says "inbox limit" as soon as that cost any message.
+    pub fn lose(&mut self, seq: Pos, upto: u64, reason: GapReason) {
+        assert!(upto >= self.front(), "a gap never shrinks");
+        if upto > self.front() {
+            let reason = match self.gap {
+                Some(Gap { reason: GapReason::InboxLimit, .. }) => GapReason::InboxLimit,
+                _ => reason,
+            };
+            self.gap = Some(Gap { seq, upto, reason });
+        }
+    }
+}
+
+/// The last registration of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Registration {
+    pub instance: u64,
+    pub attempt: u64,
+    pub epoch: Epoch,
+}
+
+/// A known device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Device {
+    pub id: DeviceId,
+    pub last: Registration,
+    pub ephemeral: bool,
+    /// The node of the live session, whose epoch is that of the last registration.
+    pub session: Option<NodeId>,
+    pub cursor: Cursor,
+    /// Set while the device holds no message: it was away when the inbox was full. The ordinal up
+    /// to which its losses have been counted.
+    pub lapsed: Option<u64>,
+    /// When it is forgotten, on replicated time; [`NEVER`] while a session lives.
+    pub forget_ms: u64,
+    /// When its ring is dropped; [`NEVER`] while a session lives, and afterwards.
+    pub ring_ms: u64,
+    pub ring: Ring,
+}
+
+impl Device {
+    /// The ordinal from which on it holds messages, `None` when lapsed.
+    pub fn holds(&self) -> Option<u64> {
+        match self.lapsed {
+            None => Some(self.cursor.front()),
+            Some(_) => None,
+        }
+    }
+
+    /// The next deadline, [`NEVER`] if there is none.
+    pub fn due_ms(&self) -> u64 {
+        self.forget_ms.min(self.ring_ms)
+    }
+}
+
+/// What is kept of a forgotten device for a while: a retry of its sends is still seen as one (G2),
+/// and a late registration of an older attempt is still refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Retired {
+    pub id: DeviceId,
+    pub last: Registration,
+    pub ring: Ring,
+    /// When this is dropped, on replicated time.
+    pub drop_ms: u64,
+}
+
+/// Holds the inbox of a user without devices, for the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Heir {
+    pub cursor: Cursor,
+    /// When a pending gap is given up, on replicated time, if no messages wait then.
+    pub forget_ms: u64,
+}
+
+impl Default for Heir {
+    fn default() -> Self {
+        Self { cursor: Cursor::default(), forget_ms: NEVER }
+    }
+}

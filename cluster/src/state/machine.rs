@@ -1,0 +1,249 @@
+//! Applying commands: which part of the state each one changes.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::command::{Batch, Command, NodeUp, Op, Register, Send};
+use super::effect::{Effect, Outcome};
+use super::limits::Limits;
+use super::message::{Body, Message};
+use super::nodes::{Arrival, Nodes};
+use super::store::Store;
+use super::user::{Context, User};
+use crate::id::{DeviceId, Epoch, NodeId, Pos, UserId};
+
+/// A live session. Derived from the devices.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub user: UserId,
+    pub device: DeviceId,
+    pub node: NodeId,
+}
+
+/// The replicated state. See the module's documentation.
+#[derive(Debug)]
+pub struct State {
+    pub(super) applied: u64,
+    pub(super) time_ms: u64,
+    pub(super) feature_level: u32,
+    pub(super) limits: Limits,
+    pub(super) nodes: Nodes,
+    pub(super) store: Store,
+    /// The live sessions; never iterated.
+    pub(super) sessions: HashMap<Epoch, Session>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl State {
+    /// Shards of the users; part of the checkpoints' format.
+    pub const SHARDS: usize = 1024;
+
+    /// The state before the first log entry.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            applied: 0,
+            time_ms: 0,
+            feature_level: 1,
+            limits: Limits::default(),
+            nodes: Nodes::default(),
+            store: Store::new(Self::SHARDS),
+            sessions: HashMap::new(),
+        }
+    }
+
+    /// Applies the log entry at `index`, and appends its consequences to `effects`.
+    ///
+    /// # Panics
+    /// When `index` is 0 (no command is ever there) or not behind all that was applied, or a batch
+    /// has more than [`Pos::MAX_OPS`] operations ([`Command::decode`] lets none pass).
+    pub fn apply(&mut self, index: u64, command: &Command, effects: &mut Vec<Effect>) {
+        assert!(index > 0, "the first log entry is no command");
+        self.note_applied(index);
+        match command {
+            Command::Batch(batch) => self.apply_batch(index, batch, effects),
+            Command::NodeUp(up) => self.node_up(Pos::new(index, 0), up, effects),
+            Command::NodeDown { node, generation } => {
+                if self.nodes.get(*node).is_some_and(|record| record.generation == Some(*generation)) {
+                    self.end_generation(*node, effects);
+                }
+            }
+            Command::NodeForgotten { node } => {
+                self.end_generation(*node, effects);
+                self.nodes.remove(*node);
+            }
+            Command::Tick { advance_ms } => self.tick(*advance_ms, effects),
+            Command::SetLimits(limits) => self.limits = limits.clone(),
+            Command::SetFeatureLevel(level) => self.feature_level = self.feature_level.max(*level),
+        }
+    }
+
+    /// Notes a log entry that holds no command.
+    ///
+    /// # Panics
+    /// When `index` is not behind all that was applied.
+    pub fn note_applied(&mut self, index: u64) {
+        assert!(index > self.applied || self.applied == 0, "each log entry is applied once, in order");
+        self.applied = index;
+    }
+
+    fn apply_batch(&mut self, index: u64, batch: &Batch, effects: &mut Vec<Effect>) {
+        let &Batch { node, generation, seq, ref ops } = batch;
+        if let Err(refusal) = self.nodes.admit(batch) {
+            effects.push(Effect::BatchRefused { node, generation, seq, refusal });
+            return;
+        }
+        // Each user is woken once, however many messages the batch brings.
+        let mut wake = BTreeSet::new();
+        let mut outcomes = Vec::with_capacity(ops.len());
+        for (offset, op) in ops.iter().enumerate() {
+            let pos = Pos::new(index, offset);
+            outcomes.push(match op {
+                Op::Register(register) => self.register(pos, node, register, effects),
+                Op::Send(send) => self.send(pos, node, send, effects, &mut wake),
+                Op::Ack { epoch, upto } => self.ack(node, *epoch, *upto, effects),
+                Op::Close { epoch, clean } => self.close(node, *epoch, *clean, effects),
+                Op::Forget { user, device } => {
+                    self.forget(user, device, effects);
+                    Outcome::Done
+                }
+            });
+        }
+        effects.extend(wake.into_iter().map(Effect::Wake));
+        effects.push(Effect::BatchApplied { node, generation, seq, outcomes });
+    }
+
+    /// Changes a user, with what the change may look at.
+    pub(super) fn with<R>(
+        &mut self,
+        name: &UserId,
+        effects: &mut Vec<Effect>,
+        change: impl FnOnce(&UserId, &mut User, &mut Context) -> R,
+    ) -> R {
+        let mut ctx = Context { now_ms: self.time_ms, limits: &self.limits, effects };
+        self.store.with(name, |name, user| change(name, user, &mut ctx))
+    }
+
+    /// A session, if it lives and is this node's.
+    fn session_of(&self, node: NodeId, epoch: Epoch) -> Option<(UserId, DeviceId)> {
+        let session = self.sessions.get(&epoch).filter(|session| session.node == node)?;
+        Some((session.user.clone(), session.device.clone()))
+    }
+
+    fn end_session(&mut self, node: NodeId, epoch: Epoch) {
+        self.sessions.remove(&epoch).expect("the session lives");
+        self.nodes.remove_session(node, epoch);
+    }
+
+    fn register(&mut self, epoch: Epoch, node: NodeId, register: &Register, effects: &mut Vec<Effect>) -> Outcome {
+        let result = self.with(&register.user, effects, |name, user, ctx| {
+            let ended = user.register(name, register, epoch, node, ctx)?;
+            let device = user.live(&register.device).id.clone();
+            Ok((ended, Session { user: name.clone(), device, node }))
+        });
+        match result {
+            Ok((ended, session)) => {
+                if let Some((node, epoch)) = ended {
+                    self.end_session(node, epoch);
+                    effects.push(Effect::Superseded { node, epoch });
+                }
+                self.sessions.insert(epoch, session);
+                self.nodes.add_session(node, epoch);
+                Outcome::Registered(epoch)
+            }
+            Err(refusal) => Outcome::RegisterRefused(refusal),
+        }
+    }
+
+    fn send(
+        &mut self,
+        pos: Pos,
+        node: NodeId,
+        send: &Send,
+        effects: &mut Vec<Effect>,
+        wake: &mut BTreeSet<UserId>,
+    ) -> Outcome {
+        let mid = send.mid;
+        let outcome = |result, duplicate| match result {
+            Ok(()) => Outcome::Stored { mid, duplicate },
+            Err(refusal) => Outcome::SendRefused { mid, refusal, duplicate },
+        };
+        let Some((from, device)) = self.session_of(node, send.epoch) else { return Outcome::Fenced };
+        if let Some(first) = self.store.user(&from).and_then(|user| user.sent(&device, &mid)) {
+            return outcome(first, true);
+        }
+        let (ts_ms, stored_at_ms) = (send.ts_ms, self.time_ms);
+        let result = self.with(&send.to, effects, |name, user, ctx| {
+            let (from, device, to) = (from.clone(), device.clone(), name.clone());
+            let body = Body::Memory(send.body.clone());
+            let message = Message { pos, mid, from, device, to, origin: node, ts_ms, stored_at_ms, body };
+            user.store(name, message, ctx)?;
+            if user.has_live() && !wake.contains(name) {
+                wake.insert(name.clone());
+            }
+            Ok(())
+        });
+        self.with(&from, effects, |_, user, ctx| user.live(&device).ring.push(mid, result, ctx.limits.inflight));
+        outcome(result, false)
+    }
+
+    fn ack(&mut self, node: NodeId, epoch: Epoch, upto: Pos, effects: &mut Vec<Effect>) -> Outcome {
+        let Some((by, device)) = self.session_of(node, epoch) else { return Outcome::Fenced };
+        let passed = self.with(&by, effects, |_, user, _| user.ack(&device, upto));
+        if passed.count > 0 {
+            let first = passed.first.into_iter();
+            let first = first.map(|message| super::FirstAck { message, by: by.clone(), device: device.clone() });
+            effects.push(Effect::Acked { node, count: passed.count, first: first.collect() });
+        }
+        Outcome::Done
+    }
+
+    fn close(&mut self, node: NodeId, epoch: Epoch, clean: bool, effects: &mut Vec<Effect>) -> Outcome {
+        let Some((name, device)) = self.session_of(node, epoch) else { return Outcome::Fenced };
+        self.end_session(node, epoch);
+        self.with(&name, effects, |name, user, ctx| {
+            user.disconnect(&device, ctx.now_ms, ctx.limits);
+            if clean && user.live(&device).ephemeral {
+                user.forget(name, &device, ctx);
+            }
+        });
+        Outcome::Done
+    }
+
+    fn forget(&mut self, name: &UserId, device: &DeviceId, effects: &mut Vec<Effect>) {
+        if let Some((node, epoch)) = self.with(name, effects, |name, user, ctx| user.forget(name, device, ctx)) {
+            self.end_session(node, epoch);
+            effects.push(Effect::Superseded { node, epoch });
+        }
+    }
+
+    fn node_up(&mut self, generation: Pos, up: &NodeUp, effects: &mut Vec<Effect>) {
+        let node = up.node;
+        match self.nodes.judge(up) {
+            Arrival::New => {
+                self.end_generation(node, effects);
+                self.nodes.begin(up, generation);
+                effects.push(Effect::NodeUp { node, generation });
+            }
+            Arrival::Late => {}
+            Arrival::Copy { known } => {
+                let (boot, nonce) = (up.boot.count, up.boot.nonce);
+                effects.push(Effect::NodeRefused { node, boot, nonce, known });
+            }
+        }
+    }
+
+    /// Ends a node's living generation: all its sessions are lost connections from now on.
+    fn end_generation(&mut self, node: NodeId, effects: &mut Vec<Effect>) {
+        for epoch in self.nodes.end(node, effects) {
+            let session = self.sessions.remove(&epoch).expect("the session lives");
+            self.with(&session.user, effects, |_, user, ctx| {
+                user.disconnect(&session.device, ctx.now_ms, ctx.limits);
+            });
+        }
+    }
+}

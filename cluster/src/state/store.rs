@@ -1,0 +1,188 @@
+//! All users, and what is derived from them: totals, and who has something due.
+//!
+//! Invariant: users change only through [`Store::with`], which keeps the derived parts equal to what
+//! a scan of all users would give. So they need not be in a checkpoint.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::device::NEVER;
+use super::shard::{Shard, shard_of};
+use super::user::User;
+use crate::id::UserId;
+
+/// How much there is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Totals {
+    /// Users that are remembered: with a device, a message, or a dedup ring.
+    pub users: u64,
+    /// Known devices, with a session or not.
+    pub devices: u64,
+    /// Forgotten devices whose dedup ring is still kept.
+    pub retired_devices: u64,
+    /// Live sessions.
+    pub sessions: u64,
+    /// Messages that wait.
+    pub inbox_messages: u64,
+    /// Bytes of their bodies.
+    pub inbox_bytes: u64,
+    /// Bytes of those bodies that this replica has in memory; differs between replicas.
+    pub memory_bytes: u64,
+}
+
+impl Totals {
+    fn of(user: &User) -> Self {
+        Self {
+            users: 1,
+            devices: user.devices.len() as u64,
+            retired_devices: user.retired.len() as u64,
+            sessions: 0,
+            inbox_messages: user.inbox.len() as u64,
+            inbox_bytes: user.inbox.bytes(),
+            memory_bytes: user.inbox.memory_bytes(),
+        }
+    }
+
+    fn replace(&mut self, before: Self, after: Self) {
+        self.users = self.users - before.users + after.users;
+        self.devices = self.devices - before.devices + after.devices;
+        self.retired_devices = self.retired_devices - before.retired_devices + after.retired_devices;
+        self.inbox_messages = self.inbox_messages - before.inbox_messages + after.inbox_messages;
+        self.inbox_bytes = self.inbox_bytes - before.inbox_bytes + after.inbox_bytes;
+        self.memory_bytes = self.memory_bytes - before.memory_bytes + after.memory_bytes;
+    }
+}
+
+/// Users in the order of when they have something due.
+type Agenda = BTreeSet<(u64, UserId)>;
+
+fn reschedule(agenda: &mut Agenda, user: &UserId, before: u64, after: u64) {
+    if before != after {
+        if before != NEVER {
+            agenda.remove(&(before, user.clone()));
+        }
+        if after != NEVER {
+            agenda.insert((after, user.clone()));
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Store {
+    shards: Vec<Arc<Shard>>,
+    /// Shards changed since they were last frozen.
+    dirty: Vec<bool>,
+    /// By [`User::oldest_ms`].
+    oldest: Agenda,
+    /// By [`User::check_ms`].
+    checks: Agenda,
+    totals: Totals,
+}
+
+impl Store {
+    pub fn new(shards: usize) -> Self {
+        Self {
+            shards: vec![Arc::default(); shards],
+            dirty: vec![false; shards],
+            oldest: Agenda::new(),
+            checks: Agenda::new(),
+            totals: Totals::default(),
+        }
+    }
+
+    /// Takes in a shard as it was frozen.
+    ///
+    /// # Errors
+    /// When it is none of these shards, came before, or holds a user of another one.
+    pub fn insert(&mut self, id: usize, shard: Shard) -> Result<(), &'static str> {
+        let place = self.shards.get(id).ok_or("there is no such shard")?;
+        if !place.users.is_empty() {
+            return Err("a shard came twice");
+        }
+        for (name, user) in &shard.users {
+            if shard_of(name, self.shards.len()) != id {
+                return Err("a user is in a foreign shard");
+            }
+            self.totals.replace(Totals::default(), Totals::of(user));
+            reschedule(&mut self.oldest, name, NEVER, user.oldest_ms);
+            reschedule(&mut self.checks, name, NEVER, user.check_ms);
+        }
+        self.shards[id] = Arc::new(shard);
+        Ok(())
+    }
+
+    pub fn user(&self, name: &UserId) -> Option<&User> {
+        self.shards[shard_of(name, self.shards.len())].users.get(name).map(Arc::as_ref)
+    }
+
+    pub fn shards(&self) -> &[Arc<Shard>] {
+        &self.shards
+    }
+
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// Who may have the oldest message, and since when, ms.
+    pub fn oldest(&self) -> Option<&(u64, UserId)> {
+        self.oldest.first()
+    }
+
+    /// Who may have the next deadline, and when, ms.
+    pub fn next_check(&self) -> Option<&(u64, UserId)> {
+        self.checks.first()
+    }
+
+    /// Whether the same work is due to the same users at the same times.
+    pub fn same_agenda(&self, other: &Self) -> bool {
+        self.oldest == other.oldest && self.checks == other.checks
+    }
+
+    /// Changes a user, who begins to exist by this and ends when nothing needs to be remembered.
+    pub fn with<R>(&mut self, name: &UserId, change: impl FnOnce(&UserId, &mut User) -> R) -> R {
+        let id = shard_of(name, self.shards.len());
+        self.dirty[id] = true;
+        let shard = Arc::make_mut(&mut self.shards[id]);
+        let entry = shard.users.entry(name.clone());
+        // The name as it is in the map, so that all refer to one copy of it.
+        let name = entry.key().clone();
+        let mut before = Totals::default();
+        let mut after = Totals::default();
+        let user = entry.and_modify(|user| before = Totals::of(user)).or_default();
+        let user = Arc::make_mut(user);
+        let (oldest_ms, check_ms) = (user.oldest_ms, user.check_ms);
+        let result = change(&name, user);
+        if user.is_vacant() {
+            reschedule(&mut self.oldest, &name, oldest_ms, NEVER);
+            reschedule(&mut self.checks, &name, check_ms, NEVER);
+            shard.users.remove(&name);
+        } else {
+            after = Totals::of(user);
+            reschedule(&mut self.oldest, &name, oldest_ms, user.oldest_ms);
+            reschedule(&mut self.checks, &name, check_ms, user.check_ms);
+        }
+        self.totals.replace(before, after);
+        result
+    }
+
+    pub fn mark_dirty(&mut self, id: usize) {
+        self.dirty[id] = true;
+    }
+
+    /// The shards changed since they were last given out here.
+    pub fn take_dirty(&mut self) -> Vec<(usize, Arc<Shard>)> {
+        let dirty = self.dirty.iter_mut().enumerate().filter_map(|(id, dirty)| std::mem::take(dirty).then_some(id));
+        dirty.map(|id| (id, self.shards[id].clone())).collect()
+    }
+
+    /// Changes where bodies of a shard are on this replica; nothing replicated changes by that.
+    pub fn relocate(&mut self, id: usize, change: impl FnOnce(&mut Shard)) {
+        let shard = Arc::make_mut(&mut self.shards[id]);
+        let memory = |shard: &Shard| shard.users.values().map(|user| user.inbox.memory_bytes()).sum::<u64>();
+        let before = memory(shard);
+        change(shard);
+        self.totals.memory_bytes = self.totals.memory_bytes - before + memory(shard);
+    }
+}
