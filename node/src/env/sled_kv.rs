@@ -233,31 +233,51 @@ impl Store {
     fn write(&self, writes: &[Write]) -> io::Result<()> {
         let last = last_writes(writes)?;
         let mut next = self.next.write().unwrap_or_else(PoisonError::into_inner);
-        let mut batch = Batch::default();
+        let mut changes = Vec::with_capacity(last.len());
         for (key, value) in last {
             let stored_key = packing::record_key(key);
             if let Some(old) = self.db.get(&stored_key).map_err(io_error)?
                 && let Record::Split(split) = packing::decode(&old)?
             {
-                (0..split.parts()).for_each(|n| batch.remove(&packing::part_key(split.id, n)));
+                changes.extend((0..split.parts()).map(|n| (packing::part_key(split.id, n).to_vec(), None)));
             }
-            match value {
-                None => batch.remove(stored_key),
-                Some(value) if value.len() <= CHUNK => batch.insert(stored_key, packing::inline(value)),
+            let stored = match value {
+                None => None,
+                Some(value) if value.len() <= CHUNK => Some(packing::inline(value)),
                 Some(value) => {
                     let split = Split { id: next.split, len: value.len() as u32 };
                     next.split += 1;
-                    for (n, part) in (0..).zip(value.chunks(CHUNK)) {
-                        batch.insert(&packing::part_key(split.id, n), part);
-                    }
-                    batch.insert(stored_key, split.encode());
+                    let parts = (0..).zip(value.chunks(CHUNK));
+                    changes
+                        .extend(parts.map(|(n, part)| (packing::part_key(split.id, n).to_vec(), Some(part.to_vec()))));
+                    Some(split.encode())
                 }
-            }
+            };
+            changes.push((stored_key, stored));
         }
-        self.db.apply_batch(batch).map_err(io_error)?;
+        self.apply(changes).map_err(io_error)?;
         next.batches += 1;
         self.counts.insert(COUNT_KEY, &next.batches.to_be_bytes()).map_err(io_error)?;
         Ok(())
+    }
+
+    /// Applies changes of different keys atomically. A single one is atomic by itself, and spares
+    /// sled the disk writes with which it brackets a batch.
+    fn apply(&self, changes: Vec<(Vec<u8>, Option<Vec<u8>>)>) -> sled::Result<()> {
+        if let [(key, value)] = changes.as_slice() {
+            return match value {
+                Some(value) => self.db.insert(key, value.as_slice()).map(drop),
+                None => self.db.remove(key).map(drop),
+            };
+        }
+        let mut batch = Batch::default();
+        for (key, value) in changes {
+            match value {
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
+        }
+        self.db.apply_batch(batch)
     }
 
     /// The syncing thread: one disk access for all who wait.
