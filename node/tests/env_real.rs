@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, BufRead, BufReader};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -109,6 +110,69 @@ fn restore(dir: &Path, files: &BTreeMap<String, Vec<u8>>) {
     fs::create_dir_all(dir).unwrap();
     for (name, bytes) in files {
         fs::write(dir.join(name), bytes).unwrap();
+    }
+}
+
+/// Rounds of [`what_was_synced_survives_sigkill`]; more by the environment, for a soak.
+fn rounds() -> u32 {
+    std::env::var("IMGW_TEST_KILLS").map_or(8, |rounds| rounds.parse().unwrap())
+}
+
+#[test]
+fn what_was_synced_survives_sigkill() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut batches = 0;
+    for round in 0..rounds() {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "writer", "--nocapture"])
+            .env(WRITER, dir.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let synced = lines.filter_map(|line| line.unwrap().strip_prefix("synced ").map(|n| n.parse::<u32>().unwrap()));
+        // At another point of its work each time.
+        let last = synced.take(5 + 7 * (round as usize % 9)).last().expect("it synced something");
+        child.kill().unwrap();
+        child.wait().unwrap();
+
+        let kv = open_kv(dir.path()).unwrap();
+        let found = kv.range(b"", b"\xff", usize::MAX).unwrap();
+        batches = u32::try_from(found.len()).unwrap() / 3;
+        assert!(batches > last, "round {round}: batch {last} was synced, {batches} are there");
+        for (n, (key, value)) in (0..).zip(&found) {
+            assert_eq!(*key, batch_key(n / 3, n % 3), "round {round}: no part of a batch alone");
+            assert_eq!(*value, batch_value(n / 3, n % 3));
+        }
+    }
+    assert!(batches > 0);
+}
+
+/// Set, to a data directory, for the process that is killed while it writes there.
+const WRITER: &str = "IMGW_TEST_WRITER";
+
+fn batch_key(n: u32, part: u32) -> Vec<u8> {
+    [n.to_be_bytes(), part.to_be_bytes()].concat()
+}
+
+fn batch_value(n: u32, part: u32) -> Vec<u8> {
+    vec![n as u8; [10, 1_000, 40_000][part as usize] + n as usize % 100]
+}
+
+/// Not a test of its own: the process that is killed. Elsewhere it does nothing.
+#[tokio::test]
+async fn writer() {
+    let Some(dir) = std::env::var_os(WRITER) else { return };
+    let kv = open_kv(Path::new(&dir)).unwrap();
+    let first = u32::try_from(kv.range(b"", b"\xff", usize::MAX).unwrap().len()).unwrap() / 3;
+    for n in first.. {
+        let batch: Vec<_> =
+            (0..3).map(|part| Write::Put(batch_key(n, part).into(), batch_value(n, part).into())).collect();
+        kv.write(&batch).unwrap();
+        if n % 3 == 0 {
+            kv.sync().await.unwrap();
+            println!("synced {n}");
+        }
     }
 }
 

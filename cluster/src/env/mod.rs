@@ -6,6 +6,7 @@
 
 pub mod blobs;
 pub mod clock;
+pub mod conformance;
 pub mod kv;
 pub mod net;
 

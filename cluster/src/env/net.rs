@@ -36,13 +36,14 @@ pub trait Listener: Send + Sync {
 }
 
 /// One byte stream. `poll_shutdown` half-closes it: the peer reads the end, and may still write.
-/// Dropping it closes both directions.
+/// Dropping it closes both directions: the peer gets what was written, then the end. But when bytes
+/// from the peer were still unread, TCP resets the stream, and what was written last may be lost.
 pub trait Conn: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static {
     /// The other end's address.
     fn peer_addr(&self) -> SocketAddr;
 
     /// Makes the drop of this stream abort it (TCP: RST) instead of closing it in good order:
-    /// what is still in buffers is discarded at both ends.
+    /// what is still in buffers is discarded, and the peer gets an error, no end.
     fn abort_on_drop(&self);
 
     /// Sends small writes at once (TCP_NODELAY).
@@ -51,7 +52,9 @@ pub trait Conn: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static {
     /// When the stream is already dead.
     fn set_nodelay(&self, on: bool) -> io::Result<()>;
 
-    /// Fails the stream when written data stays unacknowledged for `timeout` (TCP_USER_TIMEOUT).
+    /// Fails the stream with `TimedOut` when written data stays unacknowledged for `timeout`
+    /// (TCP_USER_TIMEOUT), also because the peer's process reads nothing and its buffers are full:
+    /// a timeout shorter than one's patience with slow readers cuts them off.
     ///
     /// # Errors
     /// When the stream is already dead or the system lacks the option.
