@@ -1,0 +1,27 @@
+//! Signs tokens by the HS256 secret: for the `token` command, tests and the demo page.
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde::Serialize;
+
+/// Signing failed. (With HS256 it does not.)
+#[derive(Debug, thiserror::Error)]
+#[error("cannot sign the token: {0}")]
+pub struct IssueError(#[from] jsonwebtoken::errors::Error);
+
+/// A token for `user`, and for `device` only if given, that expires at `expires_ms` (ms since the
+/// Unix epoch, rounded down to seconds).
+///
+/// # Errors
+/// When the library cannot sign.
+pub fn issue(secret: &str, user: &str, device: Option<&str>, expires_ms: u64) -> Result<String, IssueError> {
+    #[derive(Serialize)]
+    struct Claims<'a> {
+        sub: &'a str,
+        exp: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        device: Option<&'a str>,
+    }
+    let claims = Claims { sub: user, exp: expires_ms / 1000, device };
+    let key = EncodingKey::from_secret(secret.as_bytes());
+    Ok(jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key)?)
+}

@@ -1,0 +1,135 @@
+//! The keys that tokens are checked with, and where they come from.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
+use jsonwebtoken::{Algorithm, DecodingKey};
+use serde::Deserialize;
+
+use super::config::{AuthConfig, AuthConfigError, DEV_SECRET, Masked};
+
+/// Keys, each for exactly one algorithm.
+pub(super) struct Keys(Vec<Key>);
+
+struct Key {
+    id: Option<String>,
+    algorithm: Algorithm,
+    key: DecodingKey,
+}
+
+impl Keys {
+    pub(super) fn has_algorithm(&self, algorithm: Algorithm) -> bool {
+        self.0.iter().any(|key| key.algorithm == algorithm)
+    }
+
+    /// The keys that may have signed a token: of its algorithm, and of its key id. A key without
+    /// an id may have signed any; so may each key of the algorithm, where the token names none.
+    pub(super) fn candidates<'a>(
+        &'a self,
+        algorithm: Algorithm,
+        id: Option<&'a str>,
+    ) -> impl Iterator<Item = &'a DecodingKey> {
+        let fits = move |key: &&Key| match (key.id.as_deref(), id) {
+            (Some(ours), Some(theirs)) => ours == theirs,
+            _ => true,
+        };
+        self.0.iter().filter(move |key| key.algorithm == algorithm).filter(fits).map(|key| &key.key)
+    }
+
+    /// Reads a key set. Keys that are not for signatures, or of types that we do not take, are left
+    /// out; a symmetric key is a mistake that must not pass unseen.
+    fn parse(text: &str) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Set {
+            keys: Vec<serde_json::Value>,
+        }
+        let set: Set = serde_json::from_str(text).map_err(|error| format!("it is no key set: {error}"))?;
+        let mut keys = Vec::new();
+        for value in set.keys {
+            if value.get("kty").and_then(|kty| kty.as_str()) == Some("oct") {
+                return Err("it holds a symmetric key; an HS256 secret is configured as such".into());
+            }
+            // A type or curve that the library does not know is not an error: others may use it.
+            let Ok(jwk) = serde_json::from_value::<Jwk>(value) else { continue };
+            let Some(algorithm) = algorithm(&jwk) else { continue };
+            let key = DecodingKey::from_jwk(&jwk).map_err(|error| format!("one of its keys is malformed: {error}"))?;
+            keys.push(Key { id: jwk.common.key_id, algorithm, key });
+        }
+        if keys.is_empty() {
+            return Err("it holds no key for RS256, ES256 or EdDSA signatures".into());
+        }
+        Ok(Self(keys))
+    }
+}
+
+/// What a public key of a set is for, if we take it.
+fn algorithm(jwk: &Jwk) -> Option<Algorithm> {
+    if jwk.common.public_key_use.as_ref().is_some_and(|usage| *usage != PublicKeyUse::Signature) {
+        return None;
+    }
+    let algorithm = match &jwk.algorithm {
+        AlgorithmParameters::RSA(_) => Algorithm::RS256,
+        AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => Algorithm::ES256,
+        AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => Algorithm::EdDSA,
+        _ => return None,
+    };
+    // `alg` narrows what its type allows; it never widens it.
+    match jwk.common.key_algorithm {
+        Some(named) if named.to_string() != format!("{algorithm:?}") => None,
+        _ => Some(algorithm),
+    }
+}
+
+/// Where keys come from.
+pub(super) enum Source {
+    Secret { secret: Masked, development: bool },
+    File { path: PathBuf, changed: Mutex<Option<SystemTime>> },
+}
+
+impl Source {
+    pub(super) fn of(config: &AuthConfig) -> Result<Self, AuthConfigError> {
+        match (&config.secret, &config.jwks) {
+            (Some(_), Some(_)) => Err(AuthConfigError::Both),
+            (Some(secret), None) if secret.reveal().is_empty() => Err(AuthConfigError::EmptySecret),
+            (Some(secret), None) => {
+                Ok(Self::Secret { secret: secret.clone(), development: secret.reveal() == DEV_SECRET })
+            }
+            (None, None) => Ok(Self::Secret { secret: Masked::new(DEV_SECRET), development: true }),
+            (None, Some(path)) => Ok(Self::File { path: path.clone(), changed: Mutex::new(None) }),
+        }
+    }
+
+    pub(super) fn load(&self) -> Result<Keys, AuthConfigError> {
+        match self {
+            Self::Secret { secret, .. } => {
+                let key = DecodingKey::from_secret(secret.reveal().as_bytes());
+                Ok(Keys(vec![Key { id: None, algorithm: Algorithm::HS256, key }]))
+            }
+            Self::File { path, changed } => {
+                // The time first: a change while we read shows at the next look.
+                let time = modified(path);
+                let text = std::fs::read_to_string(path)
+                    .map_err(|error| AuthConfigError::Read { path: path.clone(), error })?;
+                *changed.lock().unwrap_or_else(PoisonError::into_inner) = time;
+                Keys::parse(&text).map_err(|why| AuthConfigError::Keys { path: path.clone(), why })
+            }
+        }
+    }
+
+    /// The keys, if the file is not the one that was read last.
+    pub(super) fn reload(&self) -> Result<Option<Keys>, AuthConfigError> {
+        match self {
+            Self::Secret { .. } => Ok(None),
+            Self::File { path, changed } => {
+                let same = modified(path) == *changed.lock().unwrap_or_else(PoisonError::into_inner);
+                if same { Ok(None) } else { self.load().map(Some) }
+            }
+        }
+    }
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    std::fs::metadata(path).and_then(|meta| meta.modified()).ok()
+}
