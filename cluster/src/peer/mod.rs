@@ -52,6 +52,8 @@ impl Kind {
     pub const REPORT: Self = Self(17);
     /// A node wants to become a member.
     pub const JOIN: Self = Self(18);
+    /// An operator's command, for the leader.
+    pub const ADMIN: Self = Self(20);
     /// A recipient has acknowledged a message, for its sender's node.
     pub const DELIVERED: Self = Self(19);
 }

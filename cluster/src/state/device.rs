@@ -69,7 +69,7 @@ impl Cursor {
 
 /// The last registration of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Registration {
+pub struct Registration {
     pub instance: u64,
     pub attempt: u64,
     pub epoch: Epoch,

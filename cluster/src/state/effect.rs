@@ -57,6 +57,8 @@ pub enum Effect {
     Acked {
         /// The node of the session that acknowledged.
         node: NodeId,
+        /// That session.
+        epoch: Epoch,
         /// How many messages the cursor passed.
         count: u64,
         /// Those among them that no device of the recipient had passed before.

@@ -197,7 +197,7 @@ impl State {
         if passed.count > 0 {
             let first = passed.first.into_iter();
             let first = first.map(|message| super::FirstAck { message, by: by.clone(), device: device.clone() });
-            effects.push(Effect::Acked { node, count: passed.count, first: first.collect() });
+            effects.push(Effect::Acked { node, epoch, count: passed.count, first: first.collect() });
         }
         Outcome::Done
     }

@@ -24,7 +24,7 @@ mod wire;
 
 pub use checkpoint::{Frozen, RestoreError};
 pub use command::{Batch, Command, DecodeError, FEATURE_LEVEL, NodeUp, Op, Register, Send};
-pub use device::GapReason;
+pub use device::{GapReason, Registration};
 pub use effect::{BatchRefusal, Effect, FirstAck, Outcome, RegisterRefusal, SendRefusal};
 pub use limits::Limits;
 pub use machine::State;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::device::GapReason;
+use super::device::{GapReason, Registration};
 use super::limits::Limits;
 use super::machine::State;
 use super::message::Message;
@@ -102,6 +102,14 @@ impl State {
         let retired = user.retired(device)?;
         let last_epoch = retired.last.epoch;
         Some(DeviceView { last_epoch, session: None, cursor: Pos::ZERO, known: false, lapsed: false })
+    }
+
+    /// The last registration of a device that is known, or was until lately.
+    #[must_use]
+    pub fn last_registration(&self, user: &UserId, device: &DeviceId) -> Option<Registration> {
+        let user = self.store.user(user)?;
+        let known = user.device(device).map(|device| device.last);
+        known.or_else(|| user.retired(device).map(|retired| retired.last))
     }
 
     /// A live session's user, device and node.

@@ -1,0 +1,237 @@
+//! One node's part in the cluster: what the gateway holds.
+//!
+//! The gateway sees sessions, readiness and status, never Raft: another way of replicating could
+//! stand behind these methods.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+
+use tokio::sync::watch;
+
+use crate::config::ClusterConfig;
+use crate::env::Env;
+use crate::id::{Boot, NodeId};
+use crate::liveness::{Liveness, Quorum};
+use crate::observer::Observer;
+use crate::peer::Peers;
+use crate::raft::{Bodies, Raft, StateMachine};
+use crate::router::Router;
+use crate::session::SessionSpec;
+use crate::session_handle::Session;
+use crate::state::{Limits, State};
+use crate::status::Status;
+use crate::{identity, membership, proposer, serve};
+
+/// A node's part in the cluster. Cheap to clone.
+#[derive(Clone)]
+pub struct Cluster {
+    inner: Arc<Inner>,
+}
+
+/// What the tasks of one node share.
+pub(crate) struct Inner {
+    pub me: NodeId,
+    pub boot: Boot,
+    pub config: ClusterConfig,
+    /// Where other nodes are told to dial.
+    pub peer_addr: String,
+    pub raft: Raft,
+    state: Arc<RwLock<State>>,
+    pub bodies: Bodies,
+    pub peers: Peers,
+    pub router: Arc<Router>,
+    pub observer: Arc<dyn Observer>,
+    pub quorum: Quorum,
+    pub liveness: Liveness,
+    draining: Mutex<bool>,
+    fatal: watch::Sender<Option<String>>,
+}
+
+/// Why a node could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Storage cannot be opened.
+    #[error("{0}")]
+    Storage(String),
+    /// The identity cannot be read or written.
+    #[error("cannot read or write this node's identity: {0}")]
+    Identity(#[source] io::Error),
+    /// The peer address cannot be listened on.
+    #[error("cannot listen for other nodes on {addr}: {error}; is another node running there?")]
+    Listen {
+        /// The address.
+        addr: String,
+        /// Why.
+        #[source]
+        error: io::Error,
+    },
+    /// Raft refused to start.
+    #[error("the replicated log cannot start: {0}")]
+    Raft(String),
+    /// A fresh node that neither begins a cluster nor joins one.
+    #[error("this data directory is fresh: give the address of a cluster to join, or let this node bootstrap a new one")]
+    Alone,
+}
+
+/// Why an operator's command was not carried out.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct AdminError(pub String);
+
+impl Cluster {
+    /// Opens storage, listens for other nodes and takes up its place; returns once that is under
+    /// way. [`Cluster::not_ready`] tells when it serves.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start(env: Env, config: ClusterConfig, observer: Arc<dyn Observer>) -> Result<Self, StartError> {
+        let (me, boot) = identity::boot(&*env.blobs).await.map_err(StartError::Identity)?;
+        let router = Arc::new(Router::new(me, boot.nonce, observer.clone()));
+        let storage =
+            crate::raft::open(&env, router.clone()).await.map_err(|error| StartError::Storage(error.to_string()))?;
+        let peers = Peers::new(env.net.clone(), me, config.secret.clone());
+        let state = storage.state.clone();
+        let bodies = storage.bodies.clone();
+        let raft = start_raft(me, &peers, storage).await?;
+        let initialized = raft.is_initialized().await.map_err(|error| StartError::Raft(error.to_string()))?;
+        if !initialized && !config.bootstrap && config.join.is_empty() {
+            return Err(StartError::Alone);
+        }
+        let handler = Arc::new(serve::Served::default());
+        let listening = peers.listen(&config.peer_listen, handler.clone()).await;
+        let bound = listening.map_err(|error| StartError::Listen { addr: config.peer_listen.clone(), error })?;
+        let inner = Arc::new(Inner {
+            me,
+            boot,
+            peer_addr: config.peer_advertise.clone().unwrap_or_else(|| bound.to_string()),
+            config,
+            raft,
+            state,
+            bodies,
+            peers,
+            router,
+            observer,
+            quorum: Quorum::default(),
+            liveness: Liveness::default(),
+            draining: Mutex::new(false),
+            fatal: watch::Sender::new(None),
+        });
+        handler.serve(&inner);
+        tracing::info!(node = %me, boot = boot.count, peer_addr = %inner.peer_addr, initialized, "node started");
+        tokio::spawn(membership::join::run(inner.clone()));
+        tokio::spawn(membership::addresses::run(inner.clone()));
+        tokio::spawn(membership::leader::run(inner.clone()));
+        tokio::spawn(crate::liveness::run(inner.clone()));
+        tokio::spawn(proposer::run(inner.clone()));
+        Ok(Self { inner })
+    }
+
+    /// This node's id, kept in its data directory.
+    #[must_use]
+    pub fn node_id(&self) -> NodeId {
+        self.inner.me
+    }
+
+    /// The replicated limits as of now.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.inner.state().limits().clone()
+    }
+
+    /// Begins a session.
+    #[must_use]
+    pub fn open(&self, spec: SessionSpec) -> Session {
+        let (key, mailbox) = self.inner.router.open(spec.clone());
+        Session::new(self.inner.clone(), key, spec, mailbox)
+    }
+
+    /// Why this node should get no new clients; empty when it is ready.
+    #[must_use]
+    pub fn not_ready(&self) -> Vec<&'static str> {
+        let inner = &self.inner;
+        let draining = *inner.draining.lock().unwrap_or_else(PoisonError::into_inner);
+        let starting = inner.router.lock().origin.generation().is_none() && inner.quorum.reached();
+        let reasons = [
+            (inner.failure().is_some(), "failed"),
+            (draining, "draining"),
+            (starting || !inner.quorum.ever_reached(), "starting"),
+            (inner.quorum.ever_reached() && !inner.quorum.reached(), "no_quorum"),
+        ];
+        reasons.into_iter().filter_map(|(applies, reason)| applies.then_some(reason)).collect()
+    }
+
+    /// The cluster as this node sees it.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        Status::of(&self.inner, self.not_ready())
+    }
+
+    /// A hash over this replica's state and the log index it is the state at.
+    #[must_use]
+    pub fn state_hash(&self) -> (u64, [u8; 32]) {
+        let state = self.inner.state();
+        (state.applied(), state.hash())
+    }
+
+    /// Carries out an operator's command, wherever the leader is.
+    ///
+    /// # Errors
+    /// When there is no leader, or the leader refuses; says why.
+    pub async fn admin(&self, command: membership::admin::Admin) -> Result<(), AdminError> {
+        membership::admin::run(&self.inner, command).await.map_err(AdminError)
+    }
+
+    /// Resolves when this node cannot go on; the process must end with these words.
+    pub async fn failed(&self) -> String {
+        let mut fatal = self.inner.fatal.subscribe();
+        loop {
+            if let Some(why) = fatal.borrow_and_update().clone() {
+                return why;
+            }
+            if fatal.changed().await.is_err() {
+                return "the node stopped".into();
+            }
+        }
+    }
+
+    /// Hands leadership over, then leaves the network and closes storage. Sessions should be closed before.
+    pub async fn stop(&self) {
+        *self.inner.draining.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        membership::admin::step_down(&self.inner).await;
+        self.inner.peers.close();
+        if let Err(error) = self.inner.raft.shutdown().await {
+            tracing::warn!(%error, "raft did not stop in order");
+        }
+    }
+}
+
+async fn start_raft(me: NodeId, peers: &Peers, storage: crate::raft::Storage) -> Result<Raft, StartError> {
+    let config = crate::raft::config().map_err(StartError::Raft)?;
+    let network = crate::raft::network(peers.clone());
+    let machine: StateMachine = storage.machine;
+    Raft::new(me, Arc::new(config), network, storage.log, machine)
+        .await
+        .map_err(|error| StartError::Raft(error.to_string()))
+}
+
+impl Inner {
+    /// The replicated state, read-locked. Never held across an await.
+    pub fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends this node's part for good.
+    pub fn fail(&self, why: String) {
+        tracing::error!(error = why, "this node cannot go on");
+        self.fatal.send_if_modified(|fatal| {
+            let first = fatal.is_none();
+            fatal.get_or_insert(why);
+            first
+        });
+    }
+
+    /// Why this node cannot go on.
+    pub fn failure(&self) -> Option<String> {
+        self.fatal.borrow().clone()
+    }
+}

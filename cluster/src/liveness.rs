@@ -1,0 +1,148 @@
+//! Who is there: nodes report to the leader, and learn from its answer whether a quorum stands behind it.
+//!
+//! Invariant: a node that has had no word of a quorum for [`UNREACHED_AFTER`] says so, and sends its
+//! clients away well within the five seconds of G6.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver;
+use serde::{Deserialize, Serialize};
+
+use crate::env::clock::{self, Instant};
+use crate::handle::Inner;
+use crate::id::{Generation, NodeId};
+use crate::peer::Kind;
+use crate::serve::{decode, encode};
+
+/// How often a node reports to the leader.
+pub const REPORT_EVERY: Duration = Duration::from_millis(100);
+
+/// A leader must have heard from a quorum this recently to vouch for it.
+const VOUCH_WITHIN: Duration = Duration::from_secs(1);
+
+/// Without word of a quorum for this long, a node is not ready.
+const UNREACHED_AFTER: Duration = Duration::from_secs(2);
+
+/// Without word of a quorum for this long, a node sends its clients elsewhere.
+const ABANDON_AFTER: Duration = Duration::from_secs(3);
+
+/// When this node last had word that a leader with a quorum answers it.
+#[derive(Default)]
+pub struct Quorum {
+    last: Mutex<Option<Instant>>,
+}
+
+impl Quorum {
+    fn note(&self, at: Instant) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = Some(last.map_or(at, |last| last.max(at)));
+    }
+
+    fn silent_for(&self) -> Option<Duration> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).map(Instant::elapsed)
+    }
+
+    /// Whether the quorum is reached now.
+    pub fn reached(&self) -> bool {
+        self.silent_for().is_some_and(|silence| silence < UNREACHED_AFTER)
+    }
+
+    /// Whether it was ever reached since the start.
+    pub fn ever_reached(&self) -> bool {
+        self.silent_for().is_some()
+    }
+}
+
+/// When the leader last heard from each generation.
+#[derive(Default)]
+pub struct Liveness {
+    heard: Mutex<BTreeMap<NodeId, (Option<Generation>, Instant)>>,
+}
+
+impl Liveness {
+    /// When `generation` of `node` last reported here.
+    pub fn heard(&self, node: NodeId, generation: Generation) -> Option<Instant> {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.get(&node).filter(|(reported, _)| *reported == Some(generation)).map(|&(_, at)| at)
+    }
+
+    fn note(&self, node: NodeId, generation: Option<Generation>) {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).insert(node, (generation, clock::now()));
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Report {
+    generation: Option<Generation>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Reply {
+    /// The answering node leads, and heard from a quorum this long ago.
+    quorum_age_ms: Option<u64>,
+}
+
+/// Reports to the leader and watches the quorum, for the life of the node.
+pub(crate) async fn run(inner: Arc<Inner>) {
+    let mut every = clock::interval(REPORT_EVERY);
+    loop {
+        every.tick().await;
+        if let Err(error) = inner.raft.server_metrics().borrow_watched().running_state_error() {
+            inner.fail(format!("the replicated log stopped: {error}"));
+            return;
+        }
+        report(&inner).await;
+        if inner.quorum.silent_for().is_some_and(|silence| silence >= ABANDON_AFTER) && inner.router.sessions() > 0 {
+            tracing::warn!("no quorum: sending clients elsewhere");
+            inner.router.abandon();
+        }
+    }
+}
+
+async fn report(inner: &Arc<Inner>) {
+    let leader = inner.raft.server_metrics().borrow_watched().current_leader;
+    match leader {
+        None => {}
+        Some(leader) if leader == inner.me => {
+            if let Some(age) = quorum_age(inner) {
+                inner.quorum.note(clock::now() - age);
+            }
+        }
+        Some(leader) => {
+            let report = Report { generation: inner.router.lock().origin.generation() };
+            let Ok(body) = encode(&report) else { return };
+            let asked = clock::now();
+            // Apart, so that a slow answer does not hold up the next report.
+            let inner = inner.clone();
+            tokio::spawn(async move {
+                let answer = inner.peers.request(leader, Kind::REPORT, body, VOUCH_WITHIN).await;
+                let age = answer.ok().and_then(|body| decode::<Reply>(&body).ok()).and_then(|reply| reply.quorum_age_ms);
+                if let Some(age) = age {
+                    inner.quorum.note(asked - Duration::from_millis(age));
+                }
+            });
+        }
+    }
+}
+
+/// A node's report, answered.
+pub(crate) fn reported(inner: &Inner, from: NodeId, report: &Report) -> Reply {
+    inner.liveness.note(from, report.generation);
+    let age = quorum_age(inner).filter(|age| *age < VOUCH_WITHIN);
+    Reply { quorum_age_ms: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)) }
+}
+
+/// How long ago a quorum acknowledged this node as its leader; `None` if it does not lead.
+pub(crate) fn quorum_age(inner: &Inner) -> Option<Duration> {
+    let metrics = inner.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    if metrics.current_leader != Some(inner.me) {
+        return None;
+    }
+    // A cluster of one is its own quorum.
+    let alone = metrics.membership_config.membership().voter_ids().count() == 1;
+    let acked = if alone { Some(clock::now()) } else { metrics.last_quorum_acked.map(|at| **at) };
+    acked.map(Instant::elapsed)
+}

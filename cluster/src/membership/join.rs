@@ -1,0 +1,188 @@
+//! How a node comes into a cluster: by any member's address, or by beginning one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::ChangeMembers;
+use openraft::async_runtime::watch::WatchReceiver;
+use serde::{Deserialize, Serialize};
+
+use super::View;
+use crate::env::clock;
+use crate::handle::Inner;
+use crate::id::NodeId;
+use crate::peer::Kind;
+use crate::proposer::commit;
+use crate::raft::Member;
+use crate::serve::{decode, encode};
+use crate::state::{Command, Limits};
+
+/// How long one node gets to answer a wish to join.
+const ASK_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Longest pause between two rounds of asking.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// A node wishes to be a member under this address.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Join {
+    node: NodeId,
+    peer_addr: String,
+}
+
+/// The answer.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Answer {
+    /// It is a member now.
+    Member,
+    /// The leader is there.
+    Leader(String),
+    /// The asked node is in no cluster.
+    NoCluster,
+    /// Not now.
+    Later(String),
+}
+
+/// Runs until this node is a member under its address.
+pub(crate) async fn run(inner: Arc<Inner>) {
+    let join = Join { node: inner.me, peer_addr: inner.peer_addr.clone() };
+    let fresh = !inner.raft.is_initialized().await.unwrap_or(true);
+    if fresh && inner.config.bootstrap && !cluster_exists(&inner, &join).await {
+        begin(&inner).await;
+    }
+    let mut told = false;
+    while View::of(&inner).addresses.get(&inner.me) != Some(&inner.peer_addr) {
+        if !told {
+            tracing::info!(addresses = ?inner.config.join, "joining");
+            told = true;
+        }
+        ask_around(&inner, &join).await;
+        clock::sleep(PAUSE.mul_f64(rand::random_range(0.2..1.0))).await;
+    }
+}
+
+async fn cluster_exists(inner: &Inner, join: &Join) -> bool {
+    for addr in &inner.config.join {
+        match ask(inner, addr, join).await {
+            Ok(Answer::NoCluster) | Err(_) => {}
+            Ok(_) => return true,
+        }
+    }
+    false
+}
+
+async fn begin(inner: &Inner) {
+    let member = Member { peer_addr: inner.peer_addr.clone() };
+    if let Err(error) = inner.raft.initialize(BTreeMap::from([(inner.me, member)])).await {
+        inner.fail(format!("a new cluster cannot begin: {error}"));
+        return;
+    }
+    tracing::info!(node = %inner.me, "began a new cluster");
+    if inner.config.limits != Limits::default() {
+        let entry = Command::SetLimits(inner.config.limits.clone()).encode();
+        while commit(inner, entry.clone()).await.is_err() {
+            clock::sleep(PAUSE).await;
+        }
+    }
+}
+
+/// Asks the leader if it is known, else everybody at `join`, following one hint each.
+async fn ask_around(inner: &Inner, join: &Join) {
+    let leader = inner.raft.server_metrics().borrow_watched().current_leader;
+    if let Some(leader) = leader {
+        if leader == inner.me {
+            let answer = asked(inner, inner.me, join.clone()).await;
+            tracing::debug!(?answer, "changed this leader's own address");
+            return;
+        }
+        if let Ok(body) = encode(join) {
+            let answer = inner.peers.request(leader, Kind::JOIN, body, ASK_DEADLINE).await;
+            tracing::debug!(ok = answer.is_ok(), "asked the leader");
+            return;
+        }
+    }
+    for addr in &inner.config.join {
+        let mut answer = ask(inner, addr, join).await;
+        if let Ok(Answer::Leader(leader)) = &answer {
+            answer = ask(inner, leader, join).await;
+        }
+        match answer {
+            Ok(Answer::Member) => return,
+            Ok(answer) => tracing::debug!(addr, ?answer, "asked to join"),
+            Err(error) => tracing::debug!(addr, error, "asked to join"),
+        }
+    }
+}
+
+async fn ask(inner: &Inner, addr: &str, join: &Join) -> Result<Answer, String> {
+    let answer = inner.peers.request_addr(addr, Kind::JOIN, encode(join)?, ASK_DEADLINE).await;
+    let (_, body) = answer.map_err(|error| error.to_string())?;
+    decode(&body)
+}
+
+/// A node's wish, answered.
+pub(crate) async fn asked(inner: &Inner, from: NodeId, join: Join) -> Answer {
+    if from != join.node {
+        return Answer::Later("a node can only join as itself".into());
+    }
+    let view = View::of(inner);
+    if view.addresses.is_empty() {
+        return Answer::NoCluster;
+    }
+    let leader = inner.raft.server_metrics().borrow_watched().current_leader;
+    match leader {
+        None => Answer::Later("there is no leader now".into()),
+        Some(leader) if leader != inner.me => match view.addresses.get(&leader) {
+            Some(addr) => Answer::Leader(addr.clone()),
+            None => Answer::Later("the leader is just changing".into()),
+        },
+        Some(_) => admit(inner, &view, join).await,
+    }
+}
+
+async fn admit(inner: &Inner, view: &View, join: Join) -> Answer {
+    let member = Member { peer_addr: join.peer_addr.clone() };
+    let result = match view.addresses.get(&join.node) {
+        Some(known) if *known == join.peer_addr => return Answer::Member,
+        Some(known) => {
+            tracing::info!(node = %join.node, from = %known, to = %join.peer_addr, "a member moves");
+            let change = ChangeMembers::SetNodes(BTreeMap::from([(join.node, member)]));
+            inner.raft.change_membership(change, true).await.map(|_| ())
+        }
+        None => {
+            tracing::info!(node = %join.node, addr = %join.peer_addr, "a node joins");
+            inner.raft.add_learner(join.node, member, false).await.map(|_| ())
+        }
+    };
+    result.map_or_else(|error| Answer::Later(error.to_string()), |()| Answer::Member)
+}
+
+/// Voters that the cluster should have, given `wanted`, those it has, and caught-up learners: an
+/// odd number, grown in one step.
+pub(crate) fn voters_to_add(wanted: usize, voters: &BTreeSet<NodeId>, ready: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+    let possible = wanted.min(voters.len() + ready.len());
+    let target = if possible % 2 == 0 { possible.saturating_sub(1) } else { possible };
+    ready.iter().copied().take(target.saturating_sub(voters.len())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(ids: impl IntoIterator<Item = u64>) -> BTreeSet<NodeId> {
+        ids.into_iter().map(NodeId).collect()
+    }
+
+    #[test]
+    fn voters_grow_to_an_odd_number_at_once() {
+        let grown = |wanted, voters, ready| voters_to_add(wanted, &ids(voters), &ids(ready)).len();
+        assert_eq!(grown(3, vec![1], vec![]), 0);
+        assert_eq!(grown(3, vec![1], vec![2]), 0, "two voters tolerate no more failures than one");
+        assert_eq!(grown(3, vec![1], vec![2, 3]), 2);
+        assert_eq!(grown(3, vec![1, 2, 3], vec![4, 5]), 0, "further nodes stay learners");
+        assert_eq!(grown(5, vec![1, 2, 3], vec![4]), 0);
+        assert_eq!(grown(5, vec![1, 2, 3], vec![4, 5]), 2);
+        assert_eq!(grown(3, vec![1, 2], vec![4]), 1, "an even number is mended");
+    }
+}

@@ -1,0 +1,147 @@
+//! What only the leader does: declare silent nodes down, move replicated time, grow the voters.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::ChangeMembers;
+use openraft::async_runtime::watch::WatchReceiver;
+
+use super::View;
+use super::join::voters_to_add;
+use crate::env::clock::{self, Instant};
+use crate::handle::Inner;
+use crate::id::{Generation, NodeId};
+use crate::liveness::REPORT_EVERY;
+use crate::peer::LinkState;
+use crate::proposer::commit;
+use crate::state::Command;
+
+/// How often the leader looks around.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// A generation silent for this long is declared down, whatever the reason.
+const SILENT_AFTER: Duration = Duration::from_secs(3);
+
+/// A generation whose link closed, whose address refuses us and whose report is this late is gone.
+const LATE_AFTER: Duration = Duration::from_millis(150);
+
+/// A look that comes this late means that we were stalled ourselves: others' silence proves nothing.
+const STALLED_AFTER: Duration = Duration::from_millis(500);
+
+/// How often replicated time moves.
+const TICK_EVERY: Duration = Duration::from_secs(5);
+
+/// A learner this many entries behind the leader's log has caught up.
+const CAUGHT_UP_WITHIN: u64 = 500;
+
+/// How long one change may take before the next look.
+const CHANGE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Timers of one time as leader.
+struct Term {
+    /// Silence counts from here.
+    since: Instant,
+    last_look: Instant,
+    last_tick: Instant,
+}
+
+/// Runs for the life of the node; idles while it does not lead.
+pub(crate) async fn run(inner: Arc<Inner>) {
+    let mut every = clock::interval(LOOK_EVERY);
+    let mut term: Option<Term> = None;
+    loop {
+        every.tick().await;
+        let leads = inner.raft.server_metrics().borrow_watched().current_leader == Some(inner.me);
+        inner.router.set_leads(leads);
+        if !leads {
+            term = None;
+            continue;
+        }
+        let now = clock::now();
+        let current = term.get_or_insert(Term { since: now, last_look: now, last_tick: now });
+        if now - current.last_look > STALLED_AFTER {
+            current.since = now;
+        }
+        let changes = look(&inner, current, now);
+        for command in changes {
+            let change = commit(&inner, command.encode());
+            if !matches!(clock::timeout(CHANGE_DEADLINE, change).await, Ok(Ok(()))) {
+                break;
+            }
+        }
+        let _ = clock::timeout(CHANGE_DEADLINE, grow(&inner)).await;
+        current.last_look = clock::now();
+    }
+}
+
+fn look(inner: &Inner, term: &mut Term, now: Instant) -> Vec<Command> {
+    let mut changes = gone(inner, term.since, now);
+    if now - term.last_tick >= TICK_EVERY {
+        let advance = now - term.last_tick;
+        term.last_tick = now;
+        changes.push(Command::Tick { advance_ms: u64::try_from(advance.as_millis()).unwrap_or(u64::MAX) });
+    }
+    changes
+}
+
+/// Generations to declare down, and records of nodes that left.
+fn gone(inner: &Inner, since: Instant, now: Instant) -> Vec<Command> {
+    let members = View::of(inner).addresses;
+    let records: Vec<(NodeId, Option<Generation>)> =
+        inner.state().nodes().map(|(node, record)| (node, record.generation)).collect();
+    let links = inner.peers.links();
+    let mut changes = Vec::new();
+    for (node, generation) in records {
+        if node == inner.me {
+            continue;
+        }
+        if let Some(generation) = generation {
+            let heard = inner.liveness.heard(node, generation).map_or(since, |heard| heard.max(since));
+            let silence = now - heard;
+            let refused = links.iter().any(|link| {
+                link.node == node && matches!(link.state, LinkState::Down { refused: true, .. })
+            });
+            if silence > SILENT_AFTER || (refused && silence > LATE_AFTER) {
+                tracing::warn!(%node, ?silence, refused, "declaring a node down");
+                changes.push(Command::NodeDown { node, generation });
+            }
+        } else if !members.contains_key(&node) {
+            changes.push(Command::NodeForgotten { node });
+        }
+    }
+    changes
+}
+
+/// Makes caught-up learners voters, up to the wanted number.
+async fn grow(inner: &Inner) {
+    let View { voters, .. } = View::of(inner);
+    if voters.len() >= inner.config.voters {
+        return;
+    }
+    let add = voters_to_add(inner.config.voters, &voters, &ready_learners(inner));
+    if add.is_empty() {
+        return;
+    }
+    tracing::info!(?add, "learners become voters");
+    if let Err(error) = inner.raft.change_membership(ChangeMembers::AddVoterIds(add), true).await {
+        tracing::warn!(%error, "the voters could not be changed");
+    }
+}
+
+/// Learners that are up and have caught up.
+pub(crate) fn ready_learners(inner: &Inner) -> BTreeSet<NodeId> {
+    let metrics = inner.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let Some(replication) = &metrics.replication else { return BTreeSet::new() };
+    let last = metrics.last_log_index.unwrap_or(0);
+    let state = inner.state();
+    let up = |node: NodeId| state.node(node).is_some_and(|record| record.generation.is_some());
+    let near = |node| {
+        replication.get(&node).is_some_and(|at| at.is_some_and(|at| at.index + CAUGHT_UP_WITHIN >= last))
+    };
+    metrics.membership_config.membership().learner_ids().filter(|node| up(*node) && near(*node)).collect()
+}
+
+/// A report must have been due twice before a refused link counts.
+const _: () = assert!(LATE_AFTER.as_millis() > REPORT_EVERY.as_millis());

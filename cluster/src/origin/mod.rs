@@ -1,0 +1,400 @@
+//! What this node's sessions want from the log, in order: the origin's side of G1–G4.
+//!
+//! Pure: inputs are what sessions ask and what this replica has applied, outputs are batches to
+//! propose and events for sessions. Invariants:
+//!
+//! * One batch is in flight at a time, and it stays the same bytes until it was applied or its
+//!   generation ended. With the replicated batch number that makes each operation happen exactly
+//!   once, in order, across leader changes.
+//! * A session's sends are answered in the order they were made, and only by what was applied.
+//! * A session acts only under an epoch that this replica has applied.
+//!
+//! Whenever the fate of a batch cannot be learned (the generation was fenced, a checkpoint was
+//! installed over it), the origin asks for a new generation, registers every session anew and
+//! proposes what has no answer again; the replicated dedup ring makes the repeats one.
+
+mod slot;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use crate::env::clock::Instant;
+use crate::id::{DeviceId, Epoch, Generation, NodeId, Pos, UserId};
+use crate::session::{Event, Outgoing, Refusal, SessionSpec};
+use crate::state::{Batch, BatchRefusal, Op, Outcome, Register, RegisterRefusal, Registration};
+use slot::{Did, Slot, Stage};
+
+/// A session on this node, for the life of its process.
+pub type Key = u64;
+
+/// Cursor moves wait this long for a batch to ride along with.
+pub const ACK_LINGER: Duration = Duration::from_millis(50);
+
+/// A batch is cut at this many bytes of bodies: larger entries delay the heartbeats behind them.
+const BATCH_BYTES: usize = 256 << 10;
+
+/// What sessions are to be told.
+pub type Events = Vec<(Key, Event)>;
+
+/// The origin's send queue; see the module.
+pub struct Origin {
+    node: NodeId,
+    generation: Option<Generation>,
+    /// Counts the generations that were asked for; no `NodeUp` is proposed with the same one after a doubt.
+    incarnation: u32,
+    next_seq: u64,
+    in_flight: Option<InFlight>,
+    slots: BTreeMap<Key, Slot>,
+    by_epoch: BTreeMap<Epoch, Key>,
+    /// Sessions with something to propose now, each at most once.
+    ready: VecDeque<Key>,
+    /// Sessions with nothing but a cursor move, in the order they began to wait.
+    lingering: VecDeque<(Instant, Key)>,
+}
+
+/// The batch whose outcome is awaited, as (session, what it did) for each operation.
+struct InFlight {
+    seq: u64,
+    did: Vec<(Key, Did)>,
+}
+
+impl Origin {
+    /// An origin without sessions and, so far, without a generation.
+    #[must_use]
+    pub fn new(node: NodeId) -> Self {
+        Self {
+            node,
+            generation: None,
+            incarnation: 1,
+            next_seq: 1,
+            in_flight: None,
+            slots: BTreeMap::new(),
+            by_epoch: BTreeMap::new(),
+            ready: VecDeque::new(),
+            lingering: VecDeque::new(),
+        }
+    }
+
+    /// The generation under which batches are cut; `None` when a `NodeUp` is wanted.
+    #[must_use]
+    pub fn generation(&self) -> Option<Generation> {
+        self.generation
+    }
+
+    /// The incarnation to ask for while there is no generation.
+    #[must_use]
+    pub fn incarnation(&self) -> u32 {
+        self.incarnation
+    }
+
+    /// The number of the batch in flight.
+    #[must_use]
+    pub fn in_flight(&self) -> Option<u64> {
+        self.in_flight.as_ref().map(|batch| batch.seq)
+    }
+
+    /// The epoch under which a session may act now.
+    #[must_use]
+    pub fn live(&self, key: Key) -> Option<Epoch> {
+        self.slots.get(&key).and_then(|slot| slot.stage.epoch())
+    }
+
+    /// Begins a session; the answer is `Registered`, `Refused` or, where the device moves on first, `Superseded`.
+    pub fn open(&mut self, key: Key, spec: SessionSpec) {
+        let before = self.slots.insert(key, Slot::new(spec));
+        assert!(before.is_none(), "session keys are used once");
+        self.make_ready(key);
+    }
+
+    /// Queues a message; answered by one `Sent`, in order.
+    pub fn send(&mut self, key: Key, token: u64, out: Outgoing) {
+        if let Some(slot) = self.slots.get_mut(&key)
+            && slot.open()
+        {
+            slot.sends.push_back((token, out));
+            if slot.stage.epoch().is_some() {
+                self.make_ready(key);
+            }
+        }
+    }
+
+    /// Moves the device's cursor, a little later.
+    pub fn ack(&mut self, key: Key, upto: Pos, now: Instant) {
+        if let Some(slot) = self.slots.get_mut(&key)
+            && slot.open()
+            && slot.note_ack(upto)
+            && !slot.lingers
+        {
+            slot.lingers = true;
+            self.lingering.push_back((now, key));
+        }
+    }
+
+    /// Ends a session after what it has queued. Nothing is told to it any more.
+    pub fn close(&mut self, key: Key, clean: bool) {
+        let Some(slot) = self.slots.get_mut(&key) else { return };
+        match slot.stage {
+            Stage::Ended => self.forget(key),
+            Stage::Unregistered if !slot.registering => self.forget(key),
+            Stage::Unregistered | Stage::Live(_) => {
+                slot.closing = Some(clean);
+                self.make_ready(key);
+            }
+        }
+    }
+
+    /// When [`Origin::cut`] will have something although nothing new was asked.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.lingering.front().map(|&(since, _)| since + ACK_LINGER)
+    }
+
+    /// The next batch, if there is a generation, none in flight, and something to do now.
+    /// `last` reads a device's last registration from this replica.
+    pub fn cut(&mut self, now: Instant, last: impl Fn(&UserId, &DeviceId) -> Option<Registration>) -> Option<Batch> {
+        let generation = self.generation?;
+        let due = self.next_deadline().is_some_and(|deadline| deadline <= now);
+        if self.in_flight.is_some() || (self.ready.is_empty() && !due) {
+            return None;
+        }
+        let (mut ops, mut did, mut bytes) = (Vec::new(), Vec::new(), 0);
+        while let Some(key) = self.next_in_turn() {
+            let Some(slot) = self.slots.get_mut(&key) else { continue };
+            let full = take(slot, key, &mut ops, &mut did, &mut bytes, &last);
+            if full {
+                slot.ready = true;
+                self.ready.push_front(key);
+                break;
+            }
+        }
+        if ops.is_empty() {
+            return None;
+        }
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        self.in_flight = Some(InFlight { seq, did });
+        Some(Batch { node: self.node, generation, seq, ops })
+    }
+
+    /// The batch in flight was applied here.
+    pub fn on_applied(&mut self, generation: Generation, seq: u64, outcomes: &[Outcome]) -> Events {
+        if self.generation != Some(generation) || self.in_flight() != Some(seq) {
+            return Vec::new();
+        }
+        let Some(batch) = self.in_flight.take() else { return Vec::new() };
+        assert_eq!(batch.did.len(), outcomes.len(), "a batch has one outcome for each operation");
+        let mut events = Vec::new();
+        for ((key, did), outcome) in batch.did.into_iter().zip(outcomes) {
+            self.settle(key, did, outcome, &mut events);
+        }
+        events
+    }
+
+    /// A batch of this node was not applied. A repeat of an old one means nothing; else the origin
+    /// and the state disagree about what is next, and a new generation settles it.
+    pub fn on_refused(&mut self, generation: Generation, seq: u64, refusal: BatchRefusal) -> Events {
+        let repeated = refusal == BatchRefusal::Repeated && self.in_flight() != Some(seq);
+        if self.generation != Some(generation) || repeated { Vec::new() } else { self.rejoin() }
+    }
+
+    /// A session of this node was superseded.
+    pub fn on_superseded(&mut self, epoch: Epoch) -> Events {
+        match self.by_epoch.remove(&epoch) {
+            Some(key) => self.end(key, Event::Superseded).into_iter().collect(),
+            None => Vec::new(),
+        }
+    }
+
+    /// This node's new incarnation was applied: every open session registers anew.
+    pub fn on_node_up(&mut self, generation: Generation) -> Events {
+        let events = self.rejoin();
+        self.generation = Some(generation);
+        self.next_seq = 1;
+        let keys: Vec<Key> = self.slots.iter().filter(|(_, slot)| slot.wants_turn()).map(|(&key, _)| key).collect();
+        for key in keys {
+            self.make_ready(key);
+        }
+        events
+    }
+
+    /// A generation of this node was declared down.
+    pub fn on_node_down(&mut self, generation: Generation) -> Events {
+        if self.generation == Some(generation) { self.rejoin() } else { Vec::new() }
+    }
+
+    /// Ends the current generation on our side: what was in flight is unknown, no session is live.
+    pub fn rejoin(&mut self) -> Events {
+        self.generation = None;
+        self.incarnation += 1;
+        self.in_flight = None;
+        self.by_epoch.clear();
+        let mut events = Vec::new();
+        self.slots.retain(|&key, slot| {
+            if slot.suspend() {
+                events.push((key, Event::Suspended));
+            }
+            // A session that was only closing is ended by the generation's end.
+            slot.closing.is_none()
+        });
+        events
+    }
+
+    /// The quorum is out of reach: every open session is sent away.
+    pub fn abandon(&mut self) -> Events {
+        let keys: Vec<Key> = self.slots.iter().filter(|(_, slot)| slot.open()).map(|(&key, _)| key).collect();
+        keys.into_iter().map(|key| (key, Event::Unavailable)).collect()
+    }
+
+    fn make_ready(&mut self, key: Key) {
+        if let Some(slot) = self.slots.get_mut(&key)
+            && !slot.ready
+        {
+            slot.ready = true;
+            self.ready.push_back(key);
+        }
+    }
+
+    /// Ready sessions first, then cursor moves that ride along.
+    fn next_in_turn(&mut self) -> Option<Key> {
+        if let Some(key) = self.ready.pop_front() {
+            if let Some(slot) = self.slots.get_mut(&key) {
+                slot.ready = false;
+            }
+            return Some(key);
+        }
+        let (_, key) = self.lingering.pop_front()?;
+        if let Some(slot) = self.slots.get_mut(&key) {
+            slot.lingers = false;
+        }
+        Some(key)
+    }
+
+    fn settle(&mut self, key: Key, did: Did, outcome: &Outcome, events: &mut Events) {
+        let Some(slot) = self.slots.get_mut(&key) else { return };
+        match (did, outcome) {
+            (Did::Register, Outcome::Registered(epoch)) => {
+                slot.register(*epoch);
+                self.by_epoch.insert(*epoch, key);
+                if slot.open() {
+                    events.push((key, Event::Registered { epoch: *epoch }));
+                }
+                if slot.wants_turn() {
+                    self.make_ready(key);
+                }
+            }
+            (Did::Register, Outcome::RegisterRefused(refusal)) => {
+                slot.registering = false;
+                events.extend(self.register_refused(key, *refusal));
+            }
+            (Did::Send(token), Outcome::Stored { mid, .. }) => {
+                let answered = slot.answer(token);
+                events.extend(answered.then_some((key, Event::Sent { token, result: Ok(*mid) })));
+            }
+            (Did::Send(token), Outcome::SendRefused { refusal, .. }) => {
+                let answered = slot.answer(token);
+                events.extend(answered.then_some((key, Event::Sent { token, result: Err(*refusal) })));
+            }
+            (Did::Close, _) => self.forget(key),
+            // The session ended under us without a successor (its device was forgotten): begin again.
+            (Did::Send(_) | Did::Ack, Outcome::Fenced) => {
+                if let Some(epoch) = slot.stage.epoch() {
+                    self.by_epoch.remove(&epoch);
+                    slot.suspend();
+                    events.push((key, Event::Suspended));
+                    self.make_ready(key);
+                }
+            }
+            (Did::Register | Did::Send(_) | Did::Ack, _) => {}
+        }
+    }
+
+    fn register_refused(&mut self, key: Key, refusal: RegisterRefusal) -> Option<(Key, Event)> {
+        let slot = self.slots.get(&key)?;
+        match refusal {
+            RegisterRefusal::Conflict { .. } if slot.closing.is_some() => {
+                self.forget(key);
+                None
+            }
+            // Once registered, a session yields to any newer one; at its first registration it looks again.
+            RegisterRefusal::Conflict { .. } if slot.last_epoch.is_some() => self.end(key, Event::Superseded),
+            RegisterRefusal::Conflict { .. } => {
+                self.make_ready(key);
+                None
+            }
+            RegisterRefusal::OlderAttempt => self.end(key, Event::Refused(Refusal::OlderAttempt)),
+            RegisterRefusal::TooManyDevices => self.end(key, Event::Refused(Refusal::TooManyDevices)),
+        }
+    }
+
+    /// The session is over, but its owner has not let go of it yet.
+    fn end(&mut self, key: Key, event: Event) -> Option<(Key, Event)> {
+        let slot = self.slots.get_mut(&key)?;
+        slot.stage = Stage::Ended;
+        slot.sends.clear();
+        if slot.closing.is_some() {
+            self.forget(key);
+            return None;
+        }
+        Some((key, event))
+    }
+
+    fn forget(&mut self, key: Key) {
+        if let Some(slot) = self.slots.remove(&key)
+            && let Some(epoch) = slot.stage.epoch()
+        {
+            self.by_epoch.remove(&epoch);
+        }
+    }
+}
+
+/// Moves what the session wants into the batch; true when the batch is full and more is left.
+fn take(
+    slot: &mut Slot,
+    key: Key,
+    ops: &mut Vec<Op>,
+    did: &mut Vec<(Key, Did)>,
+    bytes: &mut usize,
+    last: &impl Fn(&UserId, &DeviceId) -> Option<Registration>,
+) -> bool {
+    // Room for a session's cursor move and close beside its last send.
+    let full = |ops: &Vec<Op>, bytes: usize| ops.len() + 3 > Pos::MAX_OPS || bytes >= BATCH_BYTES;
+    if full(ops, *bytes) {
+        return true;
+    }
+    let Some(epoch) = slot.stage.epoch() else {
+        if slot.stage == Stage::Unregistered && !slot.registering && slot.closing.is_none() {
+            slot.registering = true;
+            let spec = &slot.spec;
+            ops.push(Op::Register(Register {
+                user: spec.user.clone(),
+                device: spec.device.clone(),
+                instance: spec.instance,
+                attempt: spec.attempt,
+                ephemeral: spec.ephemeral,
+                expect: slot.expect(last(&spec.user, &spec.device)),
+            }));
+            did.push((key, Did::Register));
+        }
+        return false;
+    };
+    while let Some((token, send)) = slot.next_send(epoch) {
+        *bytes += send.body.len();
+        ops.push(Op::Send(send));
+        did.push((key, Did::Send(token)));
+        if full(ops, *bytes) && slot.has_unproposed() {
+            return true;
+        }
+    }
+    if let Some(upto) = slot.ack.take() {
+        ops.push(Op::Ack { epoch, upto });
+        did.push((key, Did::Ack));
+    }
+    if let Some(clean) = slot.closing
+        && !slot.close_proposed
+    {
+        slot.close_proposed = true;
+        ops.push(Op::Close { epoch, clean });
+        did.push((key, Did::Close));
+    }
+    false
+}

@@ -1,0 +1,373 @@
+//! From what this replica has applied to the sessions of this node.
+//!
+//! Invariant: sessions learn of the replicated state only through [`Router::applied`], which sees
+//! every entry once and in order, so no session can act on what is not committed.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio::sync::Notify;
+
+use crate::env::clock::Instant;
+use crate::id::{DeviceId, MessageId, NodeId, UserId};
+use crate::observer::Observer;
+use crate::origin::{Events, Key, Origin};
+use crate::raft::ApplySink;
+use crate::session::{Event, SessionSpec};
+use crate::state::{Effect, FirstAck, Outcome};
+
+/// Sent messages whose delivery is awaited for the latency and the `delivered` frame, at most:
+/// beyond it the oldest are measured no more, and told by the cursor move alone.
+const AWAITED: usize = 65_536;
+
+/// Where a session's events wait for it. Bounded by its sends in flight; wakes are coalesced.
+#[derive(Default)]
+pub struct Mailbox {
+    events: Mutex<VecDeque<Event>>,
+    inbox: AtomicBool,
+    notify: Notify,
+}
+
+impl Mailbox {
+    fn push(&self, event: Event) {
+        if event == Event::Inbox {
+            self.inbox.store(true, Ordering::Release);
+        } else {
+            lock(&self.events).push_back(event);
+        }
+        self.notify.notify_one();
+    }
+
+    /// The next event. Cancel-safe.
+    pub async fn next(&self) -> Event {
+        loop {
+            if let Some(event) = self.try_next() {
+                return event;
+            }
+            self.notify.notified().await;
+        }
+    }
+
+    fn try_next(&self) -> Option<Event> {
+        let mut events = lock(&self.events);
+        if let Some(event) = events.pop_front() {
+            if events.is_empty() {
+                *events = VecDeque::new();
+            }
+            return Some(event);
+        }
+        self.inbox.swap(false, Ordering::AcqRel).then_some(Event::Inbox)
+    }
+}
+
+/// News that a recipient's device has a message, as it travels straight to the sender's node.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Notice {
+    /// The message.
+    pub mid: MessageId,
+    /// The sender.
+    pub from: UserId,
+    /// The sender's device.
+    pub device: DeviceId,
+    /// The recipient.
+    pub by: UserId,
+    /// The recipient's device was absent when the message was stored: no measure of our speed.
+    pub waited: bool,
+}
+
+/// The sessions of this node, and what they wait for.
+pub struct Router {
+    node: NodeId,
+    observer: Arc<dyn Observer>,
+    inner: Mutex<Inner>,
+    /// The origin may have something to propose.
+    pub work: Notify,
+    /// A batch or a `NodeUp` of this node was applied.
+    pub settled: Notify,
+    /// This replica believes that it leads; it counts what no session's node can count.
+    leads: AtomicBool,
+    refused: Mutex<Option<(u64, u64)>>,
+    boot_nonce: u64,
+}
+
+/// What the lock guards.
+pub struct Inner {
+    /// The send queue.
+    pub origin: Origin,
+    mailboxes: BTreeMap<Key, (SessionSpec, Arc<Mailbox>)>,
+    by_user: HashMap<UserId, Vec<Key>>,
+    awaited: Awaited,
+    next_key: Key,
+}
+
+impl Router {
+    /// A router without sessions.
+    #[must_use]
+    pub fn new(node: NodeId, boot_nonce: u64, observer: Arc<dyn Observer>) -> Self {
+        Self {
+            node,
+            observer,
+            boot_nonce,
+            inner: Mutex::new(Inner {
+                origin: Origin::new(node),
+                mailboxes: BTreeMap::new(),
+                by_user: HashMap::new(),
+                awaited: Awaited::default(),
+                next_key: 1,
+            }),
+            work: Notify::new(),
+            settled: Notify::new(),
+            leads: AtomicBool::new(false),
+            refused: Mutex::new(None),
+        }
+    }
+
+    /// The send queue and the tables, locked. Never held across an await.
+    pub fn lock(&self) -> MutexGuard<'_, Inner> {
+        lock(&self.inner)
+    }
+
+    /// Begins a session.
+    pub fn open(&self, spec: SessionSpec) -> (Key, Arc<Mailbox>) {
+        let mailbox = Arc::new(Mailbox::default());
+        let mut inner = self.lock();
+        let key = inner.next_key;
+        inner.next_key += 1;
+        inner.by_user.entry(spec.user.clone()).or_default().push(key);
+        inner.mailboxes.insert(key, (spec.clone(), mailbox.clone()));
+        inner.origin.open(key, spec);
+        drop(inner);
+        self.work.notify_one();
+        (key, mailbox)
+    }
+
+    /// Ends a session.
+    pub fn close(&self, key: Key, clean: bool) {
+        let mut inner = self.lock();
+        inner.origin.close(key, clean);
+        if let Some((spec, _)) = inner.mailboxes.remove(&key)
+            && let Some(keys) = inner.by_user.get_mut(&spec.user)
+        {
+            keys.retain(|&other| other != key);
+            if keys.is_empty() {
+                inner.by_user.remove(&spec.user);
+            }
+        }
+        drop(inner);
+        self.work.notify_one();
+    }
+
+    /// Sessions open on this node.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.lock().mailboxes.len()
+    }
+
+    /// Remembers when a message arrived.
+    pub fn await_delivery(inner: &mut Inner, mid: MessageId, arrived: Instant) {
+        inner.awaited.insert(mid, arrived);
+    }
+
+    /// A recipient's node says that one of its devices has a message of ours.
+    pub fn noticed(&self, notice: &Notice) {
+        let mut inner = self.lock();
+        if let Some(arrived) = inner.awaited.tell(&notice.mid) {
+            if !notice.waited {
+                self.observer.delivery_latency(arrived.elapsed());
+            }
+            inner.tell_sender(&notice.from, &notice.device, notice.mid, &notice.by);
+        }
+    }
+
+    /// Says whether this replica leads.
+    pub fn set_leads(&self, leads: bool) {
+        self.leads.store(leads, Ordering::Relaxed);
+    }
+
+    /// The boot count that the cluster knows of this node, if it refused ours as an old copy.
+    pub fn refused(&self) -> Option<(u64, u64)> {
+        *lock(&self.refused)
+    }
+
+    /// Sends every session away: the quorum is out of reach.
+    pub fn abandon(&self) {
+        let mut inner = self.lock();
+        let events = inner.origin.abandon();
+        inner.dispatch(events);
+    }
+
+    fn apply(&self, inner: &mut Inner, effect: Effect) {
+        match effect {
+            Effect::BatchApplied { node, generation, seq, outcomes } if node == self.node => {
+                self.count(&outcomes);
+                let events = inner.origin.on_applied(generation, seq, &outcomes);
+                inner.dispatch(events);
+                self.settled.notify_one();
+            }
+            Effect::BatchRefused { node, generation, seq, refusal } if node == self.node => {
+                let events = inner.origin.on_refused(generation, seq, refusal);
+                inner.dispatch(events);
+                self.settled.notify_one();
+            }
+            Effect::Wake(user) => inner.wake(&user),
+            Effect::Superseded { node, epoch } if node == self.node => {
+                let events = inner.origin.on_superseded(epoch);
+                inner.dispatch(events);
+            }
+            Effect::Lapsed { user, lost, node } => {
+                inner.wake(&user);
+                if self.counts(node) {
+                    self.observer.failed("inbox_limit", lost);
+                }
+            }
+            Effect::Acked { node, count, first, epoch } => {
+                if node == self.node {
+                    self.observer.delivered(count);
+                }
+                for ack in first {
+                    self.first_ack(inner, &ack, epoch);
+                }
+            }
+            Effect::Expired { count } if self.counts(None) => self.observer.failed("expired", count),
+            Effect::NodeUp { node, generation } if node == self.node => {
+                let events = inner.origin.on_node_up(generation);
+                inner.dispatch(events);
+                self.settled.notify_one();
+            }
+            Effect::NodeDown { node, generation } if node == self.node => {
+                let events = inner.origin.on_node_down(generation);
+                inner.dispatch(events);
+                self.settled.notify_one();
+            }
+            Effect::NodeRefused { node, boot, nonce, known } if node == self.node && nonce == self.boot_nonce => {
+                *lock(&self.refused) = Some((boot, known));
+                self.settled.notify_one();
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether this node counts what concerns a session of `node`, or of none.
+    fn counts(&self, node: Option<NodeId>) -> bool {
+        node.map_or_else(|| self.leads.load(Ordering::Relaxed), |node| node == self.node)
+    }
+
+    fn count(&self, outcomes: &[Outcome]) {
+        let (mut duplicates, mut refused) = (0, 0);
+        for outcome in outcomes {
+            match outcome {
+                Outcome::Stored { duplicate: true, .. } | Outcome::SendRefused { duplicate: true, .. } => duplicates += 1,
+                Outcome::SendRefused { duplicate: false, .. } => refused += 1,
+                _ => {}
+            }
+        }
+        if duplicates > 0 {
+            self.observer.duplicate(duplicates);
+        }
+        if refused > 0 {
+            self.observer.failed("inbox_full", refused);
+        }
+    }
+
+    fn first_ack(&self, inner: &mut Inner, ack: &FirstAck, epoch: crate::id::Epoch) {
+        let message = &ack.message;
+        match inner.awaited.settle(&message.mid) {
+            Some(Awaiting { told: true, .. }) => return,
+            Some(Awaiting { arrived, told: false }) if epoch < message.pos => {
+                self.observer.delivery_latency(arrived.elapsed());
+            }
+            Some(_) | None => {}
+        }
+        inner.tell_sender(&message.from, &message.device, message.mid, &ack.by);
+    }
+}
+
+impl ApplySink for Router {
+    fn applied(&self, _index: u64, effects: Vec<Effect>) {
+        let mut inner = self.lock();
+        for effect in effects {
+            self.apply(&mut inner, effect);
+        }
+        drop(inner);
+        self.work.notify_one();
+    }
+
+    fn installed(&self, _index: u64) {
+        let mut inner = self.lock();
+        let events = inner.origin.rejoin();
+        inner.dispatch(events);
+        drop(inner);
+        self.settled.notify_one();
+        self.work.notify_one();
+    }
+}
+
+impl Inner {
+    fn dispatch(&self, events: Events) {
+        for (key, event) in events {
+            if let Some((_, mailbox)) = self.mailboxes.get(&key) {
+                mailbox.push(event);
+            }
+        }
+    }
+
+    fn wake(&self, user: &UserId) {
+        for key in self.by_user.get(user).into_iter().flatten() {
+            if let Some((_, mailbox)) = self.mailboxes.get(key) {
+                mailbox.push(Event::Inbox);
+            }
+        }
+    }
+
+    fn tell_sender(&self, from: &UserId, device: &DeviceId, mid: MessageId, by: &UserId) {
+        for key in self.by_user.get(from).into_iter().flatten() {
+            if let Some((spec, mailbox)) = self.mailboxes.get(key)
+                && spec.device == *device
+            {
+                mailbox.push(Event::Delivered { mid, by: by.clone() });
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Awaiting {
+    arrived: Instant,
+    told: bool,
+}
+
+/// Messages sent from here whose delivery is awaited, the oldest forgotten first.
+#[derive(Default)]
+struct Awaited {
+    by_mid: HashMap<MessageId, Awaiting>,
+    order: VecDeque<MessageId>,
+}
+
+impl Awaited {
+    fn insert(&mut self, mid: MessageId, arrived: Instant) {
+        if self.by_mid.insert(mid, Awaiting { arrived, told: false }).is_none() {
+            self.order.push_back(mid);
+        }
+        while self.order.len() > AWAITED {
+            if let Some(oldest) = self.order.pop_front() {
+                self.by_mid.remove(&oldest);
+            }
+        }
+    }
+
+    /// The arrival, if the sender was not told yet.
+    fn tell(&mut self, mid: &MessageId) -> Option<Instant> {
+        let awaiting = self.by_mid.get_mut(mid).filter(|awaiting| !awaiting.told)?;
+        awaiting.told = true;
+        Some(awaiting.arrived)
+    }
+
+    fn settle(&mut self, mid: &MessageId) -> Option<Awaiting> {
+        self.by_mid.remove(mid)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,114 @@
+//! A session, as the gateway sees it: what it asks and what it is told. Never Raft itself.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::env::clock::Instant;
+use crate::id::{DeviceId, Epoch, MessageId, Pos, UserId};
+use crate::state::{GapReason, Message, SendRefusal};
+
+/// Who connects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionSpec {
+    /// The user.
+    pub user: UserId,
+    /// The user's device.
+    pub device: DeviceId,
+    /// Hash of the client instance's name.
+    pub instance: u64,
+    /// The instance's attempt number.
+    pub attempt: u64,
+    /// The device is forgotten when its session ends.
+    pub ephemeral: bool,
+}
+
+/// A message to store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outgoing {
+    /// Its id.
+    pub mid: MessageId,
+    /// The recipient.
+    pub to: UserId,
+    /// The wall clock at its arrival, ms since the Unix epoch.
+    pub ts_ms: u64,
+    /// The JSON text as the client sent it.
+    pub body: Bytes,
+    /// When its frame arrived, for the latency.
+    pub arrived: Instant,
+}
+
+/// What a session is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The session lives. The first time, `welcome` the client; again after [`Event::Suspended`], go on as before.
+    Registered {
+        /// Its epoch.
+        epoch: Epoch,
+    },
+    /// Not live for now: deliver nothing until registered again.
+    Suspended,
+    /// There will be no session. Terminal.
+    Refused(Refusal),
+    /// A newer session of the device took over. Terminal.
+    Superseded,
+    /// This node cannot reach the quorum. Terminal.
+    Unavailable,
+    /// The answer to one send; answers come in the order of the sends.
+    Sent {
+        /// The send's token.
+        token: u64,
+        /// The message's id, or why it was refused for good.
+        result: Result<MessageId, SendRefusal>,
+    },
+    /// There may be something to read. Coalesced.
+    Inbox,
+    /// The first of a recipient's devices has a message of this session's device.
+    Delivered {
+        /// The message.
+        mid: MessageId,
+        /// The recipient.
+        by: UserId,
+    },
+}
+
+/// Why a session was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// A newer attempt of the same client is already there (4005).
+    OlderAttempt,
+    /// The user has too many devices (4504).
+    TooManyDevices,
+}
+
+/// One thing read from an inbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Delivery {
+    /// A message.
+    Message {
+        /// What is known of it.
+        message: Arc<Message>,
+        /// Its body, from wherever this replica keeps it.
+        body: Bytes,
+    },
+    /// The device missed messages.
+    Gap {
+        /// Acknowledged like a message's.
+        seq: Pos,
+        /// Why.
+        reason: GapReason,
+        /// How many.
+        lost: u64,
+    },
+}
+
+impl Delivery {
+    /// The position to acknowledge.
+    #[must_use]
+    pub fn seq(&self) -> Pos {
+        match self {
+            Self::Message { message, .. } => message.pos,
+            Self::Gap { seq, .. } => *seq,
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! A live session's grip on the cluster.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::env::clock;
+use crate::handle::Inner;
+use crate::id::{NodeId, Pos};
+use crate::origin::Key;
+use crate::peer::Kind;
+use crate::router::{Mailbox, Notice, Router};
+use crate::session::{Delivery, Event, Outgoing, SessionSpec};
+use crate::state::{Body, Item, Message};
+
+/// A session on this node. Dropping it says that the connection was lost; [`Session::close`] that
+/// the client left in good order.
+pub struct Session {
+    inner: Arc<Inner>,
+    key: Key,
+    spec: SessionSpec,
+    mailbox: Arc<Mailbox>,
+    /// Read but not acknowledged, for the news to their senders.
+    unacked: Mutex<VecDeque<Arc<Message>>>,
+    closed: bool,
+}
+
+impl Session {
+    pub(crate) fn new(inner: Arc<Inner>, key: Key, spec: SessionSpec, mailbox: Arc<Mailbox>) -> Self {
+        Self { inner, key, spec, mailbox, unacked: Mutex::default(), closed: false }
+    }
+
+    /// Who this is.
+    #[must_use]
+    pub fn spec(&self) -> &SessionSpec {
+        &self.spec
+    }
+
+    /// The next thing to know. Cancel-safe.
+    pub async fn next(&self) -> Event {
+        self.mailbox.next().await
+    }
+
+    /// Stores a message; answered by one [`Event::Sent`] with this token, in order of the calls.
+    /// The caller keeps at most `limits.inflight` of them unanswered.
+    pub fn send(&self, token: u64, out: Outgoing) {
+        let mut router = self.inner.router.lock();
+        Router::await_delivery(&mut router, out.mid, out.arrived);
+        router.origin.send(self.key, token, out);
+        drop(router);
+        self.inner.router.work.notify_one();
+    }
+
+    /// Everything read up to `upto` is the client's now.
+    pub fn ack(&self, upto: Pos) {
+        let epoch = {
+            let mut router = self.inner.router.lock();
+            router.origin.ack(self.key, upto, clock::now());
+            router.origin.live(self.key)
+        };
+        self.inner.router.work.notify_one();
+        self.tell_senders(upto, epoch.unwrap_or_default());
+    }
+
+    /// The news goes straight to the senders' nodes; where it is lost, the cursor move tells.
+    fn tell_senders(&self, upto: Pos, epoch: Pos) {
+        let mut notices: BTreeMap<NodeId, Vec<Notice>> = BTreeMap::new();
+        let mut unacked = self.unacked.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(message) = unacked.front().filter(|message| message.pos <= upto) {
+            notices.entry(message.origin).or_default().push(Notice {
+                mid: message.mid,
+                from: message.from.clone(),
+                device: message.device.clone(),
+                by: self.spec.user.clone(),
+                waited: message.pos < epoch,
+            });
+            unacked.pop_front();
+        }
+        if unacked.is_empty() {
+            *unacked = VecDeque::new();
+        }
+        drop(unacked);
+        for (origin, notices) in notices {
+            if origin == self.inner.me {
+                notices.iter().for_each(|notice| self.inner.router.noticed(notice));
+            } else if let Ok(body) = postcard::to_stdvec(&notices) {
+                self.inner.peers.notify(origin, Kind::DELIVERED, body.into());
+            }
+        }
+    }
+
+    /// What waits for this device after `after` (start from [`Pos::ZERO`]): up to `max_count` items
+    /// and about `max_bytes` of bodies, at least one if there is any; nothing while not live.
+    ///
+    /// # Errors
+    /// When a body cannot be read from this replica's checkpoint.
+    pub async fn read(&self, after: Pos, max_count: usize, max_bytes: usize) -> io::Result<Vec<Delivery>> {
+        if self.inner.router.lock().origin.live(self.key).is_none() {
+            return Ok(Vec::new());
+        }
+        let items = self.inner.state().inbox(&self.spec.user, &self.spec.device, after, max_count, max_bytes);
+        let mut deliveries = Vec::with_capacity(items.len());
+        for item in items {
+            deliveries.push(match item {
+                Item::Gap { seq, reason, lost } => Delivery::Gap { seq, reason, lost },
+                Item::Message(message) => {
+                    let body = match &message.body {
+                        Body::Memory(bytes) => bytes.clone(),
+                        Body::Stored(stored) => self.inner.bodies.read(*stored).await?,
+                    };
+                    Delivery::Message { message, body }
+                }
+            });
+        }
+        let mut unacked = self.unacked.lock().unwrap_or_else(PoisonError::into_inner);
+        for delivery in &deliveries {
+            if let Delivery::Message { message, .. } = delivery {
+                unacked.push_back(message.clone());
+            }
+        }
+        Ok(deliveries)
+    }
+
+    /// Ends the session: `clean` when the client said goodbye.
+    pub fn close(mut self, clean: bool) {
+        self.closed = true;
+        self.inner.router.close(self.key, clean);
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if !self.closed {
+            self.inner.router.close(self.key, false);
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! As much of an HTTP client as the tests need.
+
+use std::io;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// An answer.
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+/// `GET path` at `host:port`.
+pub async fn get(addr: &str, path: &str) -> io::Result<Answer> {
+    request(addr, &format!("GET {path} HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\n\r\n")).await
+}
+
+/// `POST path` at `host:port`.
+pub async fn post(addr: &str, path: &str) -> io::Result<Answer> {
+    request(addr, &format!("POST {path} HTTP/1.1\r\nhost: {addr}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"))
+        .await
+}
+
+/// Any request, and everything that comes back until the end.
+pub async fn request(addr: &str, text: &str) -> io::Result<Answer> {
+    let mut stream = TcpStream::connect(addr).await?;
+    stream.write_all(text.as_bytes()).await?;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).await?;
+    let text = String::from_utf8_lossy(&bytes);
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    Ok(Answer { status, head: head.to_owned(), body: body.to_owned() })
+}

@@ -1,0 +1,279 @@
+//! A cluster of real processes, for tests that see it as a user does.
+//!
+//! Everything listens on loopback; every child is ended by its own pid; waiting is for conditions.
+
+#![allow(dead_code)] // Each test binary uses its part.
+
+pub mod http;
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use cluster::env::clock;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long a condition may take before a test gives up. Generous: machines are shared.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Several nodes and the folder they live in.
+pub struct TestCluster {
+    dir: TempDir,
+    nodes: Vec<TestNode>,
+    options: Options,
+}
+
+/// What differs between tests.
+#[derive(Clone, Default)]
+pub struct Options {
+    /// Lines of the `[cluster.limits]` section.
+    pub replicated_limits: String,
+    /// Lines of the `[limits]` section.
+    pub limits: String,
+    /// Lines of the `[auth]` section.
+    pub auth: String,
+}
+
+struct TestNode {
+    child: Option<Child>,
+    http: u16,
+    peer: u16,
+    data: PathBuf,
+    wiped: usize,
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+}
+
+/// Polls until `check` gives something.
+///
+/// # Panics
+/// With `what`, when it takes longer than [`PATIENCE`].
+pub async fn eventually<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = clock::now() + PATIENCE;
+    loop {
+        if let Some(value) = check().await {
+            return value;
+        }
+        assert!(clock::now() < deadline, "gave up waiting: {what}");
+        clock::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+impl TestCluster {
+    /// Starts `nodes` nodes and waits until all are ready.
+    pub async fn start(nodes: usize) -> Self {
+        Self::start_with(nodes, Options::default()).await
+    }
+
+    /// As [`TestCluster::start`], with other limits.
+    pub async fn start_with(nodes: usize, options: Options) -> Self {
+        let mut cluster = Self { dir: TempDir::new().expect("a temporary folder"), nodes: Vec::new(), options };
+        for _ in 0..nodes {
+            cluster.add();
+        }
+        for index in 0..nodes {
+            cluster.ready(index).await;
+        }
+        if nodes >= 3 {
+            cluster.voters(3).await;
+        }
+        cluster
+    }
+
+    /// Starts one more node; does not wait for it.
+    pub fn add(&mut self) -> usize {
+        let index = self.nodes.len();
+        let (http, peer) = (free_port(), free_port());
+        let data = self.dir.path().join(format!("node-{index}"));
+        self.nodes.push(TestNode { child: None, http, peer, data, wiped: 0 });
+        self.restart(index);
+        index
+    }
+
+    /// Starts a node that is down, on its data.
+    pub fn restart(&mut self, index: usize) {
+        assert!(self.nodes[index].child.is_none(), "node {index} runs");
+        let config = self.write_config(index);
+        let log = fs::File::options().create(true).append(true).open(self.log_path(index)).expect("a log file");
+        let child = Command::new(env!("CARGO_BIN_EXE_im-gateway"))
+            .args(["serve", "--config"])
+            .arg(config)
+            .env_remove("IMGW_JWT_SECRET")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .spawn()
+            .expect("the node starts");
+        self.nodes[index].child = Some(child);
+    }
+
+    fn log_path(&self, index: usize) -> PathBuf {
+        self.dir.path().join(format!("node-{index}.log"))
+    }
+
+    /// What a node has logged so far.
+    pub fn log(&self, index: usize) -> String {
+        fs::read_to_string(self.log_path(index)).unwrap_or_default()
+    }
+
+    fn write_config(&self, index: usize) -> PathBuf {
+        let node = &self.nodes[index];
+        let others: Vec<String> = (0..self.nodes.len())
+            .filter(|other| *other != index)
+            .map(|other| format!("\"127.0.0.1:{}\"", self.nodes[other].peer))
+            .collect();
+        let text = format!(
+            "dev = true\ndata = {data:?}\n\
+             [listen]\nhttp = \"127.0.0.1:{http}\"\npeer = \"127.0.0.1:{peer}\"\n\
+             [log]\nlevel = \"info\"\nformat = \"json\"\n\
+             [auth]\n{auth}\n[limits]\n{limits}\n\
+             [cluster]\nbootstrap = {bootstrap}\njoin = [{others}]\n[cluster.limits]\n{replicated}\n",
+            data = node.data,
+            http = node.http,
+            peer = node.peer,
+            auth = self.options.auth,
+            limits = self.options.limits,
+            bootstrap = index == 0 && node.wiped == 0,
+            others = others.join(","),
+            replicated = self.options.replicated_limits,
+        );
+        let path = self.dir.path().join(format!("node-{index}.toml"));
+        fs::write(&path, text).expect("a configuration file");
+        path
+    }
+
+    /// SIGKILL: what a crash of the process is.
+    pub fn kill(&mut self, index: usize) {
+        let mut child = self.nodes[index].child.take().expect("the node runs");
+        child.kill().expect("the child is ours");
+        child.wait().expect("the child has ended");
+    }
+
+    /// Sends a signal to a node's process (SIGSTOP, SIGCONT, SIGTERM).
+    pub fn signal(&self, index: usize, signal: i32) {
+        let pid = self.nodes[index].child.as_ref().expect("the node runs").id();
+        // SAFETY: the process is our own child and has not been waited for.
+        assert_eq!(unsafe { libc::kill(i32::try_from(pid).expect("a pid"), signal) }, 0);
+    }
+
+    /// Waits for a node's process to end; its exit code.
+    pub async fn ended(&mut self, index: usize) -> Option<i32> {
+        let mut child = self.nodes[index].child.take().expect("the node runs");
+        eventually("the process ends", async || child.try_wait().expect("the child is ours")).await.code()
+    }
+
+    /// Deletes the data of a node that is down.
+    pub fn wipe(&mut self, index: usize) {
+        assert!(self.nodes[index].child.is_none(), "node {index} runs");
+        fs::remove_dir_all(&self.nodes[index].data).expect("the data folder");
+        self.nodes[index].wiped += 1;
+    }
+
+    /// Nodes ever started.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// A node's data folder.
+    pub fn data(&self, index: usize) -> &Path {
+        &self.nodes[index].data
+    }
+
+    /// `127.0.0.1:port` of a node's client side.
+    pub fn addr(&self, index: usize) -> String {
+        format!("127.0.0.1:{}", self.nodes[index].http)
+    }
+
+    /// The WebSocket URL of a node.
+    pub fn url(&self, index: usize) -> String {
+        format!("ws://{}/ws", self.addr(index))
+    }
+
+    /// The WebSocket URLs of all nodes, this one first.
+    pub fn urls_from(&self, first: usize) -> Vec<String> {
+        (0..self.nodes.len()).map(|offset| self.url((first + offset) % self.nodes.len())).collect()
+    }
+
+    /// Waits until a node is ready.
+    pub async fn ready(&mut self, index: usize) {
+        let deadline = clock::now() + PATIENCE;
+        loop {
+            if http::get(&self.addr(index), "/ready").await.is_ok_and(|answer| answer.status == 200) {
+                return;
+            }
+            if let Some(child) = &mut self.nodes[index].child
+                && let Ok(Some(status)) = child.try_wait()
+            {
+                panic!("node {index} ended with {status}:\n{}", self.log(index));
+            }
+            assert!(clock::now() < deadline, "node {index} is not ready:\n{}", self.log(index));
+            clock::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// `/admin/status` of a node.
+    pub async fn status(&self, index: usize) -> Option<Value> {
+        let answer = http::get(&self.addr(index), "/admin/status").await.ok()?;
+        (answer.status == 200).then(|| serde_json::from_str(&answer.body).expect("status is JSON"))
+    }
+
+    /// The value of one series of a node's `/metrics`.
+    pub async fn metric(&self, index: usize, series: &str) -> Option<f64> {
+        let answer = http::get(&self.addr(index), "/metrics").await.ok()?;
+        let line = answer.body.lines().find(|line| line.starts_with(series) && !line.starts_with('#'))?;
+        line.rsplit(' ').next()?.parse().ok()
+    }
+
+    /// Waits until the cluster has `count` voters.
+    pub async fn voters(&self, count: usize) {
+        eventually("enough voters", async || {
+            let status = self.status(self.running().next()?).await?;
+            let voters = status["nodes"].as_array()?.iter().filter(|node| node["role"] == "voter").count();
+            (voters == count).then_some(())
+        })
+        .await;
+    }
+
+    /// Which node leads.
+    pub async fn leader(&self) -> usize {
+        eventually("a leader", async || {
+            for index in self.running() {
+                let status = self.status(index).await?;
+                if status["role"] == "leader" && status["not_ready"].as_array().is_some_and(Vec::is_empty) {
+                    return Some(index);
+                }
+            }
+            None
+        })
+        .await
+    }
+
+    /// Nodes whose process was not ended by the test.
+    pub fn running(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.nodes.len()).filter(|index| self.nodes[*index].child.is_some())
+    }
+}
+
+impl Drop for TestCluster {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            if let Some(child) = &mut node.child {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+        }
+        if std::thread::panicking() {
+            for index in 0..self.nodes.len() {
+                let log = self.log(index);
+                let tail: Vec<&str> = log.lines().rev().take(15).collect();
+                eprintln!("-- node {index}, its last lines, newest first --\n{}", tail.join("\n"));
+            }
+        }
+    }
+}
