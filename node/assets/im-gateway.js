@@ -1,0 +1,425 @@
+/**
+ * A client of im-gateway for browsers: the protocol `imgw.v1.json` without any user interface.
+ *
+ * It keeps one connection to any of several nodes, moves to another one when that is lost, and
+ * keeps these promises:
+ *
+ *  - A message that was sent stays in the outbox until its fate is known. After a reconnect,
+ *    what had no answer is repeated first, in order, with the same key and the same bytes, so
+ *    that the cluster recognises it.
+ *  - A message is handed to `onMessage` once and acknowledged after that has returned. If it
+ *    throws, the message is not acknowledged, and comes again.
+ *
+ *     const client = new ImGateway({
+ *       urls: ["ws://127.0.0.1:8080/ws", "ws://127.0.0.1:8081/ws"],
+ *       token: async () => (await fetch("/token")).text(),
+ *       device: "phone-1",
+ *       onMessage: (message) => console.log(message.from, message.body),
+ *     });
+ *     client.start();
+ *     const { mid } = await client.send("bob", { text: "hello" });   // stored on a quorum
+ */
+
+const PROTOCOL = "imgw.v1.json";
+/** How long a node may take from the first byte to `welcome`. */
+const CONNECT_TIMEOUT_MS = 10_000;
+/** The first delay before a reconnect is drawn below this, later ones below twice as much … */
+const FIRST_DELAY_MS = 250;
+/** … up to this. */
+const LONGEST_DELAY_MS = 8_000;
+/** A connection that held this long lets the delays start over. */
+const STEADY_AFTER_MS = 5_000;
+/** The cluster recognises a repeated message for an hour; after it a repeat could be a second one. */
+const REPEAT_FOR_MS = 3_600_000;
+/** Acks are spared, not delayed: one at once, the next ones together. */
+const ACK_EVERY_MS = 50;
+/** How long after a new token could not be had it is asked for again. */
+const REFRESH_AGAIN_MS = 30_000;
+/** How many message ids are remembered in order to hand none of them out twice. */
+const SEEN_LIMIT = 4_096;
+/** How many messages may wait in the outbox. */
+const OUTBOX_LIMIT = 1_000;
+/** Until a node tells its own. */
+const DEFAULT_LIMITS = { frame_bytes: 65_536, inflight: 256 };
+
+/** Close codes after which a client must not come back by itself, and what they mean. */
+const FINAL_CODES = {
+  1000: "The node said goodbye.",
+  1003: "The node refuses binary frames.",
+  1009: "A message was larger than the node takes.",
+  4500: "The node does not accept the token.",
+  4501: "The token has expired.",
+  4502: "This device is open elsewhere.",
+  4503: "The node says that this client broke the protocol.",
+  4504: "This user has as many devices as allowed.",
+};
+
+/** Close codes after which it does, in a person's words. */
+const PASSING_CODES = {
+  1001: "The node went away.",
+  1006: "The connection was lost.",
+  1012: "The node restarts.",
+  1013: "The node is overloaded.",
+  4001: "The node cannot reach the rest of its cluster.",
+  4002: "The node heard nothing from here for too long.",
+  4003: "The node got no hello in time.",
+  4004: "This client reads too slowly.",
+  4005: "A newer connection of this client is already there.",
+};
+
+/** Why a message was not sent: `code` is the node's error code, or `too_large`, `outbox_full`, `closed`, or `unknown`. */
+export class SendError extends Error {
+  constructor(code, message) {
+    super(message);
+    this.name = "SendError";
+    this.code = code;
+  }
+}
+
+export class ImGateway {
+  /** One client among all, for as long as this object lives. */
+  #instance = randomHex(16);
+  /** Grows with each connection, so that the cluster can tell the newer one. */
+  #attempt = 0;
+  /** Messages without an answer, oldest first. The first `#link.sent` of them are on the wire. */
+  #outbox = [];
+  /** The connection that has its welcome, and the one that is being made. Usually there is one of the two. */
+  #link = null;
+  #dialing = null;
+  #state = { name: "stopped", code: 0, reason: "Not started." };
+  #seen;
+  #gapSeq = 0;
+  #urls = [];
+  #limits = DEFAULT_LIMITS;
+  #failures = 0;
+  #retryTimer = 0;
+  /** The last `go_away.after_ms`: the span over which clients of a restarting node spread. */
+  #spreadMs = 1_000;
+
+  /**
+   * @param {object} options
+   * @param {string[]} options.urls WebSocket addresses of nodes; the first is tried first.
+   * @param {() => Promise<string>} options.token asked for a JWT at each connection. If it throws
+   *   an error with `final: true`, the client stops, else it tries again.
+   * @param {string} options.device this device; no other running client of the user may have it.
+   * @param {boolean} [options.ephemeral] forget the device at `close()`.
+   * @param {Iterable<string>} [options.seen] ids of messages that the application has already.
+   * @param {(message: {mid, from, device, to, group, ts, seq, body}) => void} options.onMessage
+   * @param {(delivered: {mid: string, by: string}) => void} [options.onDelivered] a device of
+   *   `by` has the message. This may come before `send` has resolved.
+   * @param {(gap: {seq: number, reason: string, lost: number}) => void} [options.onGap]
+   *   messages that this device missed for good.
+   * @param {(state: {name: "connecting"|"online"|"waiting"|"stopped"}) => void} [options.onState]
+   */
+  constructor(options) {
+    this.options = { ephemeral: false, onDelivered() {}, onGap() {}, onState() {}, ...options };
+    this.#seen = new Set(options.seen);
+    this.setUrls(options.urls);
+  }
+
+  /** What the connection is doing, as last told to `onState`. */
+  get state() {
+    return this.#state;
+  }
+
+  /** Replaces the addresses; a connection that stands is left alone. */
+  setUrls(urls) {
+    const known = this.#urls.filter((url) => urls.includes(url));
+    this.#urls = [...known, ...urls.filter((url) => !known.includes(url))];
+  }
+
+  /** Connects, and stays connected until `close`, or until a node says that it makes no sense. */
+  start() {
+    if (this.#state.name === "stopped") {
+      this.#failures = 0;
+      this.#dial(this.#urls[0]);
+    }
+  }
+
+  /** Cuts a wait for the next attempt short: the network is back, or somebody looks at the page again. */
+  retryNow() {
+    if (this.#state.name === "waiting") this.#dial(this.#urls[0]);
+  }
+
+  /** Moves to another node. The connection that stands is used until the other one is there. */
+  moveTo(url) {
+    if (this.#state.name !== "stopped" && this.#link?.url !== url) this.#dial(url);
+  }
+
+  /** Leaves for good. What is in the outbox is given up; it may have been stored or not. */
+  close() {
+    this.#stop(1000, "Closed.");
+    for (const entry of this.#outbox.splice(0)) {
+      entry.reject(new SendError(entry.firstSentAt ? "unknown" : "closed", "The client was closed."));
+    }
+  }
+
+  /**
+   * Sends a message. Resolves with `{mid}` once it is stored on a quorum: then it will be
+   * delivered. Rejects with a `SendError`: with code `unknown` nobody can say whether it was
+   * stored; with any other nobody has seen it or will.
+   *
+   * An application that outlives this object (a page that is reloaded) can repeat a message of
+   * the same device under the `key` that it had, before any new one; `firstSentAt` is then the
+   * time of its first sending, in ms since the Unix epoch.
+   */
+  send(to, body, { key = randomHex(16), firstSentAt = 0 } = {}) {
+    return new Promise((resolve, reject) => {
+      // Bytes matter: the id of the message is a hash over the body as it is on the wire.
+      const frame = `{"to":${JSON.stringify(to)},"key":${JSON.stringify(key)},"body":${JSON.stringify(body ?? null)}}`;
+      const bytes = new TextEncoder().encode(sendFrame(Number.MAX_SAFE_INTEGER, frame)).length;
+      const entry = { frame, bytes, firstSentAt, resolve, reject };
+      if (this.#refuseTooLarge(entry)) return;
+      if (this.#outbox.length >= OUTBOX_LIMIT) {
+        return reject(new SendError("outbox_full", "Too many messages are waiting to be sent."));
+      }
+      this.#outbox.push(entry);
+      this.#transmit();
+    });
+  }
+
+  // ---- the connection ----
+
+  async #dial(url) {
+    clearTimeout(this.#retryTimer);
+    if (this.#dialing) this.#discard(this.#dialing);
+    const link = { url, ws: null, sent: 0, nextId: 2, waiting: new Map(), seq: 0, acked: 0, ackedAt: -Infinity };
+    this.#dialing = link;
+    if (!this.#link) this.#setState({ name: "connecting", url });
+    link.deadline = setTimeout(() => this.#lost(link, 0, "The node did not answer in time."), CONNECT_TIMEOUT_MS);
+    let token;
+    try {
+      token = await this.options.token();
+    } catch (error) {
+      if (this.#dialing === link) {
+        if (error.final) this.#stop(0, error.message);
+        else this.#lost(link, 0, error.message);
+      }
+      return;
+    }
+    if (this.#dialing !== link) return;
+    const { device, ephemeral } = this.options;
+    const hello = { token, device, instance: this.#instance, attempt: ++this.#attempt, ephemeral };
+    link.refreshAt = refreshTime(token);
+    const ws = (link.ws = new WebSocket(url, PROTOCOL));
+    ws.onopen = () => ws.send(JSON.stringify({ id: 1, hello }));
+    ws.onmessage = (event) => this.#receive(link, event.data);
+    ws.onclose = (event) => this.#lost(link, event.code, event.reason);
+  }
+
+  #welcome(link, welcome) {
+    clearTimeout(link.deadline);
+    const old = this.#link;
+    this.#link = link;
+    this.#dialing = null;
+    if (old) this.#discard(old);
+    this.#limits = { ...DEFAULT_LIMITS, ...welcome.limits };
+    link.steady = setTimeout(() => (this.#failures = 0), STEADY_AFTER_MS);
+    link.watchdog = setInterval(() => this.#watch(link, 2 * welcome.ping_ms), welcome.ping_ms / 4);
+    this.#setState({ name: "online", url: link.url, node: welcome.node, session: welcome.session });
+    this.#transmit();
+  }
+
+  /** A node that says nothing for two heartbeats is gone, whatever the operating system believes. */
+  #watch(link, silenceMs) {
+    this.#giveUpOld();
+    if (performance.now() - link.heardAt > silenceMs) this.#lost(link, 0, "The node has fallen silent.");
+    else if (Date.now() > link.refreshAt) this.#refresh(link);
+  }
+
+  /** The node gets a new token while the old one has a third of its life left. */
+  async #refresh(link) {
+    link.refreshAt = Infinity;
+    try {
+      const token = await this.options.token();
+      if (link !== this.#link) return;
+      link.ws.send(JSON.stringify({ id: link.nextId++, refresh: { token } }));
+      link.refreshAt = refreshTime(token);
+    } catch {
+      link.refreshAt = Date.now() + REFRESH_AGAIN_MS;
+    }
+  }
+
+  /** A connection, or an attempt at one, has ended. */
+  #lost(link, code, reason) {
+    const wasInUse = link === this.#link;
+    if (!wasInUse && link !== this.#dialing) return;
+    if (wasInUse) this.#link = null;
+    else this.#dialing = null;
+    this.#discard(link);
+    // While we are moving, it is our own newer connection that replaces the older one.
+    const final = code in FINAL_CODES || (code >= 4500 && code <= 4999);
+    if (final && !(code === 4502 && this.#dialing)) return this.#stop(code, FINAL_CODES[code] ?? reason, reason);
+    if (this.#link || this.#dialing) return;
+    this.#urls = [...this.#urls.filter((url) => url !== link.url), link.url].filter((url) => this.#urls.includes(url));
+    this.#retryLater(code, PASSING_CODES[code] ?? (reason || `The connection was closed (${code}).`));
+  }
+
+  #retryLater(code, reason) {
+    const round = Math.floor(this.#failures++ / this.#urls.length) + (code === 1013 ? 2 : 0);
+    const backoffMs = Math.min(FIRST_DELAY_MS * 2 ** round, LONGEST_DELAY_MS);
+    const delayMs = Math.random() * (code === 1012 ? Math.max(this.#spreadMs, backoffMs) : backoffMs);
+    this.#retryTimer = setTimeout(() => this.#dial(this.#urls[0]), delayMs);
+    this.#setState({ name: "waiting", code, reason, delayMs, next: this.#urls[0] });
+  }
+
+  #stop(code, reason, detail = "") {
+    clearTimeout(this.#retryTimer);
+    for (const link of [this.#link, this.#dialing]) if (link) this.#discard(link, code === 1000);
+    this.#link = this.#dialing = null;
+    this.#setState({ name: "stopped", code, reason, detail });
+  }
+
+  /** Lets go of a socket. Only code 1000 tells the node that this device is done. */
+  #discard(link, done = false) {
+    clearTimeout(link.deadline);
+    clearTimeout(link.steady);
+    clearTimeout(link.ackTimer);
+    clearInterval(link.watchdog);
+    if (!link.ws) return;
+    link.ws.onopen = link.ws.onmessage = link.ws.onclose = null;
+    if (done) {
+      this.#ack(link);
+      link.ws.close(1000);
+    } else {
+      link.ws.close(3000, "moving on");
+    }
+  }
+
+  #setState(state) {
+    this.#state = state;
+    this.options.onState(state);
+  }
+
+  // ---- frames ----
+
+  #receive(link, text) {
+    link.heardAt = performance.now();
+    const frame = JSON.parse(text);
+    if (frame.welcome) this.#welcome(link, frame.welcome);
+    else if (frame.msg) this.#deliver(link, frame.seq, () => this.#surface(frame.seq, frame.msg));
+    else if (frame.gap) this.#deliver(link, frame.seq, () => this.#tellGap(frame.seq, frame.gap));
+    else if (frame.ok || frame.error) this.#answer(link, frame);
+    else if (frame.delivered) this.options.onDelivered(frame.delivered);
+    else if (frame.ping) link.ws.send('{"pong":{}}');
+    else if (frame.go_away) this.#leave(link, frame.go_away);
+    // Types that only newer nodes know are none of our business.
+  }
+
+  /** What carries a `seq` is handed over in order and acknowledged when the application has it. */
+  #deliver(link, seq, handOver) {
+    try {
+      handOver();
+    } catch (error) {
+      this.#lost(link, 0, "The application could not take a message.");
+      throw error;
+    }
+    link.seq = Math.max(link.seq, seq);
+    if (performance.now() - link.ackedAt >= ACK_EVERY_MS) this.#ack(link);
+    else link.ackTimer ||= setTimeout(() => this.#ack(link), ACK_EVERY_MS);
+  }
+
+  #surface(seq, message) {
+    if (this.#seen.has(message.mid)) return;
+    this.options.onMessage({ seq, ...message });
+    this.#seen.add(message.mid);
+    if (this.#seen.size > SEEN_LIMIT) this.#seen.delete(this.#seen.values().next().value);
+  }
+
+  #tellGap(seq, gap) {
+    if (seq <= this.#gapSeq) return;
+    this.options.onGap({ seq, ...gap });
+    this.#gapSeq = seq;
+  }
+
+  #ack(link) {
+    clearTimeout(link.ackTimer);
+    link.ackTimer = 0;
+    if (link.seq <= link.acked || link.ws.readyState !== WebSocket.OPEN) return;
+    link.ws.send(`{"ack":${link.seq}}`);
+    link.acked = link.seq;
+    link.ackedAt = performance.now();
+  }
+
+  #leave(link, { after_ms: afterMs, url }) {
+    this.#spreadMs = afterMs;
+    const next = url ?? this.#urls.find((other) => other !== link.url) ?? link.url;
+    clearTimeout(this.#retryTimer);
+    this.#retryTimer = setTimeout(() => this.#link === link && this.#dial(next), Math.random() * afterMs);
+  }
+
+  // ---- the outbox ----
+
+  /** Puts on the wire, oldest first, as much as may be unanswered at a time. */
+  #transmit() {
+    const link = this.#link;
+    if (!link) return;
+    this.#giveUpOld();
+    while (link.sent < Math.min(this.#outbox.length, this.#limits.inflight)) {
+      const entry = this.#outbox[link.sent];
+      if (this.#refuseTooLarge(entry)) {
+        this.#forget(link, entry);
+        continue;
+      }
+      link.sent++;
+      const id = link.nextId++;
+      entry.firstSentAt ||= Date.now();
+      link.waiting.set(id, entry);
+      link.ws.send(sendFrame(id, entry.frame));
+    }
+  }
+
+  /** The limit may become known, or smaller, while a message waits. */
+  #refuseTooLarge(entry) {
+    const limit = this.#limits.frame_bytes;
+    if (entry.firstSentAt || entry.bytes <= limit) return false;
+    entry.reject(new SendError("too_large", `The message is too long: ${entry.bytes} bytes, ${limit} are allowed.`));
+    return true;
+  }
+
+  #answer(link, { id, ok, error }) {
+    const entry = link.waiting.get(id);
+    if (!entry) return;
+    link.waiting.delete(id);
+    this.#forget(link, entry);
+    if (ok) entry.resolve(ok);
+    else entry.reject(new SendError(error.code, error.message));
+    this.#transmit();
+  }
+
+  /** After an hour a repeat might be taken for a new message: the fate of these stays unknown. */
+  #giveUpOld() {
+    const before = Date.now() - REPEAT_FOR_MS;
+    for (const entry of this.#outbox.filter((entry) => entry.firstSentAt && entry.firstSentAt < before)) {
+      this.#forget(this.#link, entry);
+      entry.reject(new SendError("unknown", "No answer for an hour: it may have been stored or not."));
+    }
+  }
+
+  #forget(link, entry) {
+    const place = this.#outbox.indexOf(entry);
+    if (place < 0) return;
+    this.#outbox.splice(place, 1);
+    if (link && place < link.sent) link.sent--;
+  }
+}
+
+function sendFrame(id, frame) {
+  return `{"id":${id},"send":${frame}}`;
+}
+
+/** When two thirds of a JWT's remaining life are over; never, if it does not say. */
+function refreshTime(token) {
+  try {
+    const { exp } = JSON.parse(atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/")));
+    const now = Date.now();
+    return Number.isFinite(exp) ? now + ((exp * 1000 - now) * 2) / 3 : Infinity;
+  } catch {
+    return Infinity;
+  }
+}
+
+function randomHex(bytes) {
+  const random = crypto.getRandomValues(new Uint8Array(bytes));
+  return Array.from(random, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
