@@ -72,18 +72,14 @@ impl Register {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether there is room for one more.
-    fn admit(&self, link: &Established) -> Result<(), Refusal> {
-        let one_off = |accepted: &&Accepted| accepted.one_off;
-        if link.one_off && self.books().links.values().filter(one_off).count() >= MAX_ONE_OFF {
-            return Err(Refusal::Busy);
-        }
-        Ok(())
-    }
-
-    fn enter(&self, link: &Established) -> Entry<'_> {
+    /// Enters an authenticated link; a lasting one replaces its node's older one.
+    fn enter(&self, link: &Established) -> Result<Entry<'_>, Refusal> {
         let mut books = self.books();
-        if !link.one_off {
+        if link.one_off {
+            if books.links.values().filter(|accepted| accepted.one_off).count() >= MAX_ONE_OFF {
+                return Err(Refusal::Busy);
+            }
+        } else {
             for older in books.links.values().filter(|older| older.node == link.node && !older.one_off) {
                 older.stop.set();
             }
@@ -92,12 +88,9 @@ impl Register {
         let id = books.last;
         let stop = Arc::new(Stop::default());
         books.links.insert(id, Accepted { node: link.node, one_off: link.one_off, stop: stop.clone() });
-        let idle: Vec<_> = books.rooms.iter().filter(|(_, room)| room.is_idle()).map(|(node, _)| *node).collect();
-        for node in idle {
-            books.rooms.remove(&node);
-        }
+        books.rooms.retain(|_, room| !room.is_idle());
         let room = books.rooms.entry(link.node).or_insert_with(serve::room).clone();
-        Entry { register: self, id, stop, room }
+        Ok(Entry { register: self, id, stop, room })
     }
 
     /// Ends all links.
@@ -157,11 +150,11 @@ async fn welcome(inner: Arc<Inner>, mut conn: BoxConn, handler: Arc<dyn Handler>
     let greeted = tokio::select! {
         biased;
         () = inner.stop.wait() => return,
-        greeted = greet::accept(&mut conn, &inner.secret, inner.me, |link| inner.register.admit(link)) => greeted,
+        greeted = greet::accept(&mut conn, &inner.secret, inner.me, |link| inner.register.enter(link)) => greeted,
     };
     drop(place);
     match greeted {
-        Ok(link) => serve_link(&inner, conn, &link, addr, handler).await,
+        Ok((link, entry)) => serve_link(&inner, conn, &link, &entry, handler).await,
         Err(error) => refused(&inner, addr, error),
     }
 }
@@ -174,19 +167,20 @@ fn refused(inner: &Inner, addr: SocketAddr, error: GreetError) {
     }
 }
 
-async fn serve_link(inner: &Inner, conn: BoxConn, link: &Established, addr: SocketAddr, handler: Arc<dyn Handler>) {
-    let entry = inner.register.enter(link);
+async fn serve_link(inner: &Inner, conn: BoxConn, link: &Established, entry: &Entry<'_>, handler: Arc<dyn Handler>) {
     if inner.stop.is_set() {
         return;
     }
     if !link.one_off {
         inner.poke(link.node);
     }
+    let addr = conn.peer_addr();
     tracing::debug!(peer = %link.node, %addr, one_off = link.one_off, "peer link accepted");
-    let server = Server { from: link.node, handler, room: entry.room.clone(), outbox: Arc::new(Outbox::default()) };
+    let outbox = Arc::new(Outbox::default());
+    let server = Server { from: link.node, handler, room: entry.room.clone(), outbox };
     let end = match server.run(conn, &entry.stop).await {
         LinkEnd::Stopped if !inner.stop.is_set() => LinkEnd::Replaced,
         end => end,
     };
-    tracing::debug!(peer = %link.node, %addr, reason = %end, "peer link accepted before has ended");
+    tracing::debug!(peer = %link.node, %addr, reason = %end, "an accepted peer link has ended");
 }

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::frame::{Frame, FrameType, MAX_PAYLOAD};
 use super::limits::{MAX_NOTIFIES, MAX_NOTIFY_BYTES, MAX_PENDING, MAX_PENDING_BYTES};
-use super::outbox::{Budget, Outbox};
+use super::outbox::{Budget, Hold, Outbox};
 use super::stop::Stop;
 use super::wire::{self, FrameReader, LinkEnd, Pulse};
 use super::{Kind, PeerError};
@@ -27,6 +27,8 @@ type Answer = Result<Bytes, String>;
 struct Pending {
     last_id: u64,
     waiting: BTreeMap<u64, oneshot::Sender<Answer>>,
+    /// Requesters without room.
+    in_line: usize,
     closed: bool,
 }
 
@@ -36,6 +38,7 @@ pub(super) struct Caller {
     requests: Budget,
     notifies: Budget,
     pending: Mutex<Pending>,
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl Caller {
@@ -45,6 +48,7 @@ impl Caller {
             requests: Budget::new(MAX_PENDING, MAX_PENDING_BYTES),
             notifies: Budget::new(MAX_NOTIFIES, MAX_NOTIFY_BYTES),
             pending: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
         }
     }
 
@@ -57,29 +61,19 @@ impl Caller {
         (self.outbox.len(), self.requests.held())
     }
 
-    /// Sends a request and waits for its answer. If there is room, the request is queued before
-    /// the first wait, so that calls of one task leave in their order.
+    /// Sends a request and waits for its answer. Requests leave in the order of the first polls.
     pub(super) async fn request(&self, kind: Kind, body: Bytes, deadline: Duration) -> Result<Bytes, PeerError> {
         if body.len() > MAX_PAYLOAD {
             return Err(PeerError::TooLarge(body.len()));
         }
         let until = clock::now() + deadline;
-        let hold = match self.requests.try_hold(body.len()) {
-            Some(hold) => hold,
-            None => match clock::timeout_at(until, self.requests.hold(body.len())).await {
-                Ok(Some(hold)) => hold,
-                Ok(None) => return Err(PeerError::Down),
-                Err(clock::Elapsed) => return Err(PeerError::Deadline),
-            },
+        let mut sent = match self.send_now(kind, &body) {
+            Some(sent) => sent?,
+            None => {
+                clock::timeout_at(until, self.send_in_turn(kind, body)).await.map_err(|_| PeerError::Deadline)??
+            }
         };
-        // Shared with the frame: as long as the frame is queued, it counts.
-        let hold = Arc::new(hold);
-        let mut expected = self.expect().ok_or(PeerError::Down)?;
-        let frame = Frame { frame_type: FrameType::Request, kind, id: expected.id, payload: body };
-        if !self.outbox.push(frame, Some(hold.clone())) {
-            return Err(PeerError::Down);
-        }
-        match clock::timeout_at(until, &mut expected.answer).await {
+        match clock::timeout_at(until, &mut sent.answer).await {
             Ok(Ok(Ok(body))) => Ok(body),
             Ok(Ok(Err(reason))) => Err(PeerError::Remote(reason)),
             Ok(Err(_)) => Err(PeerError::Closed),
@@ -95,16 +89,43 @@ impl Caller {
         }
     }
 
-    fn expect(&self) -> Option<Expected<'_>> {
-        let (sender, answer) = oneshot::channel();
-        let mut pending = self.pending();
-        if pending.closed {
+    /// Sends if there is room and nobody waits for it.
+    fn send_now(&self, kind: Kind, body: &Bytes) -> Option<Result<Sent<'_>, PeerError>> {
+        let pending = self.pending();
+        if pending.in_line > 0 {
             return None;
         }
-        pending.last_id += 1;
-        let id = pending.last_id;
+        let hold = self.requests.try_hold(body.len())?;
+        Some(self.send(pending, kind, body.clone(), hold))
+    }
+
+    /// Sends after those who came before. One at a time waits for room, the others for their turn:
+    /// many waiting at the budget itself could be woken by several threads, out of order.
+    async fn send_in_turn(&self, kind: Kind, body: Bytes) -> Result<Sent<'_>, PeerError> {
+        let _place = Place::take(self);
+        let _turn = self.turn.lock().await;
+        let hold = self.requests.hold(body.len()).await.ok_or(PeerError::Down)?;
+        self.send(self.pending(), kind, body, hold)
+    }
+
+    fn send(
+        &self,
+        mut pending: MutexGuard<'_, Pending>,
+        kind: Kind,
+        body: Bytes,
+        hold: Hold,
+    ) -> Result<Sent<'_>, PeerError> {
+        // Shared with the frame: as long as it is queued, it counts.
+        let hold = Arc::new(hold);
+        let id = pending.last_id + 1;
+        let frame = Frame { frame_type: FrameType::Request, kind, id, payload: body };
+        if pending.closed || !self.outbox.push(frame, Some(hold.clone())) {
+            return Err(PeerError::Down);
+        }
+        pending.last_id = id;
+        let (sender, answer) = oneshot::channel();
         pending.waiting.insert(id, sender);
-        Some(Expected { caller: self, id, answer })
+        Ok(Sent { caller: self, id, answer, _hold: hold })
     }
 
     /// Runs the link until it ends; all requests have failed when this returns.
@@ -159,15 +180,32 @@ impl Caller {
     }
 }
 
-/// A place among those who wait for an answer, given up when dropped.
-struct Expected<'a> {
+/// A request under way, given up when dropped.
+struct Sent<'a> {
     caller: &'a Caller,
     id: u64,
     answer: oneshot::Receiver<Answer>,
+    _hold: Arc<Hold>,
 }
 
-impl Drop for Expected<'_> {
+impl Drop for Sent<'_> {
     fn drop(&mut self) {
         self.caller.pending().waiting.remove(&self.id);
+    }
+}
+
+/// A place among those who wait for room.
+struct Place<'a>(&'a Caller);
+
+impl<'a> Place<'a> {
+    fn take(caller: &'a Caller) -> Self {
+        caller.pending().in_line += 1;
+        Self(caller)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.pending().in_line -= 1;
     }
 }

@@ -52,20 +52,20 @@ pub(super) async fn dial(
 }
 
 /// The acceptor's part. `admit` has the last word about an authenticated dialer.
-pub(super) async fn accept(
+pub(super) async fn accept<T>(
     conn: &mut BoxConn,
     secret: &Secret,
     me: NodeId,
-    admit: impl FnOnce(&Established) -> Result<(), Refusal>,
-) -> Result<Established, GreetError> {
+    admit: impl FnOnce(&Established) -> Result<T, Refusal>,
+) -> Result<(Established, T), GreetError> {
     within(async {
         let outcome = async {
             let (accepting, challenge) = Accepting::start(secret, me, nonce(), &read(conn).await?)?;
             write(conn, &challenge).await?;
             let (established, welcome) = accepting.proved(&read(conn).await?)?;
-            admit(&established).map_err(HandshakeError::Refused)?;
+            let admitted = admit(&established).map_err(HandshakeError::Refused)?;
             write(conn, &welcome).await?;
-            Ok(established)
+            Ok((established, admitted))
         }
         .await;
         if let Err(GreetError::Handshake(error)) = outcome {

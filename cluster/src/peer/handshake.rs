@@ -174,7 +174,8 @@ impl<'a> Dialing<'a> {
         Self::start_as(secret, me, want, nonce, (OLDEST, VERSION))
     }
 
-    fn start_as(
+    /// Begins as one who speaks versions `oldest` to `version`.
+    pub(super) fn start_as(
         secret: &'a Secret,
         me: NodeId,
         want: Option<NodeId>,

@@ -24,9 +24,6 @@ pub const MAX_HANDLERS: usize = 1024;
 /// Bytes of one node's requests being handled at once; beyond that its link is not read.
 pub const MAX_HANDLER_BYTES: usize = super::frame::MAX_PAYLOAD;
 
-/// Bytes of answers queued on one link before it is not read any further.
-pub const MAX_ANSWER_BYTES: usize = super::frame::MAX_PAYLOAD;
-
 /// Longest reason text sent with a failed request, in bytes.
 pub const MAX_REASON: usize = 4096;
 
@@ -37,9 +34,10 @@ pub const PING_EVERY: Duration = Duration::from_millis(250);
 /// timer, so a process that was itself stopped for long does not blame its peers.
 pub const SILENT_TICKS: u32 = 6;
 
-/// The kernel fails a link whose written data stays unacknowledged this long. A little above the
-/// silence limit, so that the clearer reason comes first.
-pub const USER_TIMEOUT: Duration = Duration::from_secs(2);
+/// The system fails a stream whose written data stays unacknowledged this long. Silence is found
+/// sooner; this is for what the system still tries to send after a link was closed. Well above what
+/// back-pressure may take, because Linux counts a closed window as well.
+pub const USER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// For a connect to succeed; in a partition it would hang for minutes.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);

@@ -20,6 +20,10 @@ mod peers;
 mod secret;
 mod serve;
 mod stop;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use async_trait::async_trait;
@@ -110,8 +114,8 @@ pub enum LinkState {
         /// Whether the last attempt was refused by the host: nothing listens there, so the
         /// process is gone. Anything else (hanging, reset, failed handshake) is no such evidence.
         refused: bool,
-        /// Since when it is so: if `refused`, the first refusal of the unbroken row of refusals
-        /// that lasts until now, else when the link was lost or first failed.
+        /// Since when it is just so. If `refused`: the first refusal of an unbroken row that lasts
+        /// until now, and thus later than anything the process that listened there ever sent.
         since: Instant,
     },
 }

@@ -83,7 +83,6 @@ impl Queued {
 #[derive(Debug, Default)]
 struct Queue {
     frames: VecDeque<Queued>,
-    bytes: usize,
     closed: bool,
 }
 
@@ -92,7 +91,6 @@ struct Queue {
 pub(super) struct Outbox {
     queue: Mutex<Queue>,
     filled: Notify,
-    drained: Notify,
 }
 
 impl Outbox {
@@ -106,7 +104,6 @@ impl Outbox {
         if queue.closed {
             return false;
         }
-        queue.bytes += frame.payload.len();
         queue.frames.push_back(Queued { frame, hold });
         let first = queue.frames.len() == 1;
         drop(queue);
@@ -119,36 +116,18 @@ impl Outbox {
     /// Moves all that is queued into the empty `into`; ready when that is something. For one taker.
     pub(super) async fn take(&self, into: &mut VecDeque<Queued>) {
         loop {
-            {
-                let mut queue = self.lock();
-                queue.bytes = 0;
-                std::mem::swap(&mut queue.frames, into);
-            }
+            std::mem::swap(&mut self.lock().frames, into);
             if !into.is_empty() {
-                self.drained.notify_one();
                 return;
             }
             self.filled.notified().await;
         }
     }
 
-    /// Ready when at most `bytes` of payload are queued. For one waiter.
-    pub(super) async fn below(&self, bytes: usize) {
-        while !self.is_below(bytes) {
-            self.drained.notified().await;
-        }
-    }
-
-    /// Whether at most `bytes` of payload are queued.
-    pub(super) fn is_below(&self, bytes: usize) -> bool {
-        self.lock().bytes <= bytes
-    }
-
     /// Drops what is queued and refuses more.
     pub(super) fn close(&self) {
         let mut queue = self.lock();
         queue.closed = true;
-        queue.bytes = 0;
         let frames = std::mem::take(&mut queue.frames);
         drop(queue);
         drop(frames);

@@ -1,19 +1,20 @@
 //! The answering side of a link.
 //!
-//! Invariant: what one node can make this one hold is bounded: the requests being handled, by
-//! number and bytes, over all links the node ever had, and the answers it does not fetch. At the
-//! bound its link is not read; one-way frames are dropped.
+//! Invariant: what one node can make this one hold is bounded, over all links it ever had: requests
+//! count, by number and bytes, until they are handled and the answer was handed to the system. At
+//! the bound the link is not read; one-way frames are dropped.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
 
 use super::frame::{Frame, FrameType, MAX_PAYLOAD};
-use super::limits::{MAX_ANSWER_BYTES, MAX_HANDLER_BYTES, MAX_HANDLERS, MAX_REASON};
+use super::limits::{MAX_HANDLER_BYTES, MAX_HANDLERS, MAX_REASON};
 use super::outbox::{Budget, Hold, Outbox};
 use super::stop::Stop;
 use super::wire::{self, FrameReader, LinkEnd, Pulse};
@@ -83,13 +84,10 @@ impl Server {
 
     /// Waits for room. Meanwhile the link is not read.
     async fn admit(&self, bytes: usize, pulse: &Pulse) -> Option<Hold> {
-        if let Some(hold) = self.room.try_hold(bytes)
-            && self.outbox.is_below(MAX_ANSWER_BYTES)
-        {
+        if let Some(hold) = self.room.try_hold(bytes) {
             return Some(hold);
         }
         pulse.pause(true);
-        self.outbox.below(MAX_ANSWER_BYTES).await;
         let hold = self.room.hold(bytes).await;
         pulse.pause(false);
         hold
@@ -130,9 +128,10 @@ async fn run_in_order(mut jobs: mpsc::UnboundedReceiver<Job>) {
     loop {
         tokio::select! {
             biased;
-            Some(()) = running.next() => {}
+            Some(_) = running.next() => {}
             job = jobs.recv() => match job {
-                Some(job) => running.push(job.run()),
+                // A panic must not take the others along; dropping the job has answered it.
+                Some(job) => running.push(AssertUnwindSafe(job.run()).catch_unwind()),
                 None => break,
             },
         }
