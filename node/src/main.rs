@@ -1,1 +1,32 @@
-fn main() {}
+//! The `im-gateway` command.
+//!
+//! Invariant: every failure ends as one line on stderr that says what is wrong and how to mend it,
+//! with exit code 1, or 2 when the command line or the configuration is at fault.
+
+mod cli;
+mod config;
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// jemalloc's settings. Two arenas: more would each hold back pages of their own, and there are
+/// few threads. Freed pages go back to the system after a second, in the background, so that
+/// resident memory follows the number of connections down as well as up.
+const ALLOCATOR_SETTINGS: &[u8] = b"narenas:2,background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0\0";
+
+/// Where jemalloc looks for its settings: a pointer to a C string.
+#[unsafe(export_name = "_rjem_malloc_conf")]
+static ALLOCATOR_CONF: &u8 = &ALLOCATOR_SETTINGS[0];
+
+fn main() -> ExitCode {
+    match cli::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Nothing is left to do when stderr itself is closed.
+            let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("im-gateway: {failure}\n"));
+            failure.exit_code()
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Overrides;
+
+/// A clustered chat gateway. Without a command: a single development node on 127.0.0.1:8080.
+#[derive(Debug, Parser)]
+#[command(name = "im-gateway", version, max_term_width = 110)]
+pub struct Args {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run one node
+    Serve(Box<ServeArgs>),
+    /// Run a local cluster of several nodes, each a process of its own
+    Up(UpArgs),
+    /// Print a signed token for a user
+    Token(TokenArgs),
+    /// Chat from the terminal
+    Chat(ChatArgs),
+    /// Show the cluster as one node sees it
+    Status(StatusArgs),
+    /// Change who belongs to the cluster
+    #[command(subcommand)]
+    Member(MemberCommand),
+    /// Change who leads
+    #[command(subcommand)]
+    Leader(LeaderCommand),
+}
+
+/// Flags of `serve`. What is not given here comes from `IMGW_*` variables, the file, or the defaults.
+#[derive(Debug, Default, clap::Args)]
+pub struct ServeArgs {
+    /// Configuration file, TOML
+    #[arg(long, env = "IMGW_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print the resulting configuration, secrets masked, and end
+    #[arg(long)]
+    pub print_config: bool,
+    /// Development mode: the demo page, and administration from the loopback without a token
+    #[arg(long)]
+    pub dev: bool,
+    /// Folder of this node's data
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<String>,
+    /// Address for clients
+    #[arg(long, value_name = "HOST:PORT")]
+    pub http: Option<String>,
+    /// Address for the other nodes
+    #[arg(long, value_name = "HOST:PORT")]
+    pub peer: Option<String>,
+    /// URL by which clients reach this node, if it is not where it listens
+    #[arg(long, value_name = "URL")]
+    pub advertise_http: Option<String>,
+    /// Address by which other nodes reach this one, if it is not where it listens
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise_peer: Option<String>,
+    /// Found a new cluster if the data folder is empty
+    #[arg(long)]
+    pub bootstrap: bool,
+    /// Peer address of a node to join, several separated by commas
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    pub join: Vec<String>,
+    /// How many nodes vote, 3 or 5
+    #[arg(long, value_name = "N")]
+    pub voters: Option<u64>,
+    /// What to log: error, warn, info, debug, trace, or a filter
+    #[arg(long, value_name = "LEVEL")]
+    pub log: Option<String>,
+    /// How to log: auto, json, text
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// End when the process of this id, the parent, has ended
+    #[arg(long, hide = true, value_name = "PID")]
+    pub supervisor: Option<i32>,
+}
+
+impl ServeArgs {
+    /// What the flags set, by configuration key.
+    #[must_use]
+    pub fn overrides(&self) -> Overrides {
+        let mut set = Overrides::default();
+        set.set("dev", self.dev.then_some(true));
+        set.set("data", self.data.clone());
+        set.set("listen.http", self.http.clone());
+        set.set("listen.peer", self.peer.clone());
+        set.set("advertise.http", self.advertise_http.clone());
+        set.set("advertise.peer", self.advertise_peer.clone());
+        set.set("cluster.bootstrap", self.bootstrap.then_some(true));
+        set.set("cluster.join", (!self.join.is_empty()).then(|| self.join.clone()));
+        set.set("cluster.voters", self.voters);
+        set.set("log.level", self.log.clone());
+        set.set("log.format", self.log_format.clone());
+        set
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub struct UpArgs {
+    /// How many nodes
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=15))]
+    pub nodes: u16,
+    /// Port of the first node for clients; the others follow it
+    #[arg(long, default_value_t = 8080, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub http_port: u16,
+    /// Folder of the cluster's data; the same cluster comes back from it
+    #[arg(long, default_value = "data/up", value_name = "DIR")]
+    pub data: PathBuf,
+    /// Start a node again when its process ends
+    #[arg(long)]
+    pub restart: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct TokenArgs {
+    /// The user, as `sub`
+    #[arg(long)]
+    pub user: String,
+    /// Bind the token to one device
+    #[arg(long)]
+    pub device: Option<String>,
+    /// How long the token is good, such as 90s, 30m, 1h, 7d
+    #[arg(long, default_value = "1h", value_parser = duration)]
+    pub ttl: std::time::Duration,
+    /// Take secret, issuer and audience from this configuration file
+    #[arg(long, env = "IMGW_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// How a client command reaches the cluster.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Target {
+    /// A node's URL; several separated by commas
+    #[arg(long, env = "IMGW_URL", default_value = "http://127.0.0.1:8080", value_delimiter = ',')]
+    pub url: Vec<String>,
+}
+
+/// How an administrative command reaches a node.
+#[derive(Debug, Clone, clap::Args)]
+pub struct AdminTarget {
+    /// The node's URL
+    #[arg(long, env = "IMGW_URL", default_value = "http://127.0.0.1:8080")]
+    pub url: String,
+    /// The admin token; not needed on the loopback in development mode
+    #[arg(long, env = "IMGW_ADMIN_TOKEN", hide_env_values = true)]
+    pub admin_token: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct ChatArgs {
+    /// Who you are
+    #[arg(long)]
+    pub user: String,
+    /// Whom to write to; without it begin each line with @name
+    #[arg(long)]
+    pub to: Option<String>,
+    #[command(flatten)]
+    pub target: Target,
+    /// This device's name; a fixed one gets what waited for it
+    #[arg(long, default_value = "terminal")]
+    pub device: String,
+    /// A token; without one it is signed with IMGW_JWT_SECRET or the development secret
+    #[arg(long, env = "IMGW_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    pub target: AdminTarget,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum MemberCommand {
+    /// Take a node out of the cluster for good, such as one whose disk is lost
+    Remove(MemberArgs),
+    /// Make a learner that has caught up a voter
+    Promote(MemberArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct MemberArgs {
+    /// The node's id, as `status` prints it
+    pub node: String,
+    #[command(flatten)]
+    pub target: AdminTarget,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum LeaderCommand {
+    /// Hand leadership over
+    Transfer(TransferArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct TransferArgs {
+    /// The node that shall lead; without it, the most up-to-date voter
+    #[arg(long, value_name = "NODE")]
+    pub to: Option<String>,
+    #[command(flatten)]
+    pub target: AdminTarget,
+}
+
+/// Parses `90s`, `30m`, `1h`, `7d`, `250ms`, or plain seconds.
+///
+/// # Errors
+/// Text that is none of these.
+pub fn duration(text: &str) -> Result<std::time::Duration, String> {
+    let wrong = || format!("\"{text}\" is not a duration such as 250ms, 90s, 30m, 1h or 7d");
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (count, unit) = text.split_at(digits);
+    let count: u64 = count.parse().map_err(|_| wrong())?;
+    let unit_ms: u64 = match unit {
+        "ms" => 1,
+        "" | "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(wrong()),
+    };
+    count.checked_mul(unit_ms).map(std::time::Duration::from_millis).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn durations() {
+        let ms = |text| duration(text).map(|duration| duration.as_millis());
+        assert_eq!(ms("250ms"), Ok(250));
+        assert_eq!(ms("90"), Ok(90_000));
+        assert_eq!(ms("1h"), Ok(3_600_000));
+        assert_eq!(ms("7d"), Ok(604_800_000));
+        for wrong in ["", "h", "1w", "-1s", "1.5h", "99999999999999999d"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! The commands: what they are called, what they take, and where each is carried out.
+
+mod args;
+mod failure;
+mod process;
+mod serve;
+mod token;
+
+use clap::Parser;
+
+use args::{Args, Command};
+pub use failure::Failure;
+
+/// Reads the command line and carries it out.
+///
+/// # Errors
+/// What went wrong, ready for the user.
+pub fn run() -> Result<(), Failure> {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return failure::from_clap(&error),
+    };
+    match args.command {
+        None => Ok(()),
+        Some(Command::Token(args)) => token::run(&args),
+        Some(Command::Serve(args)) => serve::run(&args),
+        Some(_) => failure::failed("not yet"),
+    }
+}

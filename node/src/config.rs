@@ -1,0 +1,230 @@
+//! What an operator can set, and where it comes from.
+//!
+//! Invariant: a configuration that was accepted is one that the node can run with. A key that does
+//! not exist, a value that makes no sense and a development secret outside the loopback are refused
+//! before anything is opened, with the key's name and how to mend it.
+
+mod check;
+mod load;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::path::PathBuf;
+
+use cluster::state::Limits as Replicated;
+use serde::{Deserialize, Serialize, Serializer};
+
+pub use check::{DEV_CLUSTER_SECRET, DEV_JWT_SECRET};
+pub use load::{Overrides, Sources, load};
+
+/// A configuration that is refused; says which key and how to mend it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Invalid(pub String);
+
+/// A secret string that shows itself to nobody: masked in `Debug`, in logs and in `--print-config`.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Hidden(String);
+
+impl Hidden {
+    /// Wraps a secret.
+    pub fn new(secret: impl Into<String>) -> Self {
+        Self(secret.into())
+    }
+
+    /// The secret itself, for the one who needs it.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Serialize for Hidden {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("***")
+    }
+}
+
+/// One node's configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Development mode: the demo page at `/`, and `/admin` without a token from the loopback.
+    pub dev: bool,
+    /// The folder that holds the node's identity, log and checkpoints.
+    pub data: PathBuf,
+    pub listen: Listen,
+    pub advertise: Advertise,
+    pub cluster: ClusterSection,
+    pub auth: Auth,
+    pub limits: Limits,
+    pub log: Log,
+    pub threads: Threads,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            dev: false,
+            data: "data/node".into(),
+            listen: Listen::default(),
+            advertise: Advertise::default(),
+            cluster: ClusterSection::default(),
+            auth: Auth::default(),
+            limits: Limits::default(),
+            log: Log::default(),
+            threads: Threads::default(),
+        }
+    }
+}
+
+/// Where the node listens, as `host:port`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Listen {
+    /// Clients: WebSocket, health, metrics.
+    pub http: String,
+    /// The other nodes of the cluster.
+    pub peer: String,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self { http: "127.0.0.1:8080".into(), peer: "127.0.0.1:9080".into() }
+    }
+}
+
+/// How others reach this node, where that differs from where it listens.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Advertise {
+    /// The URL that clients are sent to, such as `ws://chat-1.example.org:8080/ws`.
+    pub http: Option<String>,
+    /// `host:port` for the other nodes.
+    pub peer: Option<String>,
+}
+
+/// The cluster this node belongs to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClusterSection {
+    /// Found a new cluster when the data folder is empty. Exactly one node of a new cluster does.
+    pub bootstrap: bool,
+    /// Peer addresses of nodes that are in the cluster already; any one that answers is enough.
+    pub join: Vec<String>,
+    /// How many nodes vote: 3 or 5. Further nodes are learners.
+    pub voters: usize,
+    /// Shared by all nodes of the cluster; at least 16 bytes.
+    pub secret: Option<Hidden>,
+    /// Limits that all nodes share; what the founding node says goes.
+    pub limits: Replicated,
+}
+
+impl Default for ClusterSection {
+    fn default() -> Self {
+        Self { bootstrap: false, join: Vec::new(), voters: 3, secret: None, limits: Replicated::default() }
+    }
+}
+
+/// Who may connect.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Auth {
+    /// The HS256 secret of clients' tokens.
+    pub jwt_secret: Option<Hidden>,
+    /// A JWKS file with the public keys of clients' tokens (RS256, ES256, EdDSA).
+    pub jwks_file: Option<String>,
+    /// Accepted algorithms: HS256, RS256, ES256, EdDSA. Empty: HS256, or those of the JWKS file's keys.
+    pub algorithms: Vec<String>,
+    /// The `iss` that tokens must carry.
+    pub issuer: Option<String>,
+    /// The `aud` that tokens must carry.
+    pub audience: Option<String>,
+    /// The token for `/admin` and `/debug`. Without one they serve the loopback in development mode only.
+    pub admin_token: Option<Hidden>,
+}
+
+/// Limits of one connection, told to clients in `welcome`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Largest frame of a client, bytes.
+    pub frame_bytes: usize,
+    /// Sends per second and connection; the node reads no faster.
+    pub send_per_s: u32,
+    /// Heartbeat when nothing else was sent, ms.
+    pub ping_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { frame_bytes: 65_536, send_per_s: 1_000, ping_ms: 25_000 }
+    }
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,cluster=debug`.
+    pub level: String,
+    /// `json`, `text`, or `auto`: text on a terminal, else JSON lines.
+    pub format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".into(), format: LogFormat::Auto }
+    }
+}
+
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Auto,
+    Json,
+    Text,
+}
+
+/// Worker threads of the two runtimes; 0 chooses by the machine.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Threads {
+    /// For clients' sockets.
+    pub gateway: usize,
+    /// For Raft and the links between nodes, kept apart so that load causes no elections.
+    pub cluster: usize,
+}
+
+impl Config {
+    /// The configuration as TOML, secrets masked.
+    ///
+    /// # Panics
+    /// Never: every field has a TOML form.
+    #[must_use]
+    pub fn print(&self) -> String {
+        let public =
+            |secret: &Option<Hidden>, development| secret.as_ref().is_none_or(|secret| secret.reveal() == development);
+        let mut development = Vec::new();
+        if self.auth.jwks_file.is_none() && public(&self.auth.jwt_secret, DEV_JWT_SECRET) {
+            development.push("auth.jwt_secret");
+        }
+        if public(&self.cluster.secret, DEV_CLUSTER_SECRET) {
+            development.push("cluster.secret");
+        }
+        let mut text = String::new();
+        if !development.is_empty() {
+            text = format!("# public development secret, good on loopback only: {}\n", development.join(", "));
+        }
+        text + &toml::to_string(self).expect("a configuration is representable in TOML")
+    }
+}

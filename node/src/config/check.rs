@@ -1,0 +1,119 @@
+//! What makes a configuration unacceptable, beyond the form of its values.
+
+use std::net::IpAddr;
+
+use super::{Config, Hidden, Invalid};
+
+/// The HS256 secret of a node that was given none. Public, so it is accepted on loopback only.
+pub const DEV_JWT_SECRET: &str = "im-gateway development secret, public";
+/// The cluster secret of a node that was given none. Public, so it is accepted on loopback only.
+pub const DEV_CLUSTER_SECRET: &str = "im-gateway development cluster, public";
+
+/// Shorter secrets can be guessed from one observed token or handshake.
+const SECRET_MIN_BYTES: usize = 16;
+
+/// Whether `address` (`host:port`) can be reached from this machine only.
+pub fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn is_unspecified(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified())
+}
+
+fn address(key: &str, text: &str) -> Result<(), Invalid> {
+    let good = text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    if good { Ok(()) } else { Err(Invalid(format!("`{key}` = \"{text}\" is not host:port, such as 127.0.0.1:8080"))) }
+}
+
+fn refuse<T>(text: impl Into<String>) -> Result<T, Invalid> {
+    Err(Invalid(text.into()))
+}
+
+impl Config {
+    /// Fills in what depends on other keys, and refuses what cannot run.
+    ///
+    /// # Errors
+    /// The first fault found, with the key and how to mend it.
+    pub fn check(mut self) -> Result<Self, Invalid> {
+        self.check_addresses()?;
+        self.check_secrets()?;
+        if !matches!(self.cluster.voters, 3 | 5) {
+            return refuse(format!("`cluster.voters` = {} : set it to 3 or 5", self.cluster.voters));
+        }
+        self.auth.jwt_secret = match self.auth.jwt_secret.take() {
+            None if self.auth.jwks_file.is_none() => Some(Hidden::new(DEV_JWT_SECRET)),
+            given => given,
+        };
+        self.cluster.secret.get_or_insert_with(|| Hidden::new(DEV_CLUSTER_SECRET));
+        self.complete_advertise()?;
+        Ok(self)
+    }
+
+    fn check_addresses(&self) -> Result<(), Invalid> {
+        address("listen.http", &self.listen.http)?;
+        address("listen.peer", &self.listen.peer)?;
+        if let Some(peer) = &self.advertise.peer {
+            address("advertise.peer", peer)?;
+        }
+        self.cluster.join.iter().try_for_each(|join| address("cluster.join", join))
+    }
+
+    fn check_secrets(&self) -> Result<(), Invalid> {
+        let http_local = is_loopback(&self.listen.http);
+        let peer_local = is_loopback(&self.listen.peer);
+        let default =
+            |secret: &Option<Hidden>, development| secret.as_ref().is_none_or(|secret| secret.reveal() == development);
+        if !http_local && self.auth.jwks_file.is_none() && default(&self.auth.jwt_secret, DEV_JWT_SECRET) {
+            return refuse(format!(
+                "listen.http = \"{}\" is not loopback and the JWT secret is the public development one; \
+                 set IMGW_JWT_SECRET or auth.jwks_file, or listen on 127.0.0.1",
+                self.listen.http
+            ));
+        }
+        if !peer_local && default(&self.cluster.secret, DEV_CLUSTER_SECRET) {
+            return refuse(format!(
+                "listen.peer = \"{}\" is not loopback and the cluster secret is the public development one; \
+                 set IMGW_CLUSTER_SECRET to the same value on every node, or listen on 127.0.0.1",
+                self.listen.peer
+            ));
+        }
+        if !http_local && self.dev {
+            return refuse(format!(
+                "listen.http = \"{}\" is not loopback and development mode gives tokens to anybody; \
+                 leave out --dev, or listen on 127.0.0.1",
+                self.listen.http
+            ));
+        }
+        for (key, secret) in [("auth.jwt_secret", &self.auth.jwt_secret), ("cluster.secret", &self.cluster.secret)] {
+            if secret.as_ref().is_some_and(|secret| secret.reveal().len() < SECRET_MIN_BYTES) {
+                return refuse(format!("`{key}` is shorter than {SECRET_MIN_BYTES} bytes; set a longer one"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Works out how others reach this node from where it listens, where that says it.
+    fn complete_advertise(&mut self) -> Result<(), Invalid> {
+        if self.advertise.peer.is_none() && is_unspecified(&self.listen.peer) {
+            return refuse(format!(
+                "listen.peer = \"{}\" says no address that other nodes could use; set advertise.peer to host:port",
+                self.listen.peer
+            ));
+        }
+        if self.advertise.http.is_none() {
+            let (host, port) = self.listen.http.rsplit_once(':').expect("was checked to be host:port");
+            let host = if is_unspecified(&self.listen.http) {
+                let peer = self.advertise.peer.as_ref().unwrap_or(&self.listen.peer);
+                peer.rsplit_once(':').expect("was checked to be host:port").0
+            } else {
+                host
+            };
+            self.advertise.http = Some(format!("ws://{host}:{port}/ws"));
+        }
+        Ok(())
+    }
+}
