@@ -1,16 +1,22 @@
 //! Stores in memory for this module's tests: they count, fail, crash and rot on command.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use openraft::EntryPayload;
 use tokio::sync::watch;
 
+use super::ApplySink;
+use super::types::{Entry, LeaderId, LogId, Payload};
 use crate::env::kv::Write;
-use crate::env::{Blobs, Kv};
+use crate::env::net::{BoxConn, Listener};
+use crate::env::{Blobs, Env, Kv, Net};
+use crate::id::{Boot, DeviceId, Generation, MessageId, NodeId, Pos, UserId};
+use crate::state::{Batch, Command, Effect, NodeUp, Op, Register, Send};
 
 #[derive(Default)]
 struct KvState {
@@ -139,13 +145,19 @@ impl Kv for MemKv {
     }
 }
 
+#[derive(Default)]
+struct BlobsState {
+    blobs: BTreeMap<String, Bytes>,
+    /// What there was after each change.
+    history: Vec<BTreeMap<String, Bytes>>,
+    written: usize,
+    full: bool,
+}
+
 /// [`Blobs`] in memory.
 #[derive(Default)]
 pub(crate) struct MemBlobs {
-    blobs: Mutex<BTreeMap<String, Bytes>>,
-    /// Names that cannot be deleted, as if a crash had brought them back.
-    undead: Mutex<BTreeSet<String>>,
-    full: Mutex<bool>,
+    state: Mutex<BlobsState>,
 }
 
 impl MemBlobs {
@@ -153,44 +165,63 @@ impl MemBlobs {
         Arc::default()
     }
 
-    fn blobs(&self) -> MutexGuard<'_, BTreeMap<String, Bytes>> {
-        self.blobs.lock().expect("no test panics inside")
+    fn state(&self) -> MutexGuard<'_, BlobsState> {
+        self.state.lock().expect("no test panics inside")
     }
 
     pub(crate) fn flip_bit(&self, name: &str, bit: usize) {
-        let mut blobs = self.blobs();
-        let mut value = blobs[name].to_vec();
+        let mut state = self.state();
+        let mut value = state.blobs[name].to_vec();
         value[bit / 8] ^= 1 << (bit % 8);
-        blobs.insert(name.to_owned(), value.into());
+        state.blobs.insert(name.to_owned(), value.into());
     }
 
     pub(crate) fn sizes(&self) -> BTreeMap<String, usize> {
-        self.blobs().iter().map(|(name, bytes)| (name.clone(), bytes.len())).collect()
+        self.state().blobs.iter().map(|(name, bytes)| (name.clone(), bytes.len())).collect()
+    }
+
+    /// Bytes ever put.
+    pub(crate) fn written(&self) -> usize {
+        self.state().written
     }
 
     pub(crate) fn set_full(&self, full: bool) {
-        *self.full.lock().expect("no test panics inside") = full;
+        self.state().full = full;
     }
 
     /// An independent copy, as it is at this moment.
     pub(crate) fn copy(&self) -> Arc<Self> {
-        Arc::new(Self { blobs: Mutex::new(self.blobs().clone()), ..Self::default() })
+        Self::with(self.state().blobs.clone())
+    }
+
+    /// What crashes after each of the changes so far would have left.
+    pub(crate) fn crashes(&self) -> Vec<Arc<Self>> {
+        self.state().history.iter().cloned().map(Self::with).collect()
+    }
+
+    fn with(blobs: BTreeMap<String, Bytes>) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::new(BlobsState { blobs, ..BlobsState::default() }) })
     }
 }
 
 #[async_trait]
 impl Blobs for MemBlobs {
     async fn put(&self, name: &str, parts: Vec<Bytes>) -> io::Result<()> {
-        if *self.full.lock().expect("no test panics inside") {
+        let mut state = self.state();
+        if state.full {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        self.blobs().insert(name.to_owned(), parts.concat().into());
+        let value: Bytes = parts.concat().into();
+        state.written += value.len();
+        state.blobs.insert(name.to_owned(), value);
+        let now = state.blobs.clone();
+        state.history.push(now);
         Ok(())
     }
 
     async fn read(&self, name: &str, range: Range<u64>) -> io::Result<Bytes> {
-        let blobs = self.blobs();
-        let bytes = blobs.get(name).ok_or(io::ErrorKind::NotFound)?;
+        let state = self.state();
+        let bytes = state.blobs.get(name).ok_or(io::ErrorKind::NotFound)?;
         if range.end > bytes.len() as u64 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -198,17 +229,146 @@ impl Blobs for MemBlobs {
     }
 
     async fn len(&self, name: &str) -> io::Result<Option<u64>> {
-        Ok(self.blobs().get(name).map(|bytes| bytes.len() as u64))
+        Ok(self.state().blobs.get(name).map(|bytes| bytes.len() as u64))
     }
 
     async fn list(&self) -> io::Result<Vec<String>> {
-        Ok(self.blobs().keys().cloned().collect())
+        Ok(self.state().blobs.keys().cloned().collect())
     }
 
     async fn delete(&self, name: &str) -> io::Result<()> {
-        if !self.undead.lock().expect("no test panics inside").contains(name) {
-            self.blobs().remove(name);
-        }
+        let mut state = self.state();
+        state.blobs.remove(name);
+        let now = state.blobs.clone();
+        state.history.push(now);
         Ok(())
+    }
+}
+
+/// A [`Net`] that nobody is on.
+pub(crate) struct NoNet;
+
+#[async_trait]
+impl Net for NoNet {
+    async fn listen(&self, _addr: &str) -> io::Result<Box<dyn Listener>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    async fn connect(&self, _addr: &str) -> io::Result<BoxConn> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// One node's environment in memory.
+pub(crate) fn env(kv: Arc<MemKv>, blobs: Arc<MemBlobs>) -> Env {
+    Env { net: Arc::new(NoNet), kv, blobs }
+}
+
+/// Takes note of nothing.
+pub(crate) struct NoSink;
+
+impl ApplySink for NoSink {
+    fn applied(&self, _index: u64, _effects: Vec<Effect>) {}
+    fn installed(&self, _index: u64) {}
+}
+
+/// Makes the log of one node on which users send each other messages.
+pub(crate) struct Script {
+    next: u64,
+    seq: u64,
+    generation: Generation,
+    epochs: BTreeMap<UserId, Pos>,
+}
+
+pub(crate) const NODE: NodeId = NodeId(1);
+
+pub(crate) fn user(number: u64) -> UserId {
+    UserId::new(&format!("user-{number}")).expect("a name")
+}
+
+pub(crate) fn device() -> DeviceId {
+    DeviceId::new("phone").expect("a name")
+}
+
+fn body(mid: u64, len: usize) -> Bytes {
+    mid.to_le_bytes().iter().copied().cycle().take(len).collect()
+}
+
+impl Script {
+    pub(crate) fn new() -> (Self, Entry) {
+        let mut script = Self { next: 1, seq: 0, generation: Pos::new(1, 0), epochs: BTreeMap::new() };
+        let up = NodeUp {
+            node: NODE,
+            boot: Boot { count: 1, nonce: 1 },
+            incarnation: 1,
+            client_url: String::new(),
+            feature_level: 1,
+        };
+        let entry = script.entry(&Command::NodeUp(up));
+        (script, entry)
+    }
+
+    pub(crate) fn entry(&mut self, command: &Command) -> Entry {
+        let index = self.next;
+        self.next += 1;
+        let log_id = LogId { leader_id: LeaderId { term: 1, node_id: NODE }, index };
+        Entry { log_id, payload: EntryPayload::Normal(Payload(command.encode())) }
+    }
+
+    fn batch(&mut self, ops: Vec<Op>) -> Entry {
+        self.seq += 1;
+        let batch = Batch { node: NODE, generation: self.generation, seq: self.seq, ops };
+        self.entry(&Command::Batch(batch))
+    }
+
+    /// Begins the users' first sessions.
+    pub(crate) fn register(&mut self, users: Range<u64>) -> Entry {
+        let index = self.next;
+        let mut ops = Vec::new();
+        for (offset, number) in users.enumerate() {
+            self.epochs.insert(user(number), Pos::new(index, offset));
+            ops.push(Op::Register(Register {
+                user: user(number),
+                device: device(),
+                instance: 1,
+                attempt: 1,
+                ephemeral: false,
+                expect: Pos::ZERO,
+            }));
+        }
+        self.batch(ops)
+    }
+
+    /// From each of `senders` a message of `len` bytes to `to`.
+    pub(crate) fn send(&mut self, senders: Range<u64>, to: u64, len: usize) -> Entry {
+        let index = self.next;
+        let ops = senders.map(|from| {
+            let number = index << 20 | from;
+            let mut mid = [0; 16];
+            mid[..8].copy_from_slice(&number.to_le_bytes());
+            Op::Send(Send {
+                epoch: self.epochs[&user(from)],
+                mid: MessageId(mid),
+                to: user(to),
+                ts_ms: 0,
+                body: body(number, len),
+            })
+        });
+        let ops = ops.collect();
+        self.batch(ops)
+    }
+
+    /// `who` acknowledges all it was sent.
+    pub(crate) fn ack(&mut self, who: u64) -> Entry {
+        let epoch = self.epochs[&user(who)];
+        let upto = Pos::new(self.next, 0);
+        self.batch(vec![Op::Ack { epoch, upto }])
+    }
+
+    /// Whether `body` is that of the message `mid`.
+    pub(crate) fn is_body_of(mid: &MessageId, found: &Bytes) -> bool {
+        let mut number = [0; 8];
+        number.copy_from_slice(&mid.0[..8]);
+        *found == body(u64::from_le_bytes(number), found.len())
     }
 }

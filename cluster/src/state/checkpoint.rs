@@ -83,13 +83,14 @@ fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, RestoreError> {
 }
 
 impl Shard {
-    /// The shard's section of a checkpoint. `stored` says where bodies from memory have been put;
-    /// one that it does not mention is written into the section itself.
+    /// The shard's section of a checkpoint. `stored` says where bodies have been put, from memory
+    /// or from where they were stored before; one in memory that it does not mention is written
+    /// into the section itself.
     #[must_use]
     pub fn encode(&self, stored: &BTreeMap<Pos, Stored>) -> Bytes {
         let users = self.users.iter().map(|(name, user)| {
             UserWire::of(name, user, |message| match (&message.body, stored.get(&message.pos)) {
-                (Body::Stored(stored), _) | (Body::Memory(_), Some(stored)) => BodyWire::Stored(*stored),
+                (_, Some(stored)) | (Body::Stored(stored), None) => BodyWire::Stored(*stored),
                 (Body::Memory(bytes), None) => BodyWire::Inline(bytes.clone()),
             })
         });
@@ -176,8 +177,8 @@ impl State {
         Ok(())
     }
 
-    /// Drops bodies from memory that a checkpoint has made durable: those of these messages that
-    /// still wait. Let go of what was frozen first, or the shard is copied for it.
+    /// Points bodies to where a checkpoint has put them, and so out of memory: those of these
+    /// messages that still wait. Let go of what was frozen first, or the shard is copied for it.
     ///
     /// # Panics
     /// When there is no such shard, or a stored body has another length.

@@ -147,11 +147,9 @@ impl Inbox {
     /// Lets bodies in memory go of which `locate` knows where they are stored.
     pub fn relocate(&mut self, locate: impl Fn(Pos) -> Option<Stored>) {
         for slot in &mut self.slots {
-            if let Body::Memory(bytes) = &slot.message.body
-                && let Some(stored) = locate(slot.pos)
-            {
-                assert!(stored.len as usize == bytes.len(), "a body never changes");
-                self.memory -= bytes.len() as u64;
+            if let Some(stored) = locate(slot.pos) {
+                assert!(stored.len as usize == slot.message.body.len(), "a body never changes");
+                self.memory -= memory(&slot.message);
                 Arc::make_mut(&mut slot.message).body = Body::Stored(stored);
             }
         }

@@ -33,19 +33,21 @@ impl Shard {
         bodies
     }
 
-    /// The blob ranges that bodies of this shard are read from.
-    pub fn stored_bodies(&self) -> impl Iterator<Item = Stored> {
+    /// The blob ranges that bodies of this shard are read from, each with its message's position.
+    pub fn stored_bodies(&self) -> impl Iterator<Item = (Pos, Stored)> {
         let slots = self.users.values().flat_map(|user| user.inbox.iter());
         slots.filter_map(|slot| match slot.message.body {
-            Body::Stored(stored) => Some(stored),
+            Body::Stored(stored) => Some((slot.pos, stored)),
             Body::Memory(_) => None,
         })
     }
 
-    /// Puts bodies in memory to where they were stored.
+    /// Puts bodies to where they were stored, or stored anew.
     pub(super) fn evict(&mut self, stored: &HashMap<Pos, Stored>) {
-        for user in self.users.values_mut().filter(|user| user.inbox.memory_bytes() > 0) {
-            Arc::make_mut(user).inbox.relocate(|pos| stored.get(&pos).copied());
+        for user in self.users.values_mut() {
+            if user.inbox.iter().any(|slot| stored.contains_key(&slot.pos)) {
+                Arc::make_mut(user).inbox.relocate(|pos| stored.get(&pos).copied());
+            }
         }
     }
 }
