@@ -69,7 +69,9 @@ pub enum StartError {
     #[error("the replicated log cannot start: {0}")]
     Raft(String),
     /// A fresh node that neither begins a cluster nor joins one.
-    #[error("this data directory is fresh: give the address of a cluster to join, or let this node bootstrap a new one")]
+    #[error(
+        "this data directory is fresh: give the address of a cluster to join, or let this node bootstrap a new one"
+    )]
     Alone,
 }
 
@@ -111,7 +113,7 @@ impl Cluster {
             peers,
             router,
             observer,
-            quorum: Quorum::default(),
+            quorum: Quorum::new(),
             liveness: Liveness::default(),
             draining: Mutex::new(false),
             fatal: watch::Sender::new(None),

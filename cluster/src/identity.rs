@@ -32,8 +32,8 @@ pub async fn boot(blobs: &dyn Blobs) -> io::Result<(NodeId, Boot)> {
     let (node, boots) = match blobs.len(BLOB).await? {
         None => (NodeId(rand::random_range(1..1 << 53)), 0),
         Some(len) => {
-            let stored: Stored = postcard::from_bytes(&blobs.read(BLOB, 0..len).await?)
-                .map_err(|error| invalid(error.to_string()))?;
+            let stored: Stored =
+                postcard::from_bytes(&blobs.read(BLOB, 0..len).await?).map_err(|error| invalid(error.to_string()))?;
             (stored.node.parse().map_err(|error| invalid(format!("{error}")))?, stored.boots)
         }
     };

@@ -12,5 +12,18 @@ pub mod peer;
 pub mod raft;
 pub mod session;
 pub mod state;
+pub mod status;
+
+mod handle;
+mod identity;
+mod liveness;
+mod membership;
+mod proposer;
+mod router;
+mod serve;
+mod session_handle;
 
 pub use config::ClusterConfig;
+pub use handle::{AdminError, Cluster, StartError};
+pub use membership::admin::Admin;
+pub use session_handle::Session;

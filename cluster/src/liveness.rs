@@ -4,7 +4,7 @@
 //! clients away well within the five seconds of G6.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
@@ -29,29 +29,39 @@ const UNREACHED_AFTER: Duration = Duration::from_secs(2);
 const ABANDON_AFTER: Duration = Duration::from_secs(3);
 
 /// When this node last had word that a leader with a quorum answers it.
-#[derive(Default)]
 pub struct Quorum {
+    started: Instant,
     last: Mutex<Option<Instant>>,
 }
 
 impl Quorum {
+    /// Without any word so far.
+    pub fn new() -> Self {
+        Self { started: clock::now(), last: Mutex::default() }
+    }
+
     fn note(&self, at: Instant) {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last();
         *last = Some(last.map_or(at, |last| last.max(at)));
     }
 
-    fn silent_for(&self) -> Option<Duration> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).map(Instant::elapsed)
+    fn last(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Time since the last word, or since the start.
+    fn silence(&self) -> Duration {
+        self.last().unwrap_or(self.started).elapsed()
     }
 
     /// Whether the quorum is reached now.
     pub fn reached(&self) -> bool {
-        self.silent_for().is_some_and(|silence| silence < UNREACHED_AFTER)
+        self.ever_reached() && self.silence() < UNREACHED_AFTER
     }
 
     /// Whether it was ever reached since the start.
     pub fn ever_reached(&self) -> bool {
-        self.silent_for().is_some()
+        self.last().is_some()
     }
 }
 
@@ -89,12 +99,13 @@ pub(crate) async fn run(inner: Arc<Inner>) {
     let mut every = clock::interval(REPORT_EVERY);
     loop {
         every.tick().await;
-        if let Err(error) = inner.raft.server_metrics().borrow_watched().running_state_error() {
+        let running = inner.raft.metrics().borrow_watched().running_state.clone();
+        if let Err(error) = running {
             inner.fail(format!("the replicated log stopped: {error}"));
             return;
         }
         report(&inner).await;
-        if inner.quorum.silent_for().is_some_and(|silence| silence >= ABANDON_AFTER) && inner.router.sessions() > 0 {
+        if inner.quorum.silence() >= ABANDON_AFTER && inner.router.sessions() > 0 {
             tracing::warn!("no quorum: sending clients elsewhere");
             inner.router.abandon();
         }
@@ -118,7 +129,8 @@ async fn report(inner: &Arc<Inner>) {
             let inner = inner.clone();
             tokio::spawn(async move {
                 let answer = inner.peers.request(leader, Kind::REPORT, body, VOUCH_WITHIN).await;
-                let age = answer.ok().and_then(|body| decode::<Reply>(&body).ok()).and_then(|reply| reply.quorum_age_ms);
+                let age =
+                    answer.ok().and_then(|body| decode::<Reply>(&body).ok()).and_then(|reply| reply.quorum_age_ms);
                 if let Some(age) = age {
                     inner.quorum.note(asked - Duration::from_millis(age));
                 }
@@ -143,6 +155,6 @@ pub(crate) fn quorum_age(inner: &Inner) -> Option<Duration> {
     }
     // A cluster of one is its own quorum.
     let alone = metrics.membership_config.membership().voter_ids().count() == 1;
-    let acked = if alone { Some(clock::now()) } else { metrics.last_quorum_acked.map(|at| **at) };
+    let acked = if alone { Some(clock::now()) } else { metrics.last_quorum_acked.map(|at| *at) };
     acked.map(Instant::elapsed)
 }

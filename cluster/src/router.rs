@@ -21,7 +21,11 @@ use crate::state::{Effect, FirstAck, Outcome};
 /// beyond it the oldest are measured no more, and told by the cursor move alone.
 const AWAITED: usize = 65_536;
 
-/// Where a session's events wait for it. Bounded by its sends in flight; wakes are coalesced.
+/// Beyond this many waiting events a session is not told of deliveries: they are a courtesy, and
+/// all other events are bounded by its own sends in flight.
+const MAX_EVENTS: usize = 1_024;
+
+/// Where a session's events wait for it. Wakes are coalesced.
 #[derive(Default)]
 pub struct Mailbox {
     events: Mutex<VecDeque<Event>>,
@@ -34,7 +38,10 @@ impl Mailbox {
         if event == Event::Inbox {
             self.inbox.store(true, Ordering::Release);
         } else {
-            lock(&self.events).push_back(event);
+            let mut events = lock(&self.events);
+            if events.len() < MAX_EVENTS || !matches!(event, Event::Delivered { .. }) {
+                events.push_back(event);
+            }
         }
         self.notify.notify_one();
     }
@@ -257,7 +264,9 @@ impl Router {
         let (mut duplicates, mut refused) = (0, 0);
         for outcome in outcomes {
             match outcome {
-                Outcome::Stored { duplicate: true, .. } | Outcome::SendRefused { duplicate: true, .. } => duplicates += 1,
+                Outcome::Stored { duplicate: true, .. } | Outcome::SendRefused { duplicate: true, .. } => {
+                    duplicates += 1
+                }
                 Outcome::SendRefused { duplicate: false, .. } => refused += 1,
                 _ => {}
             }

@@ -108,8 +108,7 @@ impl Status {
             committed_index: metrics.local_committed.map_or(0, |at| at.index),
             applied_index: metrics.last_applied.map_or(0, |at| at.index),
             checkpoint_index: metrics.snapshot.map_or(0, |at| at.index),
-            quorum_age_ms: liveness::quorum_age(inner)
-                .map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            quorum_age_ms: liveness::quorum_age(inner).map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
             local_sessions: inner.router.sessions(),
             nodes: nodes.collect(),
             totals: state.totals(),

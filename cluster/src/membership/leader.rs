@@ -99,9 +99,9 @@ fn gone(inner: &Inner, since: Instant, now: Instant) -> Vec<Command> {
         if let Some(generation) = generation {
             let heard = inner.liveness.heard(node, generation).map_or(since, |heard| heard.max(since));
             let silence = now - heard;
-            let refused = links.iter().any(|link| {
-                link.node == node && matches!(link.state, LinkState::Down { refused: true, .. })
-            });
+            let refused = links
+                .iter()
+                .any(|link| link.node == node && matches!(link.state, LinkState::Down { refused: true, .. }));
             if silence > SILENT_AFTER || (refused && silence > LATE_AFTER) {
                 tracing::warn!(%node, ?silence, refused, "declaring a node down");
                 changes.push(Command::NodeDown { node, generation });
@@ -137,9 +137,7 @@ pub(crate) fn ready_learners(inner: &Inner) -> BTreeSet<NodeId> {
     let last = metrics.last_log_index.unwrap_or(0);
     let state = inner.state();
     let up = |node: NodeId| state.node(node).is_some_and(|record| record.generation.is_some());
-    let near = |node| {
-        replication.get(&node).is_some_and(|at| at.is_some_and(|at| at.index + CAUGHT_UP_WITHIN >= last))
-    };
+    let near = |node| replication.get(&node).is_some_and(|at| at.is_some_and(|at| at.index + CAUGHT_UP_WITHIN >= last));
     metrics.membership_config.membership().learner_ids().filter(|node| up(*node) && near(*node)).collect()
 }
 
