@@ -2,9 +2,11 @@
 
 mod args;
 mod failure;
+mod http;
 mod process;
 mod serve;
 mod token;
+mod up;
 
 use clap::Parser;
 
@@ -22,6 +24,7 @@ pub fn run() -> Result<(), Failure> {
     };
     match args.command {
         None => Ok(()),
+        Some(Command::Up(args)) => up::run(&args),
         Some(Command::Token(args)) => token::run(&args),
         Some(Command::Serve(args)) => serve::run(&args),
         Some(_) => failure::failed("not yet"),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use rustix::process::{Pid, Resource, Signal};
+use rustix::process::{Pid, Signal};
 
 use super::failure::{Failure, failed};
 
@@ -49,16 +49,6 @@ pub fn local_runtime() -> Result<tokio::runtime::Runtime, Failure> {
         .enable_all()
         .build()
         .or_else(|error| failed(format!("cannot start: {error}")))
-}
-
-/// Raises the limit on open files as far as the system lets us; returns it. Every connection is a
-/// file.
-pub fn raise_open_files() -> u64 {
-    let limit = rustix::process::getrlimit(Resource::Nofile);
-    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
-    // Refused in some containers; the soft limit then stands.
-    let _ = rustix::process::setrlimit(Resource::Nofile, raised);
-    rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// Ties this process to its parent: it is killed when `parent` ends, however that ends.

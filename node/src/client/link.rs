@@ -1,0 +1,370 @@
+//! One connection: the WebSocket, the hello, and the to and fro until it ends.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use cluster::env::clock::{self, Instant, Sleep};
+use cluster::env::net::BoxConn;
+use futures_util::{Sink, SinkExt, StreamExt};
+use http::{Request, header};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig, frame::coding::CloseCode};
+
+use super::route::Address;
+use super::shared::Shared;
+use super::task::closed;
+use super::{Stopped, Tokens};
+use crate::protocol::{ClientBody, ClientFrame, Hello, Refresh, SUBPROTOCOL, ServerBody, ServerFrame};
+
+/// The largest frame that a node may send us: a message of the largest body that nodes can be
+/// configured for, and some.
+const FRAME_BYTES: usize = 1 << 20;
+/// Frames read before something is written, so that neither side waits for the other's end.
+const READS: usize = 64;
+/// Data that the other end's machine does not confirm within this time: the connection is dead.
+const UNCONFIRMED: Duration = Duration::from_secs(30);
+/// A node that restarts without saying how long its clients may take to come back.
+const RESTART: Duration = Duration::from_secs(1);
+/// How long a good-bye may take.
+const CLOSE: Duration = Duration::from_secs(2);
+/// The ids of the frames that are no sends.
+const HELLO_ID: u64 = 1;
+const REFRESH_ID: u64 = 2;
+/// The pause before a failed attempt to renew the token is made again.
+const RENEW_AGAIN: Duration = Duration::from_secs(15);
+
+/// A token on its way.
+type Token<'a> = Pin<Box<dyn Future<Output = Result<String, String>> + Send + 'a>>;
+
+/// How a connection ended.
+pub(super) enum Ended {
+    /// It broke, or never came about: try again after at least `wait`.
+    Broken { welcome: Option<Instant>, reason: String, wait: Duration },
+    /// The node sends us elsewhere.
+    Moved { url: Option<String> },
+    /// The node does not want us back.
+    Refused(Stopped),
+    /// The application is done.
+    Closed,
+}
+
+impl Ended {
+    pub fn broken(reason: impl Into<String>) -> Self {
+        Self::Broken { welcome: None, reason: reason.into(), wait: Duration::ZERO }
+    }
+}
+
+/// What the node said in its welcome.
+pub(super) struct Session {
+    pub name: String,
+    pub node: String,
+    pub inflight: usize,
+    pub frame_bytes: usize,
+    /// The session's position in the log, where its name tells it.
+    pub epoch: Option<u64>,
+    ping: Duration,
+    /// When the token should be renewed.
+    renew: Option<Instant>,
+}
+
+pub(super) struct Link {
+    socket: WebSocketStream<BoxConn>,
+    shared: Arc<Shared>,
+    /// When the node was last heard of.
+    heard: Instant,
+    /// Control frames of ours that wait to be written.
+    pong_due: bool,
+    renewal: Option<String>,
+    /// The node's request to leave: when we do, and where to.
+    leave: Option<(Sleep, Option<String>)>,
+    /// The time that the node gave to all of its clients.
+    leave_within: Duration,
+}
+
+impl Link {
+    /// Shakes hands over `stream`, says hello, and waits for the welcome.
+    pub async fn open(
+        stream: BoxConn,
+        address: &Address,
+        hello: Hello<'_>,
+        shared: Arc<Shared>,
+    ) -> Result<(Self, Session), Ended> {
+        // Best effort: without them the connection is only slower to send, or to be found dead.
+        let _ = stream.set_nodelay(true);
+        let _ = stream.set_user_timeout(UNCONFIRMED);
+        let request = Request::get(format!("ws://{}{}", address.authority, address.path))
+            .header(header::HOST, &address.authority)
+            .header(header::CONNECTION, "Upgrade")
+            .header(header::UPGRADE, "websocket")
+            .header(header::SEC_WEBSOCKET_VERSION, "13")
+            .header(header::SEC_WEBSOCKET_KEY, generate_key())
+            .header(header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL)
+            .body(())
+            .map_err(|error| Ended::broken(format!("cannot ask for a WebSocket: {error}")))?;
+        let config = WebSocketConfig::default()
+            .read_buffer_size(4 << 10)
+            .write_buffer_size(8 << 10)
+            .max_write_buffer_size(4 << 20)
+            .max_message_size(Some(FRAME_BYTES))
+            .max_frame_size(Some(FRAME_BYTES));
+        let handshake = tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await;
+        let (socket, _) = handshake.map_err(|error| Ended::broken(format!("no WebSocket: {error}")))?;
+        let renew = hello.token.as_deref().and_then(renewal_time);
+        let link = Self {
+            socket,
+            shared,
+            heard: clock::now(),
+            pong_due: false,
+            renewal: None,
+            leave: None,
+            leave_within: RESTART,
+        };
+        link.greet(hello, renew).await
+    }
+
+    async fn greet(mut self, hello: Hello<'_>, renew: Option<Instant>) -> Result<(Self, Session), Ended> {
+        let hello = ClientFrame { id: Some(HELLO_ID), body: ClientBody::Hello(hello) }.encode();
+        let sent = self.socket.send(Message::text(hello)).await;
+        sent.map_err(|error| Ended::broken(format!("the connection broke: {error}")))?;
+        loop {
+            let message = match self.socket.next().await {
+                Some(Ok(message)) => message,
+                Some(Err(error)) => return Err(Ended::broken(format!("the connection broke: {error}"))),
+                None => return Err(Ended::broken("the node closed the connection")),
+            };
+            match &message {
+                Message::Close(frame) => return Err(end_of(frame.as_ref(), RESTART)),
+                Message::Text(text) => match ServerFrame::decode(text).map(|frame| frame.body) {
+                    Ok(ServerBody::Welcome(welcome)) => {
+                        let session = Session {
+                            name: welcome.session.clone().into_owned(),
+                            node: welcome.node.clone().into_owned(),
+                            inflight: welcome.limits.inflight as usize,
+                            frame_bytes: welcome.limits.frame_bytes as usize,
+                            epoch: welcome.session.parse().ok(),
+                            ping: Duration::from_millis(welcome.ping_ms.max(100)),
+                            renew,
+                        };
+                        self.heard = clock::now();
+                        return Ok((self, session));
+                    }
+                    Ok(ServerBody::Error(error)) => tracing::debug!(code = ?error.code, "the hello was refused"),
+                    Ok(_) => {}
+                    Err(error) => return Err(Ended::broken(format!("not a frame of ours: {error}"))),
+                },
+                _ => {}
+            }
+        }
+    }
+
+    /// Carries everything to and fro until the connection ends.
+    pub async fn run(&mut self, session: &Session, tokens: &dyn Tokens) -> Ended {
+        let mut silence = clock::sleep_until(self.heard + session.ping * 2);
+        let mut renew_at = session.renew.map(clock::sleep_until);
+        let mut renewing: Option<Token<'_>> = None;
+        loop {
+            if self.shared.state().closing {
+                return self.say_goodbye().await;
+            }
+            let turn = self.turn(session, &mut silence, &mut renew_at, &mut renewing).await;
+            match turn {
+                Turn::Again => {}
+                Turn::Leave(url) => {
+                    self.say_goodbye().await;
+                    return Ended::Moved { url };
+                }
+                Turn::Ended(ended) => return ended,
+                Turn::Renew => renewing = Some(Box::pin(tokens.token())),
+                Turn::Renewed(token) => {
+                    renewing = None;
+                    let token = token.inspect_err(|error| tracing::debug!(%error, "the token was not renewed"));
+                    let next = token.as_deref().ok().and_then(renewal_time);
+                    renew_at = Some(clock::sleep_until(next.unwrap_or_else(|| clock::now() + RENEW_AGAIN)));
+                    self.renewal = token.ok();
+                }
+            }
+        }
+    }
+
+    /// Reads and writes until there is something to decide.
+    async fn turn(
+        &mut self,
+        session: &Session,
+        silence: &mut Sleep,
+        renew_at: &mut Option<Sleep>,
+        renewing: &mut Option<Token<'_>>,
+    ) -> Turn {
+        let shared = self.shared.clone();
+        let mut work = std::pin::pin!(shared.work.notified());
+        poll_fn(|cx| {
+            let mut again = work.as_mut().poll(cx).is_ready();
+            match self.read(cx) {
+                Ok(more) => again |= more,
+                Err(ended) => return Poll::Ready(Turn::Ended(ended)),
+            }
+            if let Err(error) = self.write(cx) {
+                return Poll::Ready(Turn::Ended(Ended::broken(format!("the connection broke: {error}"))));
+            }
+            if let Some((at, url)) = &mut self.leave
+                && at.as_mut().poll(cx).is_ready()
+            {
+                return Poll::Ready(Turn::Leave(url.take()));
+            }
+            if silence.as_mut().poll(cx).is_ready() {
+                let deadline = self.heard + session.ping * 2;
+                if clock::now() >= deadline {
+                    return Poll::Ready(Turn::Ended(Ended::broken("the node fell silent")));
+                }
+                *silence = clock::sleep_until(deadline);
+                again = true;
+                self.shared.expire();
+            }
+            if let Some(Poll::Ready(token)) = renewing.as_mut().map(|renewing| renewing.as_mut().poll(cx)) {
+                return Poll::Ready(Turn::Renewed(token));
+            }
+            if renewing.is_none() && renew_at.as_mut().is_some_and(|at| at.as_mut().poll(cx).is_ready()) {
+                *renew_at = None;
+                return Poll::Ready(Turn::Renew);
+            }
+            if again { Poll::Ready(Turn::Again) } else { Poll::Pending }
+        })
+        .await
+    }
+
+    /// Reads what is there; whether there may be more.
+    fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, Ended> {
+        for _ in 0..READS {
+            if self.shared.state().inbox.is_full() {
+                // It is we who do not listen.
+                self.heard = clock::now();
+                return Ok(false);
+            }
+            let message = match self.socket.poll_next_unpin(cx) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(None) => return Err(Ended::broken("the connection was closed")),
+                Poll::Ready(Some(Err(error))) => return Err(Ended::broken(format!("the connection broke: {error}"))),
+                Poll::Ready(Some(Ok(message))) => message,
+            };
+            self.heard = clock::now();
+            match message {
+                Message::Text(text) => self.frame(&text)?,
+                Message::Close(frame) => {
+                    return Err(end_of(frame.as_ref(), self.leave_within));
+                }
+                Message::Binary(_) => return Err(Ended::broken("the node sent a binary frame")),
+                Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
+            }
+        }
+        Ok(true)
+    }
+
+    fn frame(&mut self, text: &str) -> Result<(), Ended> {
+        let frame =
+            ServerFrame::decode(text).map_err(|error| Ended::broken(format!("not a frame of ours: {error}")))?;
+        match frame.body {
+            ServerBody::Ping => self.pong_due = true,
+            ServerBody::GoAway(go_away) => {
+                self.leave_within = Duration::from_millis(go_away.after_ms);
+                // At a moment of our own within that time, with room for the way.
+                let at = self.leave_within.mul_f64(0.8 * rand::random::<f64>());
+                self.leave = Some((clock::sleep(at), go_away.url.map(std::borrow::Cow::into_owned)));
+            }
+            _ => self.shared.received(frame),
+        }
+        Ok(())
+    }
+
+    /// Writes as much as there is room for.
+    fn write(&mut self, cx: &mut Context<'_>) -> Result<(), tokio_tungstenite::tungstenite::Error> {
+        while Pin::new(&mut self.socket).poll_ready(cx)?.is_ready() {
+            let Some(text) = self.next_frame() else { break };
+            Pin::new(&mut self.socket).start_send(Message::text(text))?;
+        }
+        // Pending: the socket wakes us when it has room.
+        let _ = Pin::new(&mut self.socket).poll_flush(cx)?;
+        Ok(())
+    }
+
+    fn next_frame(&mut self) -> Option<String> {
+        if std::mem::take(&mut self.pong_due) {
+            return Some(ClientFrame { id: None, body: ClientBody::Pong }.encode());
+        }
+        if let Some(token) = self.renewal.take() {
+            let refresh = Refresh { token: token.into() };
+            return Some(ClientFrame { id: Some(REFRESH_ID), body: ClientBody::Refresh(refresh) }.encode());
+        }
+        self.shared.state().next_frame()
+    }
+
+    /// Closes in good order: what may be acknowledged is, then the close frames are exchanged.
+    async fn say_goodbye(&mut self) -> Ended {
+        let ack = self.shared.state().inbox.ack();
+        let goodbye = async {
+            if let Some(seq) = ack {
+                let ack = ClientFrame { id: None, body: ClientBody::Ack(seq) }.encode();
+                self.socket.send(Message::text(ack)).await?;
+            }
+            let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+            self.socket.close(Some(frame)).await?;
+            while self.socket.next().await.is_some_and(|message| message.is_ok()) {}
+            Ok::<_, tokio_tungstenite::tungstenite::Error>(())
+        };
+        // A node that does not answer loses nothing by our going.
+        let _ = clock::timeout(CLOSE, goodbye).await;
+        Ended::Closed
+    }
+}
+
+/// What a turn of reading and writing came to.
+enum Turn {
+    Again,
+    Leave(Option<String>),
+    Ended(Ended),
+    Renew,
+    Renewed(Result<String, String>),
+}
+
+fn end_of(frame: Option<&CloseFrame>, leave_within: Duration) -> Ended {
+    frame.map_or_else(
+        || Ended::broken("the node closed the connection"),
+        |frame| closed(frame.code.into(), &frame.reason, leave_within),
+    )
+}
+
+/// When a token should be renewed: after three quarters of the time that it has left. `None` for
+/// one whose end cannot be read, or that has ended.
+fn renewal_time(token: &str) -> Option<Instant> {
+    #[derive(serde::Deserialize)]
+    struct Claims {
+        exp: u64,
+    }
+    let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    let Claims { exp } = serde_json::from_slice(&payload).ok()?;
+    let left_ms = exp.checked_mul(1_000)?.checked_sub(clock::wall_ms())?;
+    Some(clock::now() + Duration::from_millis(left_ms.max(1_000)).mul_f64(0.75))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_renewed_before_it_ends() {
+        let token = |exp: u64| format!("h.{}.s", URL_SAFE_NO_PAD.encode(format!("{{\"exp\":{exp}}}")));
+        let now_s = clock::wall_ms() / 1_000;
+        let at = renewal_time(&token(now_s + 3_600)).expect("a time ahead");
+        let wait = at - clock::now();
+        assert!(wait > Duration::from_secs(2_600) && wait < Duration::from_secs(2_701), "{wait:?}");
+        for other in ["", "a.b.c", "h.e30.s"] {
+            assert_eq!(renewal_time(other), None, "{other}");
+        }
+        assert_eq!(renewal_time(&token(now_s - 1)), None);
+    }
+}

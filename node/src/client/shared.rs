@@ -1,0 +1,223 @@
+//! What the application's side and the connection's task have in common.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard};
+
+use cluster::env::clock;
+use tokio::sync::{Notify, oneshot};
+
+use super::inbox::Inbox;
+use super::outbox::{Next, Now, Outbox, Outgoing};
+use super::{Event, Fate, Incoming, Item, Stopped};
+use crate::protocol::{Gap, Msg, ServerBody, ServerFrame};
+
+/// News that the application has not taken; beyond it the oldest marks are dropped. Messages and
+/// gaps are never among them.
+const NEWS: usize = 1_024;
+
+/// Shared by the handles and the task of one client.
+pub(super) struct Shared {
+    state: Mutex<State>,
+    /// For the task: there is something to do.
+    pub work: Notify,
+    /// For whoever waits for events.
+    pub arrived: Notify,
+    /// For whoever waits to send, or for everything to be answered.
+    pub room: Notify,
+}
+
+/// The state behind the lock, which is never held across an await.
+pub(super) struct State {
+    pub outbox: Outbox<oneshot::Sender<Fate>>,
+    pub inbox: Inbox<Item>,
+    news: VecDeque<Event>,
+    /// The application is done with this client.
+    pub closing: bool,
+    /// The client has ended.
+    pub stopped: bool,
+    /// The last node's largest frame, bytes.
+    frame_bytes: usize,
+}
+
+pub(super) fn now() -> Now {
+    Now { monotonic: clock::now(), wall_ms: clock::wall_ms() }
+}
+
+impl Shared {
+    pub fn new(ahead: usize) -> Self {
+        Self {
+            state: Mutex::new(State {
+                outbox: Outbox::default(),
+                inbox: Inbox::new(ahead),
+                news: VecDeque::new(),
+                closing: false,
+                stopped: false,
+                frame_bytes: 0,
+            }),
+            work: Notify::new(),
+            arrived: Notify::new(),
+            room: Notify::new(),
+        }
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no thread panics while it holds this lock")
+    }
+
+    /// The next event; `None` when there will be no more.
+    pub async fn next_event(&self) -> Option<Event> {
+        loop {
+            let arrived = self.arrived.notified();
+            {
+                let mut state = self.state();
+                let lags = state.inbox.lags();
+                if let Some(event) = state.take_event() {
+                    if lags {
+                        self.work.notify_one();
+                    }
+                    return Some(event);
+                }
+                if state.stopped {
+                    return None;
+                }
+            }
+            arrived.await;
+        }
+    }
+
+    pub fn tell(&self, event: Event) {
+        self.state().push_news(event);
+        self.arrived.notify_waiters();
+    }
+
+    /// Ends the client: every message without an answer learns its fate.
+    pub fn stop(&self, why: Stopped) {
+        let mut state = self.state();
+        state.stopped = true;
+        for (reply, written) in state.outbox.give_up() {
+            resign(reply, written);
+        }
+        state.push_news(Event::Stopped(why));
+        drop(state);
+        self.arrived.notify_waiters();
+        self.room.notify_waiters();
+    }
+
+    /// A connection stands.
+    pub fn connected(&self, inflight: usize, frame_bytes: usize, epoch: Option<u64>) {
+        let mut state = self.state();
+        state.outbox.connected(inflight, frame_bytes);
+        state.inbox.connected(epoch);
+        state.frame_bytes = frame_bytes;
+    }
+
+    /// The connection is gone. Also the place where messages are given up at last.
+    pub fn disconnected(&self) {
+        self.state().outbox.disconnected();
+        self.expire();
+    }
+
+    /// Reports messages that waited too long.
+    pub fn expire(&self) {
+        let expired = self.state().outbox.expire(now());
+        if !expired.is_empty() {
+            expired.into_iter().for_each(|(reply, written)| resign(reply, written));
+            self.room.notify_waiters();
+        }
+    }
+
+    /// Takes in what came from the node.
+    pub fn received(&self, frame: ServerFrame<'_>) {
+        let mut state = self.state();
+        match (frame.body, frame.id) {
+            (ServerBody::Ok(ok), Some(id)) => {
+                if let (Some(mid), Some(reply)) = (ok.mid, state.outbox.answered(id)) {
+                    let _ = reply.send(Fate::Stored(mid));
+                    self.room.notify_waiters();
+                }
+            }
+            (ServerBody::Error(error), Some(id)) => {
+                if let Some(reply) = state.outbox.answered(id) {
+                    let _ = reply.send(Fate::Refused { code: error.code, message: error.message.into_owned() });
+                    self.room.notify_waiters();
+                }
+            }
+            (ServerBody::Msg(seq, message), _) => {
+                state.inbox.offer(seq, Some(message.mid), Item::Message(incoming(seq, &message)));
+                self.arrived.notify_waiters();
+            }
+            (ServerBody::Gap(seq, Gap { reason, lost }), _) => {
+                state.inbox.offer(seq, None, Item::Gap { seq, reason, lost });
+                self.arrived.notify_waiters();
+            }
+            (ServerBody::Delivered(delivered), _) => {
+                state.push_news(Event::Delivered { mid: delivered.mid, by: delivered.by.into_owned() });
+                self.arrived.notify_waiters();
+            }
+            _ => {}
+        }
+    }
+}
+
+impl State {
+    /// The next frame of ours to write, if any: an acknowledgement or a message.
+    pub fn next_frame(&mut self) -> Option<String> {
+        if let Some(seq) = self.inbox.ack() {
+            return Some(format!("{{\"ack\":{seq}}}"));
+        }
+        loop {
+            match self.outbox.next(now()) {
+                Next::Frame(text) => return Some(text),
+                Next::TooLarge(reply, false) => drop(reply.send(Fate::TooLarge { frame_bytes: self.frame_bytes })),
+                Next::TooLarge(reply, true) => resign(reply, true),
+                Next::Idle => return None,
+            }
+        }
+    }
+
+    pub fn push(&mut self, message: Outgoing) -> oneshot::Receiver<Fate> {
+        let (reply, fate) = oneshot::channel();
+        if self.stopped {
+            resign(reply, false);
+        } else {
+            self.outbox.push(message, reply, now());
+        }
+        fate
+    }
+
+    fn take_event(&mut self) -> Option<Event> {
+        // News of the connection first: they are few, and bounded in number.
+        self.news.pop_front().or_else(|| {
+            self.inbox.take().map(|item| match item {
+                Item::Message(message) => Event::Message(message),
+                Item::Gap { seq, reason, lost } => Event::Gap { seq, reason, lost },
+            })
+        })
+    }
+
+    fn push_news(&mut self, event: Event) {
+        if self.news.len() >= NEWS {
+            self.news.pop_front();
+        }
+        self.news.push_back(event);
+    }
+}
+
+/// Tells that a message's fate will not be learned here; that nobody has it, if it never left.
+fn resign(reply: oneshot::Sender<Fate>, written: bool) {
+    // A receiver that was dropped does not want to know.
+    let _ = reply.send(if written { Fate::Unknown } else { Fate::NotSent });
+}
+
+fn incoming(seq: u64, message: &Msg<'_>) -> Incoming {
+    Incoming {
+        seq,
+        mid: message.mid,
+        from: message.from.clone().into_owned(),
+        device: message.device.clone().into_owned(),
+        to: message.to.clone().map(std::borrow::Cow::into_owned),
+        group: message.group.clone().map(std::borrow::Cow::into_owned),
+        ts_ms: message.ts,
+        body: message.body.to_owned(),
+    }
+}
