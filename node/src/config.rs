@@ -9,49 +9,19 @@ mod load;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
 use std::path::PathBuf;
 
 use cluster::state::Limits as Replicated;
-use serde::{Deserialize, Serialize, Serializer};
+use im_gateway::auth::{AuthConfig, DEV_SECRET, Masked};
+use serde::{Deserialize, Serialize};
 
-pub use check::{DEV_CLUSTER_SECRET, DEV_JWT_SECRET};
+pub use check::DEV_CLUSTER_SECRET;
 pub use load::{Overrides, Sources, load};
 
 /// A configuration that is refused; says which key and how to mend it.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Invalid(pub String);
-
-/// A secret string that shows itself to nobody: masked in `Debug`, in logs and in `--print-config`.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub struct Hidden(String);
-
-impl Hidden {
-    /// Wraps a secret.
-    pub fn new(secret: impl Into<String>) -> Self {
-        Self(secret.into())
-    }
-
-    /// The secret itself, for the one who needs it.
-    #[must_use]
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Hidden {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-impl Serialize for Hidden {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str("***")
-    }
-}
 
 /// One node's configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -64,7 +34,9 @@ pub struct Config {
     pub listen: Listen,
     pub advertise: Advertise,
     pub cluster: ClusterSection,
-    pub auth: Auth,
+    /// Who may connect.
+    pub auth: AuthConfig,
+    pub admin: Admin,
     pub limits: Limits,
     pub log: Log,
     pub threads: Threads,
@@ -78,7 +50,8 @@ impl Default for Config {
             listen: Listen::default(),
             advertise: Advertise::default(),
             cluster: ClusterSection::default(),
-            auth: Auth::default(),
+            auth: AuthConfig::default(),
+            admin: Admin::default(),
             limits: Limits::default(),
             log: Log::default(),
             threads: Threads::default(),
@@ -123,7 +96,7 @@ pub struct ClusterSection {
     /// How many nodes vote: 3 or 5. Further nodes are learners.
     pub voters: usize,
     /// Shared by all nodes of the cluster; at least 16 bytes.
-    pub secret: Option<Hidden>,
+    pub secret: Option<Masked>,
     /// Limits that all nodes share; what the founding node says goes.
     pub limits: Replicated,
 }
@@ -134,22 +107,12 @@ impl Default for ClusterSection {
     }
 }
 
-/// Who may connect.
+/// Who may administer.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Auth {
-    /// The HS256 secret of clients' tokens.
-    pub jwt_secret: Option<Hidden>,
-    /// A JWKS file with the public keys of clients' tokens (RS256, ES256, EdDSA).
-    pub jwks_file: Option<String>,
-    /// Accepted algorithms: HS256, RS256, ES256, EdDSA. Empty: HS256, or those of the JWKS file's keys.
-    pub algorithms: Vec<String>,
-    /// The `iss` that tokens must carry.
-    pub issuer: Option<String>,
-    /// The `aud` that tokens must carry.
-    pub audience: Option<String>,
+pub struct Admin {
     /// The token for `/admin` and `/debug`. Without one they serve the loopback in development mode only.
-    pub admin_token: Option<Hidden>,
+    pub token: Option<Masked>,
 }
 
 /// Limits of one connection, told to clients in `welcome`.
@@ -213,10 +176,10 @@ impl Config {
     #[must_use]
     pub fn print(&self) -> String {
         let public =
-            |secret: &Option<Hidden>, development| secret.as_ref().is_none_or(|secret| secret.reveal() == development);
+            |secret: &Option<Masked>, development| secret.as_ref().is_none_or(|secret| secret.reveal() == development);
         let mut development = Vec::new();
-        if self.auth.jwks_file.is_none() && public(&self.auth.jwt_secret, DEV_JWT_SECRET) {
-            development.push("auth.jwt_secret");
+        if self.auth.jwks.is_none() && public(&self.auth.secret, DEV_SECRET) {
+            development.push("auth.secret");
         }
         if public(&self.cluster.secret, DEV_CLUSTER_SECRET) {
             development.push("cluster.secret");

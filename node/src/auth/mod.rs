@@ -15,7 +15,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::Deserialize;
 
 pub use config::{AuthConfig, AuthConfigError, DEV_SECRET, Masked};
-pub use issue::{IssueError, issue};
+pub use issue::{IssueError, issue, issue_under};
 use jwks::{Keys, Source};
 
 /// Longest token that is looked at, in bytes.

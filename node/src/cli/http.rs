@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cluster::env::clock;
-use http::{Method, Request, Uri, header};
+use http::{Method, Request, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
+use im_gateway::client::{Address, BadUrl};
 use tokio::net::TcpStream;
 
 /// A node that has not answered by then is taken for unreachable.
@@ -44,19 +45,8 @@ impl Endpoint {
     ///
     /// # Errors
     /// A URL that is none of these.
-    pub fn new(url: &str, token: Option<String>) -> Result<Self, String> {
-        let wrong = || format!("\"{url}\" is not a node's URL such as http://127.0.0.1:8080");
-        let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
-        let uri: Uri = full.parse().map_err(|_| wrong())?;
-        match uri.scheme_str() {
-            Some("http" | "ws") => {}
-            Some("https" | "wss") => {
-                return Err(format!("\"{url}\": TLS is not supported by this command; use http://"));
-            }
-            _ => return Err(wrong()),
-        }
-        let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(wrong)?;
-        Ok(Self { authority: format!("{host}:{}", uri.port_u16().unwrap_or(80)), token })
+    pub fn new(url: &str, token: Option<String>) -> Result<Self, BadUrl> {
+        Ok(Self { authority: Address::parse(url)?.authority, token })
     }
 
     /// Asks for `path`.
@@ -84,23 +74,5 @@ impl Endpoint {
         let body = Limited::new(answer.into_body(), BODY_MAX_BYTES).collect().await?.to_bytes();
         driver.abort();
         Ok(Answer { status, body })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn urls() {
-        let authority = |url| Endpoint::new(url, None).map(|endpoint| endpoint.authority);
-        assert_eq!(authority("http://127.0.0.1:8080").as_deref(), Ok("127.0.0.1:8080"));
-        assert_eq!(authority("ws://n1:1/ws").as_deref(), Ok("n1:1"));
-        assert_eq!(authority("n1:1").as_deref(), Ok("n1:1"));
-        assert_eq!(authority("http://n1").as_deref(), Ok("n1:80"));
-        assert_eq!(authority("http://[::1]:8080/").as_deref(), Ok("[::1]:8080"));
-        for wrong in ["", "http://", "https://n1", "ftp://n1", "http://a b"] {
-            assert!(authority(wrong).is_err(), "{wrong}");
-        }
     }
 }

@@ -9,7 +9,10 @@ fn configure(args: &ServeArgs, defaults: &Config) -> Result<(Config, Vec<String>
     let sources =
         Sources { file: args.config.clone(), environment: super::process::environment(), flags: args.overrides() };
     let (config, strange) = load(defaults, &sources)?;
-    Ok((config.check()?, strange.iter().map(|name| format!("{name} is no setting of im-gateway; ignored")).collect()))
+    let config = config.check()?;
+    let strange = strange.into_iter().map(|name| format!("{name} is no setting of im-gateway; ignored"));
+    let warnings = strange.chain(config.warnings()).collect();
+    Ok((config, warnings))
 }
 
 /// Runs a node.

@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use super::{Config, Hidden, Invalid};
+use im_gateway::auth::{DEV_SECRET, Masked};
 
-/// The HS256 secret of a node that was given none. Public, so it is accepted on loopback only.
-pub const DEV_JWT_SECRET: &str = "im-gateway development secret, public";
+use super::{Config, Invalid};
+
 /// The cluster secret of a node that was given none. Public, so it is accepted on loopback only.
 pub const DEV_CLUSTER_SECRET: &str = "im-gateway development cluster, public";
 
@@ -44,11 +44,7 @@ impl Config {
         if !matches!(self.cluster.voters, 3 | 5) {
             return refuse(format!("`cluster.voters` = {} : set it to 3 or 5", self.cluster.voters));
         }
-        self.auth.jwt_secret = match self.auth.jwt_secret.take() {
-            None if self.auth.jwks_file.is_none() => Some(Hidden::new(DEV_JWT_SECRET)),
-            given => given,
-        };
-        self.cluster.secret.get_or_insert_with(|| Hidden::new(DEV_CLUSTER_SECRET));
+        self.cluster.secret.get_or_insert_with(|| Masked::new(DEV_CLUSTER_SECRET));
         self.complete_advertise()?;
         Ok(self)
     }
@@ -66,11 +62,11 @@ impl Config {
         let http_local = is_loopback(&self.listen.http);
         let peer_local = is_loopback(&self.listen.peer);
         let default =
-            |secret: &Option<Hidden>, development| secret.as_ref().is_none_or(|secret| secret.reveal() == development);
-        if !http_local && self.auth.jwks_file.is_none() && default(&self.auth.jwt_secret, DEV_JWT_SECRET) {
+            |secret: &Option<Masked>, development| secret.as_ref().is_none_or(|secret| secret.reveal() == development);
+        if !http_local && self.auth.jwks.is_none() && default(&self.auth.secret, DEV_SECRET) {
             return refuse(format!(
                 "listen.http = \"{}\" is not loopback and the JWT secret is the public development one; \
-                 set IMGW_JWT_SECRET or auth.jwks_file, or listen on 127.0.0.1",
+                 set IMGW_JWT_SECRET or auth.jwks, or listen on 127.0.0.1",
                 self.listen.http
             ));
         }
@@ -88,12 +84,34 @@ impl Config {
                 self.listen.http
             ));
         }
-        for (key, secret) in [("auth.jwt_secret", &self.auth.jwt_secret), ("cluster.secret", &self.cluster.secret)] {
-            if secret.as_ref().is_some_and(|secret| secret.reveal().len() < SECRET_MIN_BYTES) {
-                return refuse(format!("`{key}` is shorter than {SECRET_MIN_BYTES} bytes; set a longer one"));
+        if self.auth.jwks.is_some() && self.auth.secret.is_some() {
+            return refuse("both `auth.secret` and `auth.jwks` are set; keep the one that signs your tokens");
+        }
+        for (key, secret) in self.secrets() {
+            if secret.reveal().is_empty() {
+                return refuse(format!("`{key}` is empty; set it, or leave it out"));
             }
         }
         Ok(())
+    }
+
+    fn secrets(&self) -> impl Iterator<Item = (&'static str, &Masked)> {
+        let all = [
+            ("auth.secret", &self.auth.secret),
+            ("cluster.secret", &self.cluster.secret),
+            ("admin.token", &self.admin.token),
+        ];
+        all.into_iter().filter_map(|(key, secret)| Some((key, secret.as_ref()?)))
+    }
+
+    /// What runs, but should be looked at.
+    pub fn warnings(&self) -> Vec<String> {
+        let short = self.secrets().filter(|(_, secret)| secret.reveal().len() < SECRET_MIN_BYTES);
+        short
+            .map(|(key, _)| {
+                format!("`{key}` is shorter than {SECRET_MIN_BYTES} bytes and may be guessed; set a longer one")
+            })
+            .collect()
     }
 
     /// Works out how others reach this node from where it listens, where that says it.

@@ -15,9 +15,9 @@ use super::{Config, Invalid};
 
 /// Short names for what is set most often.
 const ALIASES: [(&str, &str); 6] = [
-    ("IMGW_JWT_SECRET", "auth.jwt_secret"),
-    ("IMGW_JWKS_FILE", "auth.jwks_file"),
-    ("IMGW_ADMIN_TOKEN", "auth.admin_token"),
+    ("IMGW_JWT_SECRET", "auth.secret"),
+    ("IMGW_JWKS", "auth.jwks"),
+    ("IMGW_ADMIN_TOKEN", "admin.token"),
     ("IMGW_HTTP", "listen.http"),
     ("IMGW_PEER", "listen.peer"),
     ("IMGW_JOIN", "cluster.join"),
@@ -73,7 +73,7 @@ struct Masked<'a>(&'a Config);
 
 impl serde::Serialize for Masked<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        assert!(self.0.auth.jwt_secret.is_none() && self.0.cluster.secret.is_none(), "defaults hold no secrets");
+        assert!(self.0.auth.secret.is_none() && self.0.cluster.secret.is_none(), "defaults hold no secrets");
         self.0.serialize(serializer)
     }
 }

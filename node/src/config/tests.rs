@@ -64,7 +64,7 @@ fn the_environment_is_read_by_the_kind_of_each_key() {
         ],
     );
     let config = case.config();
-    assert_eq!(config.auth.jwt_secret, Some(Hidden::new("1234567890123456")));
+    assert_eq!(config.auth.secret, Some(Masked::new("1234567890123456")));
     assert_eq!(config.cluster.join, ["a:1", "b:2"]);
     assert!(config.cluster.bootstrap);
     assert_eq!((config.cluster.limits.inbox_messages, config.log.format), (7, LogFormat::Json));
@@ -92,7 +92,8 @@ fn errors_name_the_key_and_the_place() {
     assert!(error("[log]\nformat = 'xml'", &[]).contains("found \"xml\", expected one of auto, json, text"));
     assert!(error("[cluster]\nvoters = 4", &[]).contains("set it to 3 or 5"));
     assert!(error("[cluster]\njoin = ['nowhere']", &[]).contains("\"nowhere\" is not host:port"));
-    assert!(error("[auth]\njwt_secret = 'short'", &[]).contains("shorter than 16 bytes"));
+    assert!(error("[auth]\nsecret = ''", &[]).contains("`auth.secret` is empty"));
+    assert!(error("[auth]\nsecret = 's'\njwks = 'f'", &[]).contains("both"));
     let missing = Sources { file: Some("/nonexistent/x.toml".into()), ..Sources::default() };
     let error = load(&Config::default(), &missing).expect_err("refused").to_string();
     assert!(error.contains("/nonexistent/x.toml"), "{error}");
@@ -102,10 +103,10 @@ fn errors_name_the_key_and_the_place() {
 fn secrets_are_masked() {
     let case = Case::new("", &[("IMGW_JWT_SECRET", REAL), ("IMGW_CLUSTER_SECRET", REAL), ("IMGW_ADMIN_TOKEN", REAL)]);
     let config = case.config().check().expect("fine");
-    assert!(!config.print().contains(REAL) && config.print().contains("jwt_secret = \"***\""));
+    assert!(!config.print().contains(REAL) && config.print().contains("secret = \"***\""));
     assert!(!config.print().contains("development"));
     assert!(!format!("{config:?}").contains(REAL));
-    assert_eq!(config.auth.jwt_secret.expect("set").reveal(), REAL);
+    assert_eq!(config.auth.secret.expect("set").reveal(), REAL);
 }
 
 #[test]
@@ -114,7 +115,7 @@ fn what_is_printed_can_be_read_back() {
     let case = Case::new(&config.print(), &[]);
     assert_eq!(case.config(), config);
     let checked = config.check().expect("fine");
-    assert!(checked.print().starts_with("# public development secret, good on loopback only: auth.jwt_secret, "));
+    assert!(checked.print().starts_with("# public development secret, good on loopback only: auth.secret, "));
 }
 
 #[test]
@@ -122,7 +123,7 @@ fn development_secrets_stay_on_the_loopback() {
     let refused = |toml: &str, environment: &[_]| Case::new(toml, environment).error();
     let text = refused("[listen]\nhttp = '0.0.0.0:8080'", &[]);
     assert!(text.contains("IMGW_JWT_SECRET") && text.contains("0.0.0.0:8080"), "{text}");
-    let public = refused("[listen]\nhttp = '192.0.2.1:8080'", &[("IMGW_JWT_SECRET", DEV_JWT_SECRET)]);
+    let public = refused("[listen]\nhttp = '192.0.2.1:8080'", &[("IMGW_JWT_SECRET", DEV_SECRET)]);
     assert!(public.contains("IMGW_JWT_SECRET"), "{public}");
     let text = refused("[listen]\npeer = '192.0.2.1:9080'", &[("IMGW_JWT_SECRET", REAL)]);
     assert!(text.contains("IMGW_CLUSTER_SECRET"), "{text}");

@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 
 use super::super::failure::{Failure, failed};
 use super::plan::Node;
-use crate::config::Hidden;
+use im_gateway::auth::Masked;
 
 /// How long a node may take to stop before it is killed.
 const STOP: Duration = Duration::from_secs(10);
@@ -19,7 +19,7 @@ const STOP: Duration = Duration::from_secs(10);
 /// How all nodes of the cluster are started.
 pub struct Launch {
     pub executable: std::path::PathBuf,
-    pub secret: Hidden,
+    pub secret: Masked,
     pub voters: usize,
     /// Peer addresses of all nodes.
     pub peers: Vec<String>,

@@ -256,7 +256,8 @@ fn quote(word: &str) -> String {
 }
 
 async fn is_ready(node: &Node) -> Result<(), String> {
-    let answer = Endpoint::new(&url(node), None)?.request(Method::GET, "/ready").await?;
+    let answer =
+        Endpoint::new(&url(node), None).map_err(|error| error.to_string())?.request(Method::GET, "/ready").await?;
     if answer.status == 200 { Ok(()) } else { Err(answer.text()) }
 }
 

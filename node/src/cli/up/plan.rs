@@ -11,7 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::super::failure::{Failure, failed};
-use crate::config::Hidden;
+use im_gateway::auth::Masked;
 
 /// A local cluster's folder, held for ourselves as long as this lives.
 pub struct Folder {
@@ -72,10 +72,10 @@ impl Folder {
     ///
     /// # Errors
     /// I/O errors.
-    pub fn secret(&self) -> Result<Hidden, Failure> {
+    pub fn secret(&self) -> Result<Masked, Failure> {
         let file = self.secret_file();
         match fs::read_to_string(&file) {
-            Ok(text) if text.trim().len() >= 16 => return Ok(Hidden::new(text.trim())),
+            Ok(text) if text.trim().len() >= 16 => return Ok(Masked::new(text.trim())),
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(cannot("read", &file, &error)),
@@ -85,7 +85,7 @@ impl Folder {
         written
             .and_then(|mut out| out.write_all(secret.as_bytes()).and_then(|()| out.sync_all()))
             .map_err(|error| cannot("write", &file, &error))?;
-        Ok(Hidden::new(secret))
+        Ok(Masked::new(secret))
     }
 
     /// Whether the cluster was founded in an earlier run.
