@@ -82,7 +82,15 @@ fn look(inner: &Inner, term: &mut Term, now: Instant) -> Vec<Command> {
         term.last_tick = now;
         changes.push(Command::Tick { advance_ms: u64::try_from(advance.as_millis()).unwrap_or(u64::MAX) });
     }
+    changes.extend(feature_level(inner));
     changes
+}
+
+/// The level that every member's build understands, when it is above the cluster's.
+fn feature_level(inner: &Inner) -> Option<Command> {
+    let state = inner.state();
+    let common = state.nodes().map(|(_, record)| record.feature_level).min()?;
+    (common > state.feature_level()).then_some(Command::SetFeatureLevel(common))
 }
 
 /// Generations to declare down, and records of nodes that left.
