@@ -189,12 +189,21 @@ pub struct Builder {
     tokens: Arc<dyn Tokens>,
     device: String,
     ephemeral: bool,
+    first: Option<usize>,
     ahead: usize,
     queue_messages: usize,
     queue_bytes: usize,
 }
 
 impl Builder {
+    /// Which of the URLs to begin with, by its place in the list: any, if nothing else is said, so
+    /// that clients spread over the cluster.
+    #[must_use]
+    pub fn first(mut self, index: usize) -> Self {
+        self.first = Some(index);
+        self
+    }
+
     /// Forget the device when it closes, or ten minutes after it was lost.
     #[must_use]
     pub fn ephemeral(mut self, ephemeral: bool) -> Self {
@@ -224,8 +233,8 @@ impl Builder {
     /// # Errors
     /// A URL that is none.
     pub fn connect(self) -> Result<Client, BadUrl> {
-        // Clients begin at different nodes, so that they spread over the cluster.
-        let route = Route::new(&self.urls, rand::random_range(0..self.urls.len().max(1)))?;
+        let first = self.first.unwrap_or_else(|| rand::random_range(0..self.urls.len().max(1)));
+        let route = Route::new(&self.urls, first)?;
         let shared = Arc::new(Shared::new(self.ahead));
         let task = task::Task {
             net: self.net,
@@ -274,6 +283,7 @@ impl Client {
             tokens,
             device: device.to_owned(),
             ephemeral: false,
+            first: None,
             ahead: 256,
             queue_messages: 1_024,
             queue_bytes: 8 << 20,
