@@ -6,7 +6,10 @@
 mod bodies;
 mod checkpoint;
 pub mod codec;
+mod config;
+mod housekeeping;
 mod log;
+mod network;
 mod runtime;
 mod state_machine;
 #[cfg(test)]
@@ -20,7 +23,10 @@ use std::sync::{Arc, RwLock};
 
 pub use bodies::Bodies;
 pub use checkpoint::Checkpoint;
+pub use config::config;
+pub use housekeeping::keep_log_bounded;
 pub use log::{LogReader, LogStore};
+pub use network::{Client, Network, decode_append, network, serve_raft};
 pub use runtime::ClockRuntime;
 pub use state_machine::{ApplySink, CheckpointEvery, SnapshotBuilder, StateMachine};
 pub use types::{Applied, Entry, LeaderId, LogId, Member, Payload, SnapshotMeta, StoredMembership, TypeConfig, Vote};

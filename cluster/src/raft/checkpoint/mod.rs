@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 pub(crate) use blob::{BODY_CRC, stored_bytes};
 pub(crate) use build::{Build, Frame};
-pub(crate) use manifest::{Manifest, blob_name};
+pub(crate) use manifest::{BlobRef, Manifest, blob_name};
 pub(crate) use store::Store;
 
 use crate::env::Blobs;

@@ -13,6 +13,7 @@ mod reader;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod weight;
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,7 +27,8 @@ use self::cache::Cache;
 use self::flusher::Flusher;
 pub use self::reader::LogReader;
 use self::sweep::Garbage;
-use super::codec::{Damaged, DecodeError, entry_record, read_entry_record, read_value_record, value_record};
+use self::weight::Weight;
+use super::codec::{Damaged, DecodeError, entry_len, entry_record, read_entry_record, read_value_record, value_record};
 use super::types::{Entry, LogId, TypeConfig, Vote};
 use crate::env::Kv;
 use crate::env::kv::Write;
@@ -77,6 +79,7 @@ struct Tail {
     last: Option<LogId>,
     cache: Cache,
     garbage: Garbage,
+    weight: Weight,
 }
 
 struct Shared {
@@ -129,6 +132,7 @@ impl LogStore {
             last: live.or(purged),
             cache: Cache::new(cache_bytes),
             garbage,
+            weight: Weight::default(),
         };
         let flusher = Flusher::start(kv.clone());
         let store = Self(Arc::new(Shared { kv, tail: Mutex::new(tail), flusher }));
@@ -140,6 +144,13 @@ impl LogStore {
     #[must_use]
     pub fn last(&self) -> Option<LogId> {
         self.0.tail().last
+    }
+
+    /// The newest entry behind which there are at least `bytes` of log, about; `None` when there
+    /// are not, as far as was seen since the log was opened.
+    #[must_use]
+    pub fn index_before(&self, bytes: u64) -> Option<u64> {
+        self.0.tail().weight.before(bytes)
     }
 
     fn delete_from(&self, since: u64, end: u64) -> io::Result<()> {
@@ -215,6 +226,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             for entry in entries.drain(..) {
                 tail.first.get_or_insert(entry.log_id.index);
                 tail.last = Some(entry.log_id);
+                tail.weight.add(entry.log_id.index, entry_len(&entry) as u64);
                 tail.cache.push(entry);
             }
         }
@@ -249,6 +261,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             let mut tail = self.0.tail();
             tail.purged = Some(upto);
             tail.cache.purge(upto.index);
+            tail.weight.purge(upto.index);
             let end = tail.last.map_or(0, |last| last.index + 1);
             if let Some(first) = tail.first {
                 tail.garbage.add(first, end.min(upto.index + 1));
