@@ -1,0 +1,158 @@
+//! A gateway that says what a test tells it to: the page's files, a token, and WebSockets of which
+//! the test is the other end.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use cluster::env::clock;
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const NODE: &str = "0123456789abcd";
+
+const FILES: [(&str, &str, &str); 6] = [
+    ("/", "text/html; charset=utf-8", include_str!("../../assets/index.html")),
+    ("/style.css", "text/css", include_str!("../../assets/style.css")),
+    ("/app.js", "text/javascript", include_str!("../../assets/app.js")),
+    ("/cluster.js", "text/javascript", include_str!("../../assets/cluster.js")),
+    ("/tab.js", "text/javascript", include_str!("../../assets/tab.js")),
+    ("/im-gateway.js", "text/javascript", include_str!("../../assets/im-gateway.js")),
+];
+
+/// The server's side; the test accepts its WebSockets in the order in which they come.
+pub struct Fake {
+    /// Where the page is.
+    pub url: String,
+    sockets: mpsc::UnboundedReceiver<Socket>,
+}
+
+/// One WebSocket of the page's client.
+pub struct Socket(WebSocketStream<TcpStream>);
+
+impl Fake {
+    /// Tokens that it gives out live for `token_life`.
+    pub async fn start(token_life: Duration) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("the loopback has a free port");
+        let addr = listener.local_addr().expect("a listener has an address");
+        let (tx, sockets) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(stream, addr, token_life, tx.clone()));
+            }
+        });
+        Self { url: format!("http://{addr}"), sockets }
+    }
+
+    /// The next WebSocket, and its `hello`.
+    pub async fn accept(&mut self) -> (Socket, Value) {
+        let socket = clock::timeout(PATIENCE, self.sockets.recv()).await.expect("the page connects in time");
+        let mut socket = socket.expect("the server runs");
+        let mut hello = socket.receive().await;
+        assert_eq!(hello["id"], 1, "{hello}");
+        (socket, hello["hello"].take())
+    }
+
+    /// The next WebSocket, welcomed.
+    pub async fn welcome(&mut self, ping_ms: u64, inflight: u32) -> (Socket, Value) {
+        let (mut socket, hello) = self.accept().await;
+        socket.welcome(&hello, ping_ms, inflight).await;
+        (socket, hello)
+    }
+}
+
+impl Socket {
+    /// Answers a `hello`.
+    pub async fn welcome(&mut self, hello: &Value, ping_ms: u64, inflight: u32) {
+        let limits = json!({"frame_bytes": 2048, "send_per_s": 1000, "inflight": inflight});
+        self.send(json!({"id": 1, "welcome": {
+            "session": "1",
+            "user": "alice",
+            "device": hello["device"],
+            "node": NODE,
+            "ping_ms": ping_ms,
+            "limits": limits,
+        }}))
+        .await;
+    }
+
+    /// Sends a frame.
+    pub async fn send(&mut self, frame: Value) {
+        self.0.send(Message::text(frame.to_string())).await.expect("the page's socket is open");
+    }
+
+    /// The text of the page's next frame; none when it has closed.
+    pub async fn text(&mut self) -> Option<String> {
+        loop {
+            match clock::timeout(PATIENCE, self.0.next()).await.expect("the page says something in time") {
+                Some(Ok(Message::Text(text))) => return Some(text.as_str().to_owned()),
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
+                Some(Ok(_)) => {}
+            }
+        }
+    }
+
+    /// The page's next frame.
+    pub async fn receive(&mut self) -> Value {
+        let text = self.text().await.expect("the page's socket is open");
+        serde_json::from_str(&text).expect("the page speaks JSON")
+    }
+
+    /// Closes with this code, and waits until the page's side is closed as well.
+    pub async fn close(mut self, code: u16) {
+        let frame = CloseFrame { code: code.into(), reason: "".into() };
+        _ = self.0.close(Some(frame)).await;
+        while self.text().await.is_some() {}
+    }
+}
+
+async fn serve(mut stream: TcpStream, addr: SocketAddr, token_life: Duration, sockets: mpsc::UnboundedSender<Socket>) {
+    let mut head = [0; 4096];
+    let read = stream.peek(&mut head).await.unwrap_or(0);
+    let head = String::from_utf8_lossy(&head[..read]).into_owned();
+    let path = head.split_whitespace().nth(1).unwrap_or_default().to_owned();
+    if path == "/ws" {
+        #[expect(clippy::result_large_err, reason = "the handshake's callback is defined so")]
+        let choose = |_: &Request, mut response: Response| {
+            response.headers_mut().insert("sec-websocket-protocol", "imgw.v1.json".parse().expect("a header's value"));
+            Ok(response)
+        };
+        if let Ok(socket) = tokio_tungstenite::accept_hdr_async(stream, choose).await {
+            _ = sockets.send(Socket(socket));
+        }
+        return;
+    }
+    let (kind, body) = answer(&path, addr, token_life);
+    let status = if kind.is_empty() { "404 Not Found" } else { "200 OK" };
+    let length = body.len();
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    );
+    _ = stream.write_all(head.as_bytes()).await;
+    _ = stream.shutdown().await;
+    while matches!(stream.read(&mut [0; 4096]).await, Ok(1..)) {}
+}
+
+fn answer(path: &str, addr: SocketAddr, token_life: Duration) -> (&'static str, String) {
+    if path.starts_with("/dev/token?") {
+        let exp = (clock::wall_ms() + token_life.as_millis() as u64) / 1000;
+        let claims = BASE64_URL_SAFE_NO_PAD.encode(json!({"sub": "alice", "exp": exp}).to_string());
+        return ("application/json", json!({"token": format!("e30.{claims}.x")}).to_string());
+    }
+    if path == "/admin/status" {
+        let node = json!({"node": NODE, "client_url": format!("ws://{addr}/ws"), "up": true});
+        return ("application/json", json!({"node": NODE, "nodes": [node]}).to_string());
+    }
+    let bare = path.split('?').next().unwrap_or_default();
+    let found = FILES.into_iter().find(|(name, ..)| *name == bare);
+    found.map_or(("", String::new()), |(_, kind, text)| (kind, text.to_owned()))
+}
