@@ -79,5 +79,3 @@ pub async fn open_with(env: &Env, sink: Arc<dyn ApplySink>, every: CheckpointEve
     let machine = StateMachine::new(Arc::new(store), state.clone(), sink, every);
     Ok(Storage { log, machine, state, bodies: Bodies::new(env.blobs.clone()) })
 }
-mod tmpnet;
-pub use tmpnet::{config, network, serve_raft};
