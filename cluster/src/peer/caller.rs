@@ -209,3 +209,62 @@ impl Drop for Place<'_> {
         self.0.pending().in_line -= 1;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use futures_util::poll;
+
+    use super::*;
+
+    const KIND: Kind = Kind(1);
+    const LONG: Duration = Duration::from_secs(60);
+
+    async fn written(caller: &Caller) -> Vec<Bytes> {
+        let mut queued = VecDeque::new();
+        caller.outbox.take(&mut queued).await;
+        queued.into_iter().map(|queued| queued.frame.payload).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_overtakes_those_who_wait_for_room() {
+        let caller = Caller::new();
+        let mut under_way = Vec::new();
+        for _ in 0..MAX_PENDING {
+            let mut request = Box::pin(caller.request(KIND, Bytes::new(), LONG));
+            assert!(poll!(&mut request).is_pending());
+            under_way.push(request);
+        }
+        let mut early = Box::pin(caller.request(KIND, "early".into(), LONG));
+        assert!(poll!(&mut early).is_pending());
+        assert_eq!(written(&caller).await.len(), MAX_PENDING);
+        // Room for both, and the later one is polled first.
+        under_way.truncate(MAX_PENDING - 2);
+        let mut late = Box::pin(caller.request(KIND, "late".into(), LONG));
+        assert!(poll!(&mut late).is_pending());
+        assert!(poll!(&mut early).is_pending());
+        assert!(poll!(&mut late).is_pending());
+        assert_eq!(written(&caller).await, ["early", "late"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_the_end_nothing_is_sent_and_nobody_waits() {
+        let caller = Caller::new();
+        let mut under_way = Vec::new();
+        for _ in 0..=MAX_PENDING {
+            let mut request = Box::pin(caller.request(KIND, Bytes::new(), LONG));
+            assert!(poll!(&mut request).is_pending());
+            under_way.push(request);
+        }
+        caller.close();
+        let waiting = under_way.pop().expect("one more than there is room for");
+        assert_eq!(waiting.await, Err(PeerError::Down));
+        for request in under_way {
+            assert_eq!(request.await, Err(PeerError::Closed));
+        }
+        assert_eq!(caller.request(KIND, Bytes::new(), LONG).await, Err(PeerError::Down));
+        caller.notify(KIND, Bytes::new());
+        assert_eq!(caller.depth(), (0, 0));
+    }
+}
