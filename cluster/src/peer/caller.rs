@@ -249,6 +249,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn whoever_gives_up_leaves_nothing_behind() {
+        let caller = Caller::new();
+        let asked = caller.request(KIND, Bytes::new(), Duration::from_millis(1)).await;
+        assert_eq!(asked, Err(PeerError::Deadline));
+        let mut cancelled = Box::pin(caller.request(KIND, Bytes::new(), LONG));
+        assert!(poll!(&mut cancelled).is_pending());
+        drop(cancelled);
+        assert!(caller.pending().waiting.is_empty());
+        assert_eq!(written(&caller).await.len(), 2);
+        assert_eq!(caller.depth(), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn after_the_end_nothing_is_sent_and_nobody_waits() {
         let caller = Caller::new();
         let mut under_way = Vec::new();

@@ -34,3 +34,20 @@ impl Stop {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::poll;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn waiting_ends_whether_it_began_before_or_after() {
+        let stop = Stop::default();
+        let mut early = Box::pin(stop.wait());
+        assert!(poll!(&mut early).is_pending());
+        stop.set();
+        assert!(poll!(&mut early).is_ready());
+        assert!(poll!(Box::pin(stop.wait())).is_ready());
+    }
+}

@@ -71,6 +71,12 @@ impl MemNet {
         }
     }
 
+    /// Streams to `addr` of which an end is still held.
+    pub(crate) fn streams(&self, addr: SocketAddr) -> usize {
+        self.each_line(addr, |_| {});
+        self.world().lines.iter().filter(|(dialed, _)| *dialed == addr).count()
+    }
+
     /// How often anybody has dialed.
     pub(crate) fn dials(&self) -> usize {
         self.dials.load(Ordering::SeqCst)

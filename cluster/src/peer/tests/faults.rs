@@ -2,9 +2,10 @@
 
 use tokio::sync::mpsc;
 
-use super::super::PeerError;
 use super::super::limits::{PING_EVERY, SILENT_TICKS};
+use super::super::{PeerError, greet};
 use super::*;
+use crate::env::Net;
 
 /// A handler that tells when it has begun, and never answers.
 fn silent() -> (Arc<dyn Handler>, mpsc::UnboundedReceiver<Bytes>) {
@@ -76,6 +77,22 @@ async fn a_node_that_comes_back_is_dialed_at_once() {
     b.link_to(&[(A, a.addr)]).await;
     a.until(is_connected).await;
     assert!(back.elapsed() < Duration::from_millis(50), "{:?}", back.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn links_that_never_last_are_dialed_ever_more_slowly() {
+    let net = MemNet::default();
+    let a = node(&net, A, echo()).await;
+    let mut listener = net.listen("127.0.0.1:0").await.unwrap();
+    a.dial(&[(B, listener.local_addr())]);
+    let dropping = async {
+        loop {
+            let mut conn = listener.accept().await.unwrap();
+            greet::accept(&mut conn, &secret(), B, |_| Ok(())).await.unwrap();
+        }
+    };
+    assert!(clock::timeout(Duration::from_secs(30), dropping).await.is_err());
+    assert!((20..60).contains(&net.dials()), "{} attempts in 30 s", net.dials());
 }
 
 #[tokio::test(start_paused = true)]

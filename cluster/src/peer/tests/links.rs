@@ -147,6 +147,15 @@ async fn addresses_decide_who_is_linked() {
     a.dial(&[(C, c.addr)]);
     assert_eq!(a.ask(C, "again").await.unwrap(), "again");
     assert!(!changes.has_changed().unwrap());
+    // C listens elsewhere too: the link moves there, though nothing is wrong with the old one.
+    let elsewhere = c.peers.listen("127.0.0.1:0", echo()).await.unwrap();
+    assert_eq!((net.streams(c.addr), net.streams(elsewhere)), (1, 0));
+    a.link_to(&[(C, elsewhere)]).await;
+    assert_eq!(a.ask(C, "there").await.unwrap(), "there");
+    assert_eq!((net.streams(c.addr), net.streams(elsewhere)), (0, 1));
+    let dials = net.dials();
+    clock::sleep(Duration::from_secs(10)).await;
+    assert_eq!(net.dials(), dials, "the old link is gone for good");
     // C moves.
     c.peers.close();
     a.until(is_refused).await;

@@ -140,10 +140,23 @@ async fn a_crowd_of_strangers_delays_a_peer_by_no_more_than_one_handshake() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn established_links_take_no_place_from_handshakes() {
+    let net = MemNet::default();
+    let b = node(&net, B, echo()).await;
+    let began = clock::now();
+    let mut links = Vec::new();
+    for id in 0..=MAX_HANDSHAKES as u64 {
+        links.push(raw(&net, b.addr, NodeId(1000 + id), Some(B)).await.unwrap());
+    }
+    assert!(began.elapsed() < Duration::from_millis(100), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn other_protocols_are_cut_short() {
     let net = MemNet::default();
     let b = node(&net, B, echo()).await;
-    let junk: [&[u8]; 4] = [b"GET / HTTP/1.1\r\n\r\n", &[0xff; 64], b"\0\0\0\x03abc", b"\0\0\0\0"];
+    // The last one announces a message just above the cap.
+    let junk: [&[u8]; 5] = [b"GET / HTTP/1.1\r\n\r\n", &[0xff; 64], b"\0\0\0\x03abc", b"\0\0\0\0", b"\0\0\x10\x01"];
     for bytes in junk {
         let mut stranger = connect(&net, b.addr).await;
         stranger.write_all(bytes).await.unwrap();
@@ -189,8 +202,10 @@ async fn an_acceptor_that_asks_is_dropped() {
     let (established, admitted) = greet::accept(&mut conn, &secret(), B, admit).await.unwrap();
     assert_eq!((established.node, admitted), (A, A));
     a.until(is_connected).await;
+    let began = clock::now();
     conn.write_all(&frame(FrameType::Request, b"do this")).await.unwrap();
     a.until(is_down_not_refused).await;
+    assert!(began.elapsed() < Duration::from_millis(10), "{:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
@@ -214,9 +229,10 @@ async fn the_newest_lasting_link_of_a_node_replaces_the_older() {
     let b = node(&net, B, echo()).await;
     let mut older = raw(&net, b.addr, A, Some(B)).await.unwrap();
     let mut other = raw(&net, b.addr, C, Some(B)).await.unwrap();
+    let mut one_off = raw(&net, b.addr, A, None).await.unwrap();
     let mut newer = raw(&net, b.addr, A, Some(B)).await.unwrap();
     assert!(ends_within(&mut older, LONG).await < Duration::from_millis(10));
-    for conn in [&mut newer, &mut other] {
+    for conn in [&mut newer, &mut other, &mut one_off] {
         conn.write_all(&frame(FrameType::Request, b"still here")).await.unwrap();
         let mut answer = frame(FrameType::Response, b"still here");
         conn.read_exact(&mut answer).await.unwrap();
