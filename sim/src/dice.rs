@@ -1,0 +1,29 @@
+//! Seeded chance.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+/// A source of chance of its own, so that more rolls in one place do not shift those of another.
+#[derive(Debug, Clone)]
+pub struct Dice(Arc<Mutex<StdRng>>);
+
+impl Dice {
+    /// The dice of a run for one `purpose`.
+    pub fn new(seed: u64, purpose: &str) -> Self {
+        let mixed =
+            u64::from(crc32fast::hash(purpose.as_bytes())) << 32 | u64::from(crc32fast::hash(&seed.to_le_bytes()));
+        Self(Arc::new(Mutex::new(StdRng::seed_from_u64(seed ^ mixed))))
+    }
+
+    /// A number in `low..=high`.
+    pub fn between(&self, low: u64, high: u64) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).random_range(low..=high)
+    }
+
+    /// True once in `times`, on average.
+    pub fn one_in(&self, times: u64) -> bool {
+        self.between(1, times) == 1
+    }
+}

@@ -1,0 +1,124 @@
+//! Large objects in memory.
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::ops::Range;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cluster::env::Blobs;
+use cluster::env::blobs::check_name;
+
+use super::User;
+use crate::dice::Dice;
+
+/// The objects of a disk.
+#[derive(Default)]
+pub struct Objects {
+    visible: BTreeMap<String, Bytes>,
+    /// Being put; a crash decides whether they arrived.
+    coming: BTreeMap<u64, (String, Bytes)>,
+    /// Deleted, perhaps not durably so.
+    going: BTreeMap<String, Bytes>,
+    next: u64,
+}
+
+impl Objects {
+    fn begin(&mut self, name: &str, bytes: Bytes) -> u64 {
+        self.next += 1;
+        self.coming.insert(self.next, (name.to_owned(), bytes));
+        self.next
+    }
+
+    fn complete(&mut self, put: u64) {
+        if let Some((name, bytes)) = self.coming.remove(&put) {
+            // Syncs the folder, with all that happened to it before.
+            self.going.clear();
+            self.visible.insert(name, bytes);
+        }
+    }
+
+    fn delete(&mut self, name: &str) {
+        if let Some(bytes) = self.visible.remove(name) {
+            self.going.insert(name.to_owned(), bytes);
+        }
+    }
+
+    /// Decides what became of the unfinished.
+    pub fn crash(&mut self, dice: &Dice) {
+        for (name, bytes) in std::mem::take(&mut self.going) {
+            if dice.one_in(2) {
+                self.visible.entry(name).or_insert(bytes);
+            }
+        }
+        for (name, bytes) in std::mem::take(&mut self.coming).into_values() {
+            if dice.one_in(2) {
+                self.visible.insert(name, bytes);
+            }
+        }
+    }
+}
+
+/// `Blobs` of one process.
+pub struct SimBlobs(pub User);
+
+/// A put that its caller may give up: the disk finishes it all the same, unless the process dies.
+struct Put<'a> {
+    user: &'a User,
+    number: u64,
+}
+
+impl Drop for Put<'_> {
+    fn drop(&mut self) {
+        if self.user.alive().is_ok() {
+            self.user.disk.objects().complete(self.number);
+        }
+    }
+}
+
+#[async_trait]
+impl Blobs for SimBlobs {
+    async fn put(&self, name: &str, parts: Vec<Bytes>) -> io::Result<()> {
+        check_name(name)?;
+        self.0.alive()?;
+        let bytes = Bytes::from(parts.concat());
+        self.0.disk.shared.trace.detail("put", &[bytes.len() as u64], name.as_bytes());
+        let number = self.0.disk.objects().begin(name, bytes);
+        let put = Put { user: &self.0, number };
+        self.0.spin().await;
+        self.0.alive()?;
+        drop(put);
+        Ok(())
+    }
+
+    async fn read(&self, name: &str, range: Range<u64>) -> io::Result<Bytes> {
+        check_name(name)?;
+        self.0.alive()?;
+        let bytes = self.0.disk.objects().visible.get(name).cloned().ok_or(ErrorKind::NotFound)?;
+        if range.end > bytes.len() as u64 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        if range.start > range.end {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        Ok(bytes.slice(range.start as usize..range.end as usize))
+    }
+
+    async fn len(&self, name: &str) -> io::Result<Option<u64>> {
+        check_name(name)?;
+        self.0.alive()?;
+        Ok(self.0.disk.objects().visible.get(name).map(|bytes| bytes.len() as u64))
+    }
+
+    async fn list(&self) -> io::Result<Vec<String>> {
+        self.0.alive()?;
+        Ok(self.0.disk.objects().visible.keys().cloned().collect())
+    }
+
+    async fn delete(&self, name: &str) -> io::Result<()> {
+        check_name(name)?;
+        self.0.alive()?;
+        self.0.disk.objects().delete(name);
+        Ok(())
+    }
+}

@@ -1,0 +1,123 @@
+//! Ordered records in memory, with an undo log back to the last sync.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, ErrorKind};
+use std::ops::Bound;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cluster::env::Kv;
+use cluster::env::kv::Write;
+
+use super::User;
+use crate::dice::Dice;
+
+const MAX_KEY: usize = 256;
+const MAX_VALUE: usize = 16 << 20;
+
+/// The records of a disk.
+#[derive(Default)]
+pub struct Records {
+    visible: BTreeMap<Bytes, Bytes>,
+    /// How to take back each batch that is not durable, oldest first.
+    undo: VecDeque<Vec<(Bytes, Option<Bytes>)>>,
+    /// Batches that are durable.
+    durable: u64,
+}
+
+impl Records {
+    fn apply(&mut self, batch: &[Write]) {
+        let mut undo = Vec::with_capacity(batch.len());
+        for write in batch {
+            let (key, old) = match write {
+                Write::Put(key, value) => (key, self.visible.insert(key.clone(), value.clone())),
+                Write::Delete(key) => (key, self.visible.remove(key)),
+            };
+            undo.push((key.clone(), old));
+        }
+        self.undo.push_back(undo);
+    }
+
+    fn written(&self) -> u64 {
+        self.durable + self.undo.len() as u64
+    }
+
+    fn make_durable(&mut self, upto: u64) {
+        let more = upto.saturating_sub(self.durable);
+        self.undo.drain(..usize::try_from(more).expect("batches fit into memory"));
+        self.durable = self.durable.max(upto);
+    }
+
+    /// Drops some of the batches that are not durable, the last ones; says how many.
+    pub fn crash(&mut self, dice: &Dice) -> u64 {
+        let lost = dice.between(0, self.undo.len() as u64);
+        for _ in 0..lost {
+            for (key, old) in self.undo.pop_back().into_iter().flatten().rev() {
+                match old {
+                    Some(value) => self.visible.insert(key, value),
+                    None => self.visible.remove(&key),
+                };
+            }
+        }
+        // What is there at the next start has been read from the disk.
+        self.make_durable(self.written());
+        lost
+    }
+}
+
+/// `Kv` of one process.
+pub struct SimKv(pub User);
+
+fn found(record: (&Bytes, &Bytes)) -> (Bytes, Bytes) {
+    (record.0.clone(), record.1.clone())
+}
+
+fn bounds<'a>(from: &'a [u8], to: &'a [u8]) -> Option<(Bound<&'a [u8]>, Bound<&'a [u8]>)> {
+    (from < to).then_some((Bound::Included(from), Bound::Excluded(to)))
+}
+
+#[async_trait]
+impl Kv for SimKv {
+    fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
+        self.0.alive()?;
+        Ok(self.0.disk.records().visible.get(key).cloned())
+    }
+
+    fn range(&self, from: &[u8], to: &[u8], limit: usize) -> io::Result<Vec<(Bytes, Bytes)>> {
+        self.0.alive()?;
+        let Some(bounds) = bounds(from, to) else { return Ok(Vec::new()) };
+        Ok(self.0.disk.records().visible.range::<[u8], _>(bounds).take(limit).map(found).collect())
+    }
+
+    fn last(&self, from: &[u8], to: &[u8]) -> io::Result<Option<(Bytes, Bytes)>> {
+        self.0.alive()?;
+        let Some(bounds) = bounds(from, to) else { return Ok(None) };
+        Ok(self.0.disk.records().visible.range::<[u8], _>(bounds).next_back().map(found))
+    }
+
+    fn write(&self, batch: &[Write]) -> io::Result<()> {
+        self.0.alive()?;
+        for write in batch {
+            let (key, len) = match write {
+                Write::Put(key, value) => (key, value.len()),
+                Write::Delete(key) => (key, 0),
+            };
+            if key.len() > MAX_KEY || len > MAX_VALUE {
+                return Err(io::Error::new(ErrorKind::InvalidInput, "a key or value beyond the store's limits"));
+            }
+            let tag = [matches!(write, Write::Put(..)).into(), len as u64, u64::from(crc32fast::hash(key))];
+            self.0.disk.shared.trace.detail(&self.0.disk.shared.name, &tag, b"");
+        }
+        self.0.disk.records().apply(batch);
+        Ok(())
+    }
+
+    async fn sync(&self) -> io::Result<()> {
+        self.0.alive()?;
+        let upto = self.0.disk.records().written();
+        self.0.spin().await;
+        self.0.alive()?;
+        self.0.disk.records().make_durable(upto);
+        Ok(())
+    }
+}

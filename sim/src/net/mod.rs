@@ -1,0 +1,197 @@
+//! The simulated network: machines, links between them, streams over the links.
+//!
+//! Invariant: a stream behaves as TCP does, its failures included. Nothing is lost or reordered
+//! within it; a dead process's streams are closed by its system; a machine without power says
+//! nothing at all, and its peers find out by their own timeouts, or when it is back and does not
+//! know them.
+
+mod conn;
+mod pipe;
+mod stream;
+mod switch;
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use cluster::env::Net;
+use cluster::env::net::{BoxConn, Listener};
+use tokio::sync::Notify;
+
+use crate::dice::Dice;
+use crate::time;
+use crate::trace::Trace;
+use stream::Stream;
+use switch::{Asked, Listening, Switch};
+
+/// A machine's number.
+pub type Host = usize;
+
+/// One life of a process on a machine. What belongs to an earlier one is dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Life {
+    /// The machine.
+    pub host: Host,
+    /// Which of its processes.
+    pub number: u64,
+}
+
+/// The network of a run.
+#[derive(Clone)]
+pub struct Network {
+    switch: Arc<Mutex<Switch>>,
+    /// Something changed that connecting waits for.
+    changed: Arc<Notify>,
+}
+
+/// Wakers to be called once the network's lock is free: they may drop streams.
+#[derive(Default)]
+pub(crate) struct Later(Vec<Waker>);
+
+impl Later {
+    fn wake(&mut self, waker: &mut Option<Waker>) {
+        self.0.extend(waker.take());
+    }
+}
+
+impl Network {
+    /// A network without machines.
+    pub fn new(seed: u64, trace: Trace) -> Self {
+        let switch = Switch::new(Dice::new(seed, "network"), trace);
+        Self { switch: Arc::new(Mutex::new(switch)), changed: Arc::default() }
+    }
+
+    /// Adds a machine, powered, and tells its address.
+    pub fn add_host(&self) -> (Host, IpAddr) {
+        self.with(|switch, _| switch.add_host())
+    }
+
+    /// Starts a process on a machine; an earlier one must have been killed.
+    pub fn start(&self, host: Host) -> SimNet {
+        let life = self.with(|switch, later| switch.start(host, later));
+        self.changed.notify_waiters();
+        SimNet { network: self.clone(), life }
+    }
+
+    /// Kills a machine's process: its system closes its streams and refuses new ones.
+    pub fn kill(&self, host: Host) {
+        self.with(|switch, later| switch.kill(host, later));
+    }
+
+    /// Cuts a machine's power: silence.
+    pub fn power_off(&self, host: Host) {
+        self.with(|switch, later| switch.power_off(host, later));
+    }
+
+    /// Cuts the way from one machine to another, or joins it again. What was under way arrives, what
+    /// is sent meanwhile waits.
+    pub fn set_cut(&self, from: Host, to: Host, cut: bool) {
+        self.with(|switch, later| switch.set_cut(from, to, cut, later));
+        self.changed.notify_waiters();
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut Switch, &mut Later) -> T) -> T {
+        let mut later = Later::default();
+        let result = work(&mut self.switch.lock().unwrap_or_else(PoisonError::into_inner), &mut later);
+        later.0.into_iter().for_each(Waker::wake);
+        result
+    }
+}
+
+/// One process's way to the network.
+pub struct SimNet {
+    network: Network,
+    life: Life,
+}
+
+#[async_trait]
+impl Net for SimNet {
+    async fn listen(&self, addr: &str) -> io::Result<Box<dyn Listener>> {
+        let addr = parse(addr)?;
+        let addr = self.network.with(|switch, _| switch.listen(self.life, addr))?;
+        Ok(Box::new(Accepting { network: self.network.clone(), life: self.life, addr }))
+    }
+
+    async fn connect(&self, addr: &str) -> io::Result<BoxConn> {
+        let addr = parse(addr)?;
+        loop {
+            let changed = self.network.changed.notified();
+            let Some(delay) = self.network.with(|switch, _| switch.way(self.life, addr))? else {
+                // No answer, as long as it takes.
+                changed.await;
+                continue;
+            };
+            time::sleep(delay).await;
+            let asked = self.network.with(|switch, later| switch.ask(self.life, addr, later))?;
+            match asked {
+                Asked::Opened(id, delay) => {
+                    let stream = Stream::new(self.network.clone(), id, 0, addr);
+                    time::sleep(delay).await;
+                    return Ok(Box::new(stream));
+                }
+                Asked::Refused(delay) => {
+                    time::sleep(delay).await;
+                    return Err(ErrorKind::ConnectionRefused.into());
+                }
+                // Lost on the way: TCP asks again.
+                Asked::Lost => time::sleep(RETRY).await,
+            }
+        }
+    }
+}
+
+/// Pause before a lost request to connect is repeated.
+const RETRY: Duration = Duration::from_millis(200);
+
+fn parse(addr: &str) -> io::Result<SocketAddr> {
+    addr.parse().map_err(|_| io::Error::new(ErrorKind::InvalidInput, format!("{addr:?} is no address")))
+}
+
+/// The address of machine `host`.
+fn ip(host: Host) -> IpAddr {
+    let [_, _, high, low] = u32::try_from(host + 1).expect("few machines").to_be_bytes();
+    Ipv4Addr::new(10, 0, high, low).into()
+}
+
+struct Accepting {
+    network: Network,
+    life: Life,
+    addr: SocketAddr,
+}
+
+#[async_trait]
+impl Listener for Accepting {
+    async fn accept(&mut self) -> io::Result<BoxConn> {
+        let (id, peer) = std::future::poll_fn(|cx| self.poll_accept(cx)).await?;
+        Ok(Box::new(Stream::new(self.network.clone(), id, 1, peer)))
+    }
+
+    fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+}
+
+impl Accepting {
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(u64, SocketAddr)>> {
+        self.network.with(|switch, _| match switch.accept(self.life, self.addr) {
+            Ok(Some(accepted)) => Poll::Ready(Ok(accepted)),
+            Ok(None) => {
+                switch.wait_accept(self.addr, cx.waker().clone());
+                Poll::Pending
+            }
+            Err(error) => Poll::Ready(Err(error)),
+        })
+    }
+}
+
+impl Drop for Accepting {
+    fn drop(&mut self) {
+        self.network.with(|switch, later| switch.unlisten(self.life, self.addr, later));
+    }
+}
+
+type Listeners = BTreeMap<SocketAddr, Listening>;

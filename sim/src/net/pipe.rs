@@ -1,0 +1,131 @@
+//! One direction of a stream: bytes on their way, and those that arrived unread.
+
+use std::collections::VecDeque;
+
+use bytes::{Buf, Bytes};
+
+use crate::time::NEVER;
+
+/// Bytes that the sender's and the receiver's system hold together.
+pub const CAPACITY: usize = 128 << 10;
+/// The receiver's part: what arrived within it is acknowledged.
+pub const WINDOW: usize = 64 << 10;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Pipe {
+    segments: VecDeque<Segment>,
+    len: usize,
+    /// When the end arrives, if the sender has closed.
+    end: Option<u64>,
+    /// When the last thing sent arrives.
+    last: u64,
+    /// When the receiver's system last took something, or the sender began to wait for that.
+    progress: u64,
+}
+
+#[derive(Debug)]
+struct Segment {
+    arrives: u64,
+    bytes: Bytes,
+}
+
+/// What a reader finds.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Bytes.
+    Bytes(Bytes),
+    /// The end.
+    End,
+    /// Nothing before this moment.
+    Nothing(u64),
+}
+
+impl Pipe {
+    /// How many bytes the sender may write.
+    pub fn room(&self) -> usize {
+        CAPACITY.saturating_sub(self.len)
+    }
+
+    /// Whether the sender has closed.
+    pub fn is_ended(&self) -> bool {
+        self.end.is_some()
+    }
+
+    /// Whether unread bytes have arrived.
+    pub fn has_unread(&self, now: u64) -> bool {
+        self.segments.front().is_some_and(|segment| segment.arrives <= now)
+    }
+
+    /// Whether anything is on its way or unread.
+    pub fn is_empty(&self) -> bool {
+        self.segments.is_empty()
+    }
+
+    /// Sends bytes that arrive at `arrives`, but not before what was sent earlier.
+    pub fn push(&mut self, now: u64, arrives: u64, bytes: Bytes) {
+        if !self.is_unacknowledged(now) {
+            self.progress = now;
+        }
+        self.len += bytes.len();
+        self.last = self.last.max(arrives);
+        self.segments.push_back(Segment { arrives: self.last, bytes });
+    }
+
+    /// Sends the end.
+    pub fn finish(&mut self, arrives: u64) {
+        self.last = self.last.max(arrives);
+        self.end = Some(self.last);
+    }
+
+    /// Takes at most `limit` bytes that arrived.
+    pub fn pop(&mut self, now: u64, limit: usize) -> Found {
+        let Some(segment) = self.segments.front_mut() else {
+            return match self.end {
+                Some(at) if at <= now => Found::End,
+                at => Found::Nothing(at.unwrap_or(NEVER)),
+            };
+        };
+        if segment.arrives > now {
+            return Found::Nothing(segment.arrives);
+        }
+        let bytes = segment.bytes.split_to(limit.min(segment.bytes.len()));
+        if !segment.bytes.has_remaining() {
+            self.segments.pop_front();
+        }
+        if self.len > WINDOW {
+            self.progress = now;
+        }
+        self.len -= bytes.len();
+        Found::Bytes(bytes)
+    }
+
+    /// Throws away what was not read.
+    pub fn clear(&mut self) {
+        self.segments.clear();
+        self.len = 0;
+    }
+
+    /// What a cut held back arrives at `arrives`.
+    pub fn release(&mut self, arrives: u64) {
+        let held = |at: &mut u64| {
+            if *at == NEVER {
+                *at = arrives;
+            }
+        };
+        self.segments.iter_mut().for_each(|segment| held(&mut segment.arrives));
+        self.end.as_mut().map(held);
+        held(&mut self.last);
+    }
+
+    fn is_unacknowledged(&self, now: u64) -> bool {
+        self.len > WINDOW || self.segments.back().is_some_and(|segment| segment.arrives > now)
+    }
+
+    /// Since when the sender waits for an acknowledgement without any progress.
+    pub fn waiting_since(&self, now: u64) -> Option<u64> {
+        let arrived = self.segments.partition_point(|segment| segment.arrives <= now);
+        let last = arrived.checked_sub(1).map_or(0, |at| self.segments[at].arrives);
+        self.is_unacknowledged(now).then(|| self.progress.max(last))
+    }
+}

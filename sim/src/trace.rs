@@ -1,0 +1,75 @@
+//! What happened, as JSON lines: the same seed gives the same bytes.
+//!
+//! Each line carries a digest over everything below it as well (every piece of a stream, every write
+//! to a disk), so a difference too small for a line of its own shows at the next one.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde_json::{Value, json};
+
+use crate::time;
+
+/// A run's trace.
+#[derive(Clone, Default)]
+pub struct Trace(Arc<Mutex<Inner>>);
+
+#[derive(Default)]
+struct Inner {
+    out: Option<BufWriter<File>>,
+    digest: u32,
+    lines: u64,
+}
+
+impl Trace {
+    /// Writes to the file `path`, replacing it.
+    ///
+    /// # Errors
+    /// When the file cannot be created.
+    pub fn to_file(path: &Path) -> io::Result<Self> {
+        let out = Some(BufWriter::new(File::create(path)?));
+        Ok(Self(Arc::new(Mutex::new(Inner { out, ..Inner::default() }))))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a detail into the digest.
+    pub fn detail(&self, what: &str, numbers: &[u64], bytes: &[u8]) {
+        let mut inner = self.lock();
+        let mut hash = crc32fast::Hasher::new_with_initial(inner.digest);
+        hash.update(what.as_bytes());
+        hash.update(&time::now().to_le_bytes());
+        numbers.iter().for_each(|number| hash.update(&number.to_le_bytes()));
+        hash.update(bytes);
+        inner.digest = hash.finalize();
+    }
+
+    /// Writes a line.
+    ///
+    /// # Panics
+    /// When the file cannot be written.
+    pub fn event(&self, what: &str, mut fields: Value) {
+        let mut inner = self.lock();
+        inner.lines += 1;
+        let digest = format!("{:08x}", inner.digest);
+        let Some(out) = &mut inner.out else { return };
+        let line = json!({ "t_us": time::now() / 1000, "event": what, "digest": digest, "of": fields.take() });
+        writeln!(out, "{line}").expect("the trace file can be written");
+    }
+
+    /// Everything is in the file; returns how many lines.
+    ///
+    /// # Panics
+    /// When the file cannot be written.
+    pub fn finish(&self) -> u64 {
+        let mut inner = self.lock();
+        if let Some(out) = &mut inner.out {
+            out.flush().expect("the trace file can be written");
+        }
+        inner.lines
+    }
+}
