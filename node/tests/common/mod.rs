@@ -1,26 +1,41 @@
 //! A cluster of real processes, for tests that see it as a user does.
 //!
 //! Everything listens on loopback; every child is ended by its own pid; waiting is for conditions.
+//! At most [`CLUSTERS`] clusters run at once in a test process, however many tests do.
 
 #![allow(dead_code)] // Each test binary uses its part.
 
 pub mod http;
+pub mod ledger;
+pub mod person;
+pub mod raw;
 
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use cluster::env::clock;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// How long a condition may take before a test gives up. Generous: machines are shared.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Clusters at once: more would only starve each other, and then fail their clocks.
+pub const CLUSTERS: usize = 2;
+
+/// The secret that the nodes' tokens are signed with.
+pub const SECRET: &str = "a secret that only these tests know";
+
+static TURNS: Semaphore = Semaphore::const_new(CLUSTERS);
+
 /// Several nodes and the folder they live in.
 pub struct TestCluster {
+    _turn: SemaphorePermit<'static>,
     dir: TempDir,
     nodes: Vec<TestNode>,
     options: Options,
@@ -33,8 +48,8 @@ pub struct Options {
     pub replicated_limits: String,
     /// Lines of the `[limits]` section.
     pub limits: String,
-    /// Lines of the `[auth]` section.
-    pub auth: String,
+    /// Lines of the `[auth]` section, instead of the one that sets [`SECRET`].
+    pub auth: Option<String>,
 }
 
 struct TestNode {
@@ -45,9 +60,27 @@ struct TestNode {
     wiped: usize,
 }
 
-/// A port that was free a moment ago.
+/// A port that is free, and that no outgoing connection takes while its node is down: it lies below
+/// the range from which systems choose those.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+    const LOWEST: u16 = 12_000;
+    const COUNT: u16 = 18_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Processes begin at different places, so that they do not take each other's.
+    let start = std::process::id().wrapping_mul(97) % u32::from(COUNT);
+    for _ in 0..COUNT {
+        let offset = (start + u32::from(NEXT.fetch_add(1, Ordering::Relaxed))) % u32::from(COUNT);
+        let port = LOWEST + u16::try_from(offset).expect("it is below COUNT");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port")
+}
+
+/// A token for `user`, good for an hour.
+pub fn token(user: &str) -> String {
+    im_gateway::auth::issue(SECRET, user, None, clock::wall_ms() + 3_600_000).expect("it can be signed")
 }
 
 /// Polls until `check` gives something.
@@ -73,7 +106,9 @@ impl TestCluster {
 
     /// As [`TestCluster::start`], with other limits.
     pub async fn start_with(nodes: usize, options: Options) -> Self {
-        let mut cluster = Self { dir: TempDir::new().expect("a temporary folder"), nodes: Vec::new(), options };
+        let turn = TURNS.acquire().await.expect("the semaphore is never closed");
+        let dir = TempDir::new().expect("a temporary folder");
+        let mut cluster = Self { _turn: turn, dir, nodes: Vec::new(), options };
         for _ in 0..nodes {
             cluster.add();
         }
@@ -124,6 +159,7 @@ impl TestCluster {
 
     fn write_config(&self, index: usize) -> PathBuf {
         let node = &self.nodes[index];
+        let auth = self.options.auth.clone().unwrap_or_else(|| format!("secret = {SECRET:?}"));
         let others: Vec<String> = (0..self.nodes.len())
             .filter(|other| *other != index)
             .map(|other| format!("\"127.0.0.1:{}\"", self.nodes[other].peer))
@@ -137,7 +173,6 @@ impl TestCluster {
             data = node.data,
             http = node.http,
             peer = node.peer,
-            auth = self.options.auth,
             limits = self.options.limits,
             bootstrap = index == 0 && node.wiped == 0,
             others = others.join(","),
@@ -157,9 +192,48 @@ impl TestCluster {
 
     /// Sends a signal to a node's process (SIGSTOP, SIGCONT, SIGTERM).
     pub fn signal(&self, index: usize, signal: i32) {
-        let pid = self.nodes[index].child.as_ref().expect("the node runs").id();
+        let pid = i32::try_from(self.pid(index)).expect("a pid");
         // SAFETY: the process is our own child and has not been waited for.
-        assert_eq!(unsafe { libc::kill(i32::try_from(pid).expect("a pid"), signal) }, 0);
+        assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+    }
+
+    /// The process id of a node that runs.
+    pub fn pid(&self, index: usize) -> u32 {
+        self.nodes[index].child.as_ref().expect("the node runs").id()
+    }
+
+    /// Resident memory of a node, in bytes.
+    pub fn resident_bytes(&self, index: usize) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid(index))).expect("the node runs");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a line on resident memory");
+        let kib: u64 = line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number of KiB");
+        kib << 10
+    }
+
+    /// Runs an operator's command, such as `["member", "remove", id]`, against a node.
+    pub async fn operator(&self, index: usize, args: &[&str]) -> Result<(), String> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_im-gateway"));
+        command.args(args).args(["--url", &format!("http://{}", self.addr(index))]).stdin(Stdio::null());
+        let output = tokio::task::spawn_blocking(move || command.output()).await.expect("it does not panic");
+        let output = output.expect("the command starts");
+        if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+    }
+
+    /// Moves leadership to a node and waits until it leads.
+    pub async fn lead(&self, index: usize) {
+        let node = self.node_id(index).await;
+        eventually("leadership moves", async || {
+            // Refused while an election is on, or while the node lags.
+            let _ = self.operator(index, &["leader", "transfer", "--to", &node]).await;
+            (self.leader().await == index).then_some(())
+        })
+        .await;
+    }
+
+    /// A node's id.
+    pub async fn node_id(&self, index: usize) -> String {
+        let status = eventually("a status", async || self.status(index).await).await;
+        status["node"].as_str().expect("status names the node").to_owned()
     }
 
     /// Waits for a node's process to end; its exit code.
@@ -223,11 +297,11 @@ impl TestCluster {
         (answer.status == 200).then(|| serde_json::from_str(&answer.body).expect("status is JSON"))
     }
 
-    /// The value of one series of a node's `/metrics`.
-    pub async fn metric(&self, index: usize, series: &str) -> Option<f64> {
+    /// The sum of a metric's series on a node that have this label, such as `type="direct"`.
+    pub async fn metric(&self, index: usize, name: &str, label: &str) -> Option<f64> {
         let answer = http::get(&self.addr(index), "/metrics").await.ok()?;
-        let line = answer.body.lines().find(|line| line.starts_with(series) && !line.starts_with('#'))?;
-        line.rsplit(' ').next()?.parse().ok()
+        let series = answer.body.lines().filter_map(|line| line.strip_prefix(name)).filter(|line| line.contains(label));
+        series.map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 
     /// Waits until the cluster has `count` voters.

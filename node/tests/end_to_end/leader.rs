@@ -1,0 +1,44 @@
+//! An election interrupts nobody.
+
+use std::time::Duration;
+
+use crate::common::ledger::Ledger;
+use crate::common::person::Person;
+use crate::common::raw::Raw;
+use crate::common::{TestCluster, eventually};
+
+const ROUNDS: u32 = 30;
+const PACE: Duration = Duration::from_millis(10);
+
+#[tokio::test]
+async fn the_leader_dies_thirty_times() {
+    let mut cluster = TestCluster::start(3).await;
+    let ledger = Ledger::new();
+    cluster.lead(0).await;
+    // Each of them has one node only: a socket that closes could not be hidden by another.
+    let alice = Person::connect(&cluster, &ledger, "alice", "phone", &[1]).await;
+    let bob = Person::connect(&cluster, &ledger, "bob", "phone", &[2]).await;
+    let mut silent = Raw::welcome(&cluster.addr(1), "silent", "phone").await;
+    let talks = [alice.talk("bob", PACE), bob.talk("alice", PACE)];
+    for round in 1..=ROUNDS {
+        ledger.progress(20).await;
+        cluster.kill(0);
+        let next = cluster.leader().await;
+        assert_ne!(next, 0);
+        ledger.progress(20).await;
+        cluster.restart(0);
+        cluster.ready(0).await;
+        cluster.lead(0).await;
+        let ends = (alice.ends(), bob.ends());
+        assert_eq!(ends, (vec![], vec![]), "round {round}: a socket closed");
+    }
+    let mut sent = 0;
+    for talk in talks {
+        sent += talk.stop().await;
+    }
+    ledger.settled().await;
+    assert_eq!((alice.ends(), bob.ends()), (vec![], vec![]));
+    let came = silent.next_within(Duration::ZERO).await;
+    assert_eq!(came, None, "the silent connection stands");
+    eventually("every delivery is told", async || (alice.delivered() + bob.delivered() == sent).then_some(())).await;
+}

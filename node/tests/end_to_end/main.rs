@@ -1,0 +1,16 @@
+//! What the system promises, shown on real processes, sockets and disks.
+//!
+//! One binary, so that its tests share the turns that keep the number of clusters small.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod bad_input;
+mod checker;
+mod crash;
+mod delivery;
+mod leader;
+mod limits;
+mod membership;
+mod quorum;
+mod sessions;
