@@ -2,6 +2,9 @@
 
 pub mod auth;
 pub mod client;
+pub mod delivery;
 #[cfg(feature = "real")]
 pub mod env;
 pub mod protocol;
+pub mod session;
+pub mod telemetry;

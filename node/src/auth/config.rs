@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 /// The HS256 secret that is used when none is configured. Published, so anybody can sign with it:
 /// a node that listens elsewhere than on loopback refuses to start with it.
-pub const DEV_SECRET: &str = "im-gateway development secret: everybody knows it";
+pub const DEV_SECRET: &str = "im-gateway development secret, public";
 
 /// How tokens are checked: by a shared secret (HS256), or by the public keys of a JWKS file
 /// (RS256, ES256, EdDSA: each key's type decides).

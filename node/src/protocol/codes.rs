@@ -45,8 +45,12 @@ pub enum CloseCode {
     Normal = 1000,
     /// An end goes away.
     GoingAway = 1001,
+    /// Not a WebSocket's bytes.
+    Framing = 1002,
     /// A binary frame.
     Binary = 1003,
+    /// Text that is not UTF-8.
+    NotUtf8 = 1007,
     /// A frame over `frame_bytes`.
     TooLarge = 1009,
     /// The node restarts: reconnect after a random 0–`after_ms`.
@@ -77,10 +81,12 @@ pub enum CloseCode {
 
 impl CloseCode {
     /// Every code.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Normal,
         Self::GoingAway,
+        Self::Framing,
         Self::Binary,
+        Self::NotUtf8,
         Self::TooLarge,
         Self::Restart,
         Self::Overload,
@@ -121,7 +127,9 @@ impl CloseCode {
         match self {
             Self::Normal => "client_disconnect",
             Self::GoingAway => "going_away",
+            Self::Framing => "bad_framing",
             Self::Binary => "binary_frame",
+            Self::NotUtf8 => "not_utf8",
             Self::TooLarge => "frame_too_large",
             Self::Restart => "restart",
             Self::Overload => "overload",
@@ -144,7 +152,9 @@ impl CloseCode {
         match self {
             Self::Normal => "goodbye",
             Self::GoingAway => "going away",
+            Self::Framing => "not the WebSocket protocol",
             Self::Binary => "binary frames are not part of this protocol",
+            Self::NotUtf8 => "the text is not UTF-8",
             Self::TooLarge => "the frame is larger than frame_bytes",
             Self::Restart => "the node restarts; reconnect",
             Self::Overload => "the node is overloaded; reconnect later",

@@ -147,6 +147,15 @@ pub enum GapReason {
     Other,
 }
 
+impl From<cluster::state::GapReason> for GapReason {
+    fn from(reason: cluster::state::GapReason) -> Self {
+        match reason {
+            cluster::state::GapReason::InboxLimit => Self::InboxLimit,
+            cluster::state::GapReason::Expired => Self::Expired,
+        }
+    }
+}
+
 /// The first of the recipient's devices acknowledged a message of ours.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delivered<'a> {

@@ -1,0 +1,442 @@
+//! One session's decisions: what a frame, an event or a passing deadline means.
+//!
+//! Pure but for the calls to its [`Link`]: the shell in [`super::run`] reads, writes and waits.
+//! Invariants: sends are answered in their order, each once; at most `inflight` are unanswered;
+//! nothing is delivered before the session is registered, nor while it is suspended (G4); every
+//! buffer that a client can make grow has a limit (G7).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cluster::env::clock::Instant;
+use cluster::id::{DeviceId, MessageId, Pos, UserId};
+use cluster::session::{Delivery, Event, Outgoing, Refusal};
+use cluster::state::SendRefusal;
+
+use super::heart::{Beat, Heart};
+use super::link::Link;
+use super::node::Node;
+use super::ws::{self, Incoming};
+use crate::auth::Identity;
+use crate::delivery::{Pace, Window};
+use crate::protocol::{
+    self, ClientBody, ClientFrame, CloseCode, DecodeError, ErrorBody, ErrorCode, MAX_KEY_BYTES, ServerBody, ServerFrame,
+};
+
+/// Deliveries are written while less than this waits to be written, in bytes.
+const DELIVERY_HIGH_BYTES: usize = 32 << 10;
+/// While more than this waits to be written, in bytes, no frames are taken from the client, and
+/// `delivered` marks, which are news and no promise, are left out.
+const OUT_HIGH_BYTES: usize = 128 << 10;
+/// Malformed frames that a client may send before it is closed.
+const MAX_BAD_FRAMES: u8 = 8;
+/// Most messages read from the inbox at once.
+const PAGE_MESSAGES: usize = 64;
+
+/// How a connection ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// We close it.
+    Close(CloseCode),
+    /// The client closed it, with this code if it gave one.
+    Left(Option<u16>),
+    /// The stream ended without a close frame, or failed.
+    Lost(Option<std::io::ErrorKind>),
+}
+
+/// When something happens, by this node's clocks.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// Monotonic.
+    pub now: Instant,
+    /// Milliseconds since the Unix epoch.
+    pub wall_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Not welcomed yet.
+    Registering,
+    Live,
+    Suspended,
+}
+
+/// What is owed to the client for a send, in the order of the sends.
+#[derive(Debug)]
+enum Answer {
+    /// The cluster will tell.
+    Awaited { token: u64, id: Option<u64> },
+    /// Refused by its form.
+    Refused { id: Option<u64>, code: ErrorCode, message: &'static str },
+}
+
+/// What is to be read from the inbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Page {
+    /// Strictly after this position.
+    pub after: Pos,
+    /// At most so many messages.
+    pub count: usize,
+    /// At most about so many bytes.
+    pub bytes: usize,
+}
+
+/// One session's state.
+pub struct Core {
+    node: Arc<Node>,
+    user: UserId,
+    device: DeviceId,
+    expires_ms: u64,
+    hello_id: Option<u64>,
+    stage: Stage,
+    inflight: usize,
+    answers: VecDeque<Answer>,
+    next_token: u64,
+    pace: Pace,
+    window: Window,
+    /// The inbox may hold something after the window.
+    inbox: bool,
+    heart: Heart,
+    bad_frames: u8,
+}
+
+impl Core {
+    /// A session that was asked for by the hello frame `hello_id`, of a client that may have
+    /// `inflight` sends without an answer.
+    pub fn new(
+        node: Arc<Node>,
+        identity: &Identity,
+        device: DeviceId,
+        hello_id: Option<u64>,
+        inflight: u32,
+        now: Instant,
+    ) -> Self {
+        let rules = &node.rules;
+        Self {
+            pace: Pace::new(rules.send_per_s),
+            window: Window::new(rules.window),
+            heart: Heart::new(rules.ping, now),
+            user: identity.user.clone(),
+            device,
+            expires_ms: identity.expires_ms,
+            hello_id,
+            stage: Stage::Registering,
+            inflight: inflight.max(1) as usize,
+            answers: VecDeque::new(),
+            next_token: 0,
+            inbox: false,
+            bad_frames: 0,
+            node,
+        }
+    }
+
+    /// Whether the client's next frame may be taken: not before it is welcome, not while it has too
+    /// many sends unanswered, is over its rate, or does not read what we write.
+    pub fn may_take(&self, now: Instant, waiting_out: usize) -> bool {
+        !self.holding(now) && waiting_out < OUT_HIGH_BYTES
+    }
+
+    /// Whether it is we who keep the client waiting. Its silence does not count meanwhile.
+    fn holding(&self, now: Instant) -> bool {
+        self.stage == Stage::Registering || self.answers.len() >= self.inflight || !self.pace.ready(now)
+    }
+
+    /// The client gave a sign of life: bytes came from it, or it took some that had to wait.
+    pub fn heard(&mut self, now: Instant) {
+        self.heart.heard(now);
+    }
+
+    /// Takes a frame.
+    ///
+    /// # Errors
+    /// How the connection ends.
+    pub fn frame(
+        &mut self,
+        incoming: Incoming<'_>,
+        at: Moment,
+        out: &mut Vec<u8>,
+        link: &impl Link,
+    ) -> Result<(), End> {
+        match incoming {
+            Incoming::Text(text) => match ClientFrame::decode(&text) {
+                Ok(frame) => self.client_frame(&frame, at, out, link),
+                Err(error) => self.bad_frame(error, at, out),
+            },
+            Incoming::Binary => Err(End::Close(CloseCode::Binary)),
+            Incoming::Ping(payload) => {
+                self.pace.take(at.now);
+                ws::put_pong(out, payload);
+                Ok(())
+            }
+            Incoming::Pong => Ok(()),
+            Incoming::Close(code) => Err(End::Left(code)),
+        }
+    }
+
+    fn client_frame(
+        &mut self,
+        frame: &ClientFrame<'_>,
+        at: Moment,
+        out: &mut Vec<u8>,
+        link: &impl Link,
+    ) -> Result<(), End> {
+        match &frame.body {
+            ClientBody::Ack(upto) => match self.window.ack(Pos(*upto)) {
+                Ok(true) => link.ack(Pos(*upto)),
+                Ok(false) => {}
+                Err(_) => return Err(End::Close(CloseCode::Protocol)),
+            },
+            ClientBody::Pong => {}
+            ClientBody::Send(send) => {
+                self.pace.take(at.now);
+                let answer = match self.outgoing(send, at) {
+                    Ok(outgoing) => {
+                        let token = self.next_token;
+                        self.next_token += 1;
+                        link.send(token, outgoing);
+                        Answer::Awaited { token, id: frame.id }
+                    }
+                    Err((code, message)) => Answer::Refused { id: frame.id, code, message },
+                };
+                self.answers.push_back(answer);
+                self.answer_refused(at, out);
+            }
+            ClientBody::Ping => {
+                self.pace.take(at.now);
+                self.say(None, ServerBody::Pong, at, out);
+            }
+            ClientBody::Refresh(refresh) => {
+                self.pace.take(at.now);
+                self.refresh(frame.id, &refresh.token, at, out);
+            }
+            ClientBody::Hello(_) => {
+                let message = "this connection has said hello before".to_owned();
+                return self.bad_frame(DecodeError { id: frame.id, code: ErrorCode::BadFrame, message }, at, out);
+            }
+        }
+        Ok(())
+    }
+
+    /// A send as the cluster takes it, or why its form is wrong.
+    fn outgoing(&self, send: &protocol::Send<'_>, at: Moment) -> Result<Outgoing, (ErrorCode, &'static str)> {
+        if !(1..=MAX_KEY_BYTES).contains(&send.key.len()) {
+            return Err((ErrorCode::BadKey, "a key is 1 to 64 bytes long"));
+        }
+        let to = match (&send.to, &send.group) {
+            (Some(to), None) => to,
+            (None, Some(_)) => return Err((ErrorCode::UnknownGroup, "there is no such group")),
+            _ => return Err((ErrorCode::BadRecipient, "a send names either a user or a group")),
+        };
+        let to = UserId::new(to)
+            .map_err(|_| (ErrorCode::BadRecipient, "a recipient is 1 to 128 bytes without control characters"))?;
+        let body = send.body.get().as_bytes();
+        Ok(Outgoing {
+            mid: MessageId::direct(&self.user, &self.device, &to, &send.key, body),
+            to,
+            ts_ms: at.wall_ms,
+            body: Bytes::copy_from_slice(body),
+            arrived: at.now,
+        })
+    }
+
+    fn refresh(&mut self, id: Option<u64>, token: &str, at: Moment, out: &mut Vec<u8>) {
+        let checked = self.node.verifier.verify_at(token, at.wall_ms).and_then(|identity| {
+            if identity.user != self.user {
+                return Err(crate::auth::AuthError::OtherUser);
+            }
+            identity.device(Some(&self.device))?;
+            Ok(identity.expires_ms)
+        });
+        let answer = match checked {
+            Ok(expires_ms) => {
+                self.expires_ms = expires_ms;
+                ServerBody::Ok(protocol::Ok::default())
+            }
+            Err(error) => {
+                self.node.auth_failed(None, &error);
+                ServerBody::Error(ErrorBody { code: ErrorCode::BadToken, message: error.to_string().into() })
+            }
+        };
+        self.say(id, answer, at, out);
+    }
+
+    fn bad_frame(&mut self, error: DecodeError, at: Moment, out: &mut Vec<u8>) -> Result<(), End> {
+        self.pace.take(at.now);
+        let code = error.code;
+        self.say(error.id, ServerBody::Error(ErrorBody { code, message: error.message.into() }), at, out);
+        // A type that a newer client knows and we don't is no violation.
+        self.bad_frames += u8::from(code == ErrorCode::BadFrame);
+        if self.bad_frames >= MAX_BAD_FRAMES { Err(End::Close(CloseCode::Protocol)) } else { Ok(()) }
+    }
+
+    /// Takes what the cluster tells.
+    ///
+    /// # Errors
+    /// How the connection ends.
+    pub fn event(&mut self, event: Event, at: Moment, out: &mut Vec<u8>) -> Result<(), End> {
+        match event {
+            Event::Registered { epoch } => {
+                if self.stage == Stage::Registering {
+                    self.welcome(epoch, at, out);
+                }
+                self.stage = Stage::Live;
+                self.inbox = true;
+            }
+            Event::Suspended => {
+                if self.stage == Stage::Live {
+                    self.stage = Stage::Suspended;
+                }
+            }
+            Event::Inbox => self.inbox = true,
+            Event::Sent { token, result } => self.answer(token, result, at, out),
+            Event::Delivered { mid, by } => {
+                if out.len() < OUT_HIGH_BYTES {
+                    let by = by.as_str().into();
+                    self.say(None, ServerBody::Delivered(protocol::Delivered { mid, by }), at, out);
+                }
+            }
+            Event::Refused(Refusal::OlderAttempt) => return Err(End::Close(CloseCode::OlderAttempt)),
+            Event::Refused(Refusal::TooManyDevices) => return Err(End::Close(CloseCode::TooManyDevices)),
+            Event::Superseded => return Err(End::Close(CloseCode::Superseded)),
+            Event::Unavailable => return Err(End::Close(CloseCode::Unavailable)),
+        }
+        Ok(())
+    }
+
+    fn welcome(&mut self, epoch: Pos, at: Moment, out: &mut Vec<u8>) {
+        let node = self.node.clone();
+        let (user, device) = (self.user.clone(), self.device.clone());
+        let welcome = protocol::Welcome {
+            session: epoch.to_string().into(),
+            user: user.as_str().into(),
+            device: device.as_str().into(),
+            node: node.name.as_str().into(),
+            ping_ms: u64::try_from(node.rules.ping.as_millis()).unwrap_or(u64::MAX),
+            limits: protocol::Limits {
+                frame_bytes: node.rules.frame_bytes,
+                send_per_s: node.rules.send_per_s,
+                inflight: u32::try_from(self.inflight).unwrap_or(u32::MAX),
+            },
+        };
+        self.say(self.hello_id, ServerBody::Welcome(welcome), at, out);
+        // Registering took its time, and the client could not say anything meanwhile.
+        self.heart.heard(at.now);
+    }
+
+    /// The cluster's answer to the oldest send that awaits one.
+    fn answer(&mut self, token: u64, result: Result<MessageId, SendRefusal>, at: Moment, out: &mut Vec<u8>) {
+        let Some(Answer::Awaited { token: expected, id }) = self.answers.pop_front() else {
+            panic!("an answer to a send that was not made: {token}");
+        };
+        assert_eq!(token, expected, "answers come in the order of the sends");
+        let body = match result {
+            Ok(mid) => ServerBody::Ok(protocol::Ok { mid: Some(mid) }),
+            Err(SendRefusal::InboxFull) => ServerBody::Error(ErrorBody {
+                code: ErrorCode::InboxFull,
+                message: "the recipient's inbox is full".into(),
+            }),
+        };
+        self.say(id, body, at, out);
+        self.answer_refused(at, out);
+        if self.answers.is_empty() {
+            // An idle session keeps no buffer.
+            self.answers = VecDeque::new();
+        }
+    }
+
+    /// Says what is known already, up to the first send whose answer is not.
+    fn answer_refused(&mut self, at: Moment, out: &mut Vec<u8>) {
+        while let Some(&Answer::Refused { id, code, message }) = self.answers.front() {
+            self.answers.pop_front();
+            self.say(id, ServerBody::Error(ErrorBody { code, message: message.into() }), at, out);
+        }
+    }
+
+    /// What to read from the inbox now, if there is reason to read and room to write.
+    pub fn wants_page(&self, waiting_out: usize) -> Option<Page> {
+        if !self.inbox || self.stage != Stage::Live || waiting_out >= DELIVERY_HIGH_BYTES {
+            return None;
+        }
+        let (count, bytes) = self.window.room()?;
+        let bytes = bytes.min(DELIVERY_HIGH_BYTES - waiting_out);
+        Some(Page { after: self.window.sent(), count: count.min(PAGE_MESSAGES), bytes })
+    }
+
+    /// Whether there is something to deliver, and only unwritten bytes stand in its way.
+    pub fn wants_room(&self, waiting_out: usize) -> bool {
+        waiting_out >= DELIVERY_HIGH_BYTES && self.wants_page(0).is_some()
+    }
+
+    /// Writes what was read. An empty page: the inbox is read to its end.
+    pub fn page(&mut self, deliveries: &[Delivery], at: Moment, out: &mut Vec<u8>) {
+        self.inbox = !deliveries.is_empty();
+        for delivery in deliveries {
+            let start = out.len();
+            match delivery {
+                Delivery::Message { message, body } => {
+                    ws::put_text(out, |out| protocol::write_msg(out, message, body));
+                }
+                Delivery::Gap { seq, reason, lost } => {
+                    let gap = protocol::Gap { reason: (*reason).into(), lost: *lost };
+                    self.say(None, ServerBody::Gap(seq.0, gap), at, out);
+                }
+            }
+            self.window.wrote(delivery.seq(), out.len() - start, at.now);
+            self.heart.said(at.now);
+        }
+    }
+
+    /// Does what is due. `stuck`: bytes wait to be written.
+    ///
+    /// # Errors
+    /// How the connection ends.
+    pub fn tick(&mut self, at: Moment, stuck: bool, out: &mut Vec<u8>) -> Result<(), End> {
+        if at.wall_ms >= self.expires_ms {
+            return Err(End::Close(CloseCode::TokenExpired));
+        }
+        let late = self.window.late(at.now, self.node.rules.ack_timeout);
+        if late > 0 {
+            self.node.metrics.ack_timeouts(late);
+        }
+        if self.holding(at.now) {
+            self.heart.heard(at.now);
+        }
+        match self.heart.beat(at.now) {
+            Beat::Rest => Ok(()),
+            Beat::Ping => {
+                self.say(None, ServerBody::Ping, at, out);
+                Ok(())
+            }
+            Beat::Dead if stuck => Err(End::Close(CloseCode::Slow)),
+            Beat::Dead => Err(End::Close(CloseCode::PingTimeout)),
+        }
+    }
+
+    /// When [`Core::tick`] is due, and when a client over its rate may go on if its frames `wait`.
+    pub fn due(&self, at: Moment, wait: bool) -> Instant {
+        // The wall clock can jump: it is looked at again at least once in a heartbeat.
+        let left_ms = self.expires_ms.saturating_sub(at.wall_ms);
+        let expiry = at.now + std::time::Duration::from_millis(left_ms);
+        let mut due = self.heart.due().min(expiry);
+        if let Some(late) = self.window.late_at(self.node.rules.ack_timeout) {
+            due = due.min(late);
+        }
+        if wait && !self.pace.ready(at.now) {
+            due = due.min(self.pace.ready_at());
+        }
+        due
+    }
+
+    fn say(&mut self, id: Option<u64>, body: ServerBody<'_>, at: Moment, out: &mut Vec<u8>) {
+        put_frame(out, &ServerFrame { id, body });
+        self.heart.said(at.now);
+    }
+}
+
+/// Appends a frame to what is to be written.
+pub fn put_frame(out: &mut Vec<u8>, frame: &ServerFrame<'_>) {
+    ws::put_text(out, |out| {
+        serde_json::to_writer(out, frame).expect("a frame of strings and numbers is always JSON");
+    });
+}

@@ -1,0 +1,416 @@
+//! The shell around a session: one task that reads, writes and waits.
+//!
+//! Invariants: between two decisions of the [`Core`] it waits for all that can happen at once, so
+//! no direction blocks the other; nothing it holds grows with the time a connection is open.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cluster::env::clock::{self, Instant};
+use cluster::env::net::BoxConn;
+use cluster::session::{Event, SessionSpec};
+use tokio::io::AsyncWriteExt;
+
+use super::control::{Control, Place};
+use super::core::{Core, End, Moment, put_frame};
+use super::handshake::{Greeting, greet};
+use super::link::Link;
+use super::node::Node;
+use super::wire::{Reader, Writer};
+use super::ws::{self, Incoming, Violation};
+use crate::auth::Identity;
+use crate::protocol::{CloseCode, GoAway, ServerBody, ServerFrame};
+use crate::telemetry::{CONNECTION_LOST, ConnectionError};
+
+/// How long a close frame may take to go out, and the client to answer it.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// While frames must wait, so much is read ahead of them: enough to see a stream's end.
+const READ_AHEAD_BYTES: usize = 16 << 10;
+/// When so much waits to be written, writing comes before everything else.
+const FLUSH_FIRST_BYTES: usize = 16 << 10;
+
+/// A WebSocket that was just opened.
+pub struct Opened {
+    /// Its stream.
+    pub conn: BoxConn,
+    /// What was read of it already.
+    pub early: Bytes,
+    /// Whom the HTTP header's token names, if there was one.
+    pub identity: Option<Identity>,
+    /// Where it comes from.
+    pub peer: SocketAddr,
+}
+
+struct Wire {
+    conn: BoxConn,
+    reader: Reader,
+    writer: Writer,
+    /// Bytes waited for the client to take them.
+    stuck: bool,
+}
+
+/// Why the task woke up.
+enum Wake {
+    Event(Event),
+    /// Bytes came.
+    Read,
+    /// Waiting bytes were written; `freed`: the client had not taken any for a while.
+    Room {
+        freed: bool,
+    },
+    /// A deadline has come.
+    Due,
+    /// The node ends.
+    Restart {
+        after_ms: u64,
+    },
+    /// The stream has ended; or failed.
+    Ended(Option<io::ErrorKind>),
+}
+
+/// Serves a connection until it is closed. `open` begins the session that the client asks for and
+/// tells how many sends it may have unanswered; without a place there is none to have.
+pub async fn run<L: Link>(
+    node: Arc<Node>,
+    opened: Opened,
+    place: Option<Place>,
+    open: impl FnOnce(SessionSpec) -> (L, u32) + Send,
+) {
+    let Opened { conn, early, identity, peer } = opened;
+    let mut counted = Counted::new(&node);
+    let mut wire = Wire {
+        conn,
+        reader: Reader::new(node.rules.frame_bytes as usize, &early),
+        writer: Writer::default(),
+        stuck: false,
+    };
+    drop(early);
+    let started = clock::now();
+    let deadline = started + node.rules.hello_timeout;
+    let end = match &place {
+        None => End::Close(CloseCode::Overload),
+        Some(place) => {
+            let hello = clock::timeout_at(deadline, handshake(&node, &mut wire, identity, peer, &place.control)).await;
+            match hello.unwrap_or(Err(End::Close(CloseCode::HelloTimeout))) {
+                Ok(greeting) => session(&node, &mut wire, greeting, peer, &place.control, open).await,
+                Err(end) => end,
+            }
+        }
+    };
+    counted.ended(end, peer);
+    farewell(wire, end).await;
+}
+
+/// Waits for the first frame.
+async fn handshake(
+    node: &Node,
+    wire: &mut Wire,
+    identity: Option<Identity>,
+    peer: SocketAddr,
+    control: &Control,
+) -> Result<Greeting, End> {
+    loop {
+        match wire.reader.next().map_err(end_of)? {
+            None => {
+                poll_fn(|cx| wire.poll_handshake(control, cx)).await?;
+            }
+            Some(Incoming::Text(text)) => {
+                let (wall_ms, fresh) = (clock::wall_ms(), rand::random());
+                let greeting = greet(&text, identity.as_ref(), &node.verifier, wall_ms, fresh);
+                return greeting.map_err(|rejection| {
+                    if let Some(error) = &rejection.auth {
+                        node.auth_failed(Some(peer), error);
+                    }
+                    put_frame(&mut wire.writer.out, &rejection.frame());
+                    End::Close(rejection.close)
+                });
+            }
+            Some(Incoming::Ping(payload)) => ws::put_pong(&mut wire.writer.out, payload),
+            Some(Incoming::Pong) => {}
+            Some(Incoming::Binary) => return Err(End::Close(CloseCode::Binary)),
+            Some(Incoming::Close(code)) => return Err(End::Left(code)),
+        }
+    }
+}
+
+/// Has the session, from its registration to its end.
+async fn session<L: Link>(
+    node: &Arc<Node>,
+    wire: &mut Wire,
+    greeting: Greeting,
+    peer: SocketAddr,
+    control: &Control,
+    open: impl FnOnce(SessionSpec) -> (L, u32),
+) -> End {
+    let Greeting { spec, identity, id } = greeting;
+    let (user, device) = (spec.user.clone(), spec.device.clone());
+    let (link, inflight) = open(spec);
+    let started = clock::now();
+    tracing::info!(
+        event = "connection_established",
+        user_id = user.as_str(),
+        device_id = device.as_str(),
+        remote_addr = %peer.ip(),
+        "a client connected"
+    );
+    let mut core = Core::new(node.clone(), &identity, device, id, inflight, started);
+    let end = serve(wire, &mut core, &link, control).await;
+    // 1000, 1001 and no code at all are what clients say that leave for good.
+    let clean = matches!(end, End::Left(None | Some(1000 | 1001)));
+    link.close(clean);
+    tracing::info!(
+        event = "connection_closed",
+        user_id = user.as_str(),
+        reason = reason(end),
+        duration_seconds = started.elapsed().as_secs(),
+        "a client's connection ended"
+    );
+    end
+}
+
+async fn serve(wire: &mut Wire, core: &mut Core, link: &impl Link, control: &Control) -> End {
+    let mut timer = Timer::default();
+    let mut ended = None;
+    loop {
+        if let Err(end) = take_frames(wire, core, link) {
+            return end;
+        }
+        if let Some(kind) = ended {
+            return End::Lost(kind);
+        }
+        while let Some(page) = core.wants_page(wire.writer.waiting()) {
+            // Boxed, because reading is rare and its state must not be part of every idle task.
+            match Box::pin(link.read(page.after, page.count, page.bytes)).await {
+                Ok(deliveries) => core.page(&deliveries, Moment::now(), &mut wire.writer.out),
+                Err(error) => {
+                    tracing::error!(event = "database_error", operation = "read_inbox", %error, "cannot read a message");
+                    return End::Close(CloseCode::Unavailable);
+                }
+            }
+        }
+        let wake = wait(wire, core, link, control, &mut timer).await;
+        let at = Moment::now();
+        let decision = match wake {
+            Wake::Event(event) => core.event(event, at, &mut wire.writer.out),
+            Wake::Due => core.tick(at, wire.writer.waiting() > 0, &mut wire.writer.out),
+            Wake::Read | Wake::Room { freed: true } => {
+                core.heard(at.now);
+                Ok(())
+            }
+            Wake::Room { freed: false } => Ok(()),
+            Wake::Ended(kind) => {
+                ended = Some(kind);
+                Ok(())
+            }
+            Wake::Restart { after_ms } => {
+                let go_away = ServerBody::GoAway(GoAway { after_ms, url: None });
+                put_frame(&mut wire.writer.out, &ServerFrame { id: None, body: go_away });
+                Err(End::Close(CloseCode::Restart))
+            }
+        };
+        if let Err(end) = decision {
+            return end;
+        }
+    }
+}
+
+/// Takes the frames that are there, as far as they may be taken.
+fn take_frames(wire: &mut Wire, core: &mut Core, link: &impl Link) -> Result<(), End> {
+    let at = Moment::now();
+    while core.may_take(at.now, wire.writer.waiting()) {
+        match wire.reader.next().map_err(end_of)? {
+            Some(incoming) => core.frame(incoming, at, &mut wire.writer.out, link)?,
+            None => break,
+        }
+    }
+    Ok(())
+}
+
+/// Waits until there is something to do.
+async fn wait(wire: &mut Wire, core: &Core, link: &impl Link, control: &Control, timer: &mut Timer) -> Wake {
+    let at = Moment::now();
+    let waiting_out = wire.writer.waiting();
+    let may_take = core.may_take(at.now, waiting_out);
+    let due = core.due(at, !may_take && wire.reader.waiting() > 0);
+    if due <= at.now {
+        return Wake::Due;
+    }
+    timer.arm(due);
+    let reads = may_take || wire.reader.waiting() < READ_AHEAD_BYTES;
+    let wants_room = core.wants_room(waiting_out) || (!may_take && waiting_out > 0);
+    let mut next = pin!(link.next());
+    poll_fn(|cx| {
+        if let Some(after_ms) = control.poll_restart(cx) {
+            return Poll::Ready(Wake::Restart { after_ms });
+        }
+        if wire.writer.waiting() >= FLUSH_FIRST_BYTES
+            && let Poll::Ready(wake) = wire.poll_flush(wants_room, cx)
+        {
+            return Poll::Ready(wake);
+        }
+        if let Poll::Ready(event) = next.as_mut().poll(cx) {
+            return Poll::Ready(Wake::Event(event));
+        }
+        if let Poll::Ready(wake) = wire.poll_flush(wants_room, cx) {
+            return Poll::Ready(wake);
+        }
+        if reads && let Poll::Ready(wake) = wire.poll_read(cx) {
+            return Poll::Ready(wake);
+        }
+        timer.poll(cx).map(|()| Wake::Due)
+    })
+    .await
+}
+
+impl Wire {
+    /// Writes what waits. Ready when the stream failed, or when bytes went that had to wait and
+    /// somebody waits for that.
+    fn poll_flush(&mut self, wants_room: bool, cx: &mut Context<'_>) -> Poll<Wake> {
+        if self.writer.waiting() == 0 {
+            return Poll::Pending;
+        }
+        let (written, flushed) = self.writer.poll_flush(&mut self.conn, cx);
+        let freed = written > 0 && self.stuck;
+        match flushed {
+            Poll::Ready(Err(error)) => return Poll::Ready(Wake::Ended(Some(error.kind()))),
+            Poll::Ready(Ok(())) => self.stuck = false,
+            Poll::Pending => self.stuck = true,
+        }
+        if freed || (written > 0 && wants_room) { Poll::Ready(Wake::Room { freed }) } else { Poll::Pending }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
+        self.reader.poll_fill(&mut self.conn, cx).map(|read| match read {
+            Ok(0) => Wake::Ended(None),
+            Ok(_) => Wake::Read,
+            Err(error) => Wake::Ended(Some(error.kind())),
+        })
+    }
+
+    /// Ready when bytes came before the session; an error when none will.
+    fn poll_handshake(&mut self, control: &Control, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        if control.poll_restart(cx).is_some() {
+            return Poll::Ready(Err(End::Close(CloseCode::Restart)));
+        }
+        let flushed = self.poll_flush(false, cx);
+        match if flushed.is_ready() { flushed } else { self.poll_read(cx) } {
+            Poll::Ready(Wake::Ended(kind)) => Poll::Ready(Err(End::Lost(kind))),
+            Poll::Ready(_) => Poll::Ready(Ok(())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+/// One timer that is set again only when it would come too late.
+#[derive(Default)]
+struct Timer {
+    at: Instant,
+    sleep: Option<clock::Sleep>,
+}
+
+impl Timer {
+    fn arm(&mut self, due: Instant) {
+        if self.sleep.is_none() || due < self.at {
+            self.at = due;
+            self.sleep = Some(clock::sleep_until(due));
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(sleep) = &mut self.sleep else { return Poll::Pending };
+        let ready = sleep.as_mut().poll(cx);
+        if ready.is_ready() {
+            self.sleep = None;
+        }
+        ready
+    }
+}
+
+impl Moment {
+    fn now() -> Self {
+        Self { now: clock::now(), wall_ms: clock::wall_ms() }
+    }
+}
+
+fn end_of(violation: Violation) -> End {
+    End::Close(match violation {
+        Violation::TooLarge => CloseCode::TooLarge,
+        Violation::NotUtf8 => CloseCode::NotUtf8,
+        Violation::Framing(_) => CloseCode::Framing,
+    })
+}
+
+fn reason(end: End) -> &'static str {
+    match end {
+        End::Close(code) => code.reason(),
+        End::Left(Some(code)) => CloseCode::from_code(code).unwrap_or(CloseCode::Normal).reason(),
+        End::Left(None) => CloseCode::Normal.reason(),
+        End::Lost(_) => CONNECTION_LOST,
+    }
+}
+
+/// Closes the stream so that the client learns why.
+async fn farewell(mut wire: Wire, end: End) {
+    match end {
+        End::Lost(_) => return,
+        // It takes nothing any more: what waits in buffers would only be kept for nobody.
+        End::Close(CloseCode::Slow) => return wire.conn.abort_on_drop(),
+        End::Close(code) => ws::put_close(&mut wire.writer.out, code.code(), code.text()),
+        End::Left(Some(code)) => ws::put_close(&mut wire.writer.out, code, ""),
+        End::Left(None) => ws::put_bare_close(&mut wire.writer.out),
+    }
+    let close = async {
+        poll_fn(|cx| wire.writer.poll_flush(&mut wire.conn, cx).1).await?;
+        wire.conn.shutdown().await?;
+        if matches!(end, End::Close(_)) {
+            // A stream that is dropped with unread bytes in it is reset, and the close frame lost.
+            poll_fn(|cx| wire.reader.poll_drain(&mut wire.conn, cx)).await?;
+        }
+        io::Result::Ok(())
+    };
+    // Whether the client heard the last word or not, the connection is over.
+    let _ = clock::timeout(FAREWELL, close).await;
+}
+
+/// Counts a connection, also when its task is torn down.
+struct Counted<'a> {
+    node: &'a Node,
+    reason: &'static str,
+}
+
+impl<'a> Counted<'a> {
+    fn new(node: &'a Node) -> Self {
+        node.metrics.connection_opened();
+        Self { node, reason: CONNECTION_LOST }
+    }
+
+    fn ended(&mut self, end: End, peer: SocketAddr) {
+        self.reason = reason(end);
+        let error = match end {
+            End::Close(CloseCode::HelloTimeout) => ConnectionError::HelloTimeout,
+            End::Close(
+                CloseCode::Framing | CloseCode::NotUtf8 | CloseCode::Binary | CloseCode::TooLarge | CloseCode::Protocol,
+            ) => ConnectionError::Protocol,
+            End::Close(CloseCode::PingTimeout) => ConnectionError::PingTimeout,
+            End::Close(CloseCode::Slow) => ConnectionError::Slow,
+            End::Close(CloseCode::Unavailable) => ConnectionError::Unavailable,
+            End::Close(CloseCode::Overload) => ConnectionError::Overload,
+            End::Lost(Some(_)) => ConnectionError::Io,
+            _ => return,
+        };
+        self.node.metrics.connection_error(error);
+        tracing::warn!(event = "connection_error", error_type = error.label(), remote_addr = %peer.ip(), "connection failed");
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.node.metrics.connection_closed(self.reason);
+    }
+}
