@@ -95,10 +95,17 @@ impl Session {
     /// # Errors
     /// When a body cannot be read from this replica's checkpoint.
     pub async fn read(&self, after: Pos, max_count: usize, max_bytes: usize) -> io::Result<Vec<Delivery>> {
-        if self.inner.router.lock().origin.live(self.key).is_none() {
-            return Ok(Vec::new());
-        }
-        let items = self.inner.state().inbox(&self.spec.user, &self.spec.device, after, max_count, max_bytes);
+        let live = self.inner.router.lock().origin.live(self.key);
+        let Some(epoch) = live else { return Ok(Vec::new()) };
+        let items = {
+            let state = self.inner.state();
+            // The state may be ahead of what the router was told: it decides, under one lock, whether
+            // this session still is the device's (G4).
+            if state.session(epoch).is_none() {
+                return Ok(Vec::new());
+            }
+            state.inbox(&self.spec.user, &self.spec.device, after, max_count, max_bytes)
+        };
         let mut deliveries = Vec::with_capacity(items.len());
         for item in items {
             deliveries.push(match item {
