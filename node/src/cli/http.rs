@@ -37,6 +37,13 @@ impl Answer {
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).trim().to_owned()
     }
+
+    /// What the node says is wrong: the words of a JSON error, or the whole text.
+    pub fn message(&self) -> String {
+        let json: Option<serde_json::Value> = serde_json::from_slice(&self.body).ok();
+        let words = json.as_ref().and_then(|json| json["error"]["message"].as_str().or(json["error"].as_str()));
+        words.map_or_else(|| self.text(), str::to_owned)
+    }
 }
 
 impl Endpoint {
@@ -47,6 +54,11 @@ impl Endpoint {
     /// A URL that is none of these.
     pub fn new(url: &str, token: Option<String>) -> Result<Self, BadUrl> {
         Ok(Self { authority: Address::parse(url)?.authority, token })
+    }
+
+    /// `host:port`.
+    pub fn authority(&self) -> &str {
+        &self.authority
     }
 
     /// Asks for `path`.

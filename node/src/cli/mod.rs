@@ -1,6 +1,8 @@
 //! The commands: what they are called, what they take, and where each is carried out.
 
+mod admin;
 mod args;
+mod chat;
 mod failure;
 mod http;
 mod process;
@@ -23,10 +25,13 @@ pub fn run() -> Result<(), Failure> {
         Err(error) => return failure::from_clap(&error),
     };
     match args.command {
-        None => Ok(()),
+        None => serve::run_alone(),
         Some(Command::Up(args)) => up::run(&args),
         Some(Command::Token(args)) => token::run(&args),
         Some(Command::Serve(args)) => serve::run(&args),
-        Some(_) => failure::failed("not yet"),
+        Some(Command::Chat(args)) => chat::run(&args),
+        Some(Command::Status(args)) => admin::status(&args),
+        Some(Command::Member(command)) => admin::member(&command),
+        Some(Command::Leader(command)) => admin::leader(&command),
     }
 }

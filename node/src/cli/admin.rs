@@ -1,0 +1,151 @@
+//! `status`, `member` and `leader`: what operators ask of a node.
+
+use http::Method;
+use serde_json::Value;
+
+use super::args::{AdminTarget, LeaderCommand, MemberCommand, StatusArgs};
+use super::failure::{Failure, failed};
+use super::http::{Answer, Endpoint};
+use super::process::{local_runtime, print};
+
+/// Asks a node's `path`, and turns what is no success into words for the operator.
+async fn ask(target: &AdminTarget, method: Method, path: &str) -> Result<Answer, Failure> {
+    let endpoint = Endpoint::new(&target.url, target.admin_token.clone());
+    let endpoint = endpoint.map_err(|error| Failure::Usage(error.to_string()))?;
+    let answer = endpoint.request(method, path).await.map_err(Failure::Failed)?;
+    match answer.status {
+        200..=299 => Ok(answer),
+        401 | 403 => failed(format!(
+            "{} wants the admin token; give --admin-token or IMGW_ADMIN_TOKEN, or start the node with --dev on loopback",
+            target.url
+        )),
+        status => failed(format!("{} answered {status}: {}", target.url, answer.message())),
+    }
+}
+
+/// Shows the cluster as a node sees it.
+///
+/// # Errors
+/// A node that does not answer.
+pub fn status(args: &StatusArgs) -> Result<(), Failure> {
+    let answer = local_runtime()?.block_on(ask(&args.target, Method::GET, "/admin/status"))?;
+    if args.json {
+        return print(&answer.text());
+    }
+    let status: Value = serde_json::from_slice(&answer.body)
+        .or_else(|error| failed(format!("{} answered no status: {error}", args.target.url)))?;
+    print(&table(&status))
+}
+
+/// Changes who belongs to the cluster.
+///
+/// # Errors
+/// A node that does not answer, or refuses.
+pub fn member(command: &MemberCommand) -> Result<(), Failure> {
+    let (args, verb, done) = match command {
+        MemberCommand::Remove(args) => (args, "remove", "is no longer a member"),
+        MemberCommand::Promote(args) => (args, "promote", "is a voter now"),
+    };
+    // The id ends up in a path: only what is one may get there.
+    let node: cluster::id::NodeId =
+        args.node.parse().map_err(|rule| Failure::Usage(format!("{}: {rule}", args.node)))?;
+    local_runtime()?.block_on(ask(&args.target, Method::POST, &format!("/admin/members/{node}/{verb}")))?;
+    print(&format!("{node} {done}"))
+}
+
+/// Changes who leads.
+///
+/// # Errors
+/// A node that does not answer, or refuses.
+pub fn leader(command: &LeaderCommand) -> Result<(), Failure> {
+    let LeaderCommand::Transfer(args) = command;
+    let to = args.to.as_ref().map(|to| to.parse::<cluster::id::NodeId>()).transpose();
+    let to = to.map_err(|rule| Failure::Usage(format!("--to: {rule}")))?;
+    let path = to.map_or_else(|| "/admin/leader/transfer".to_owned(), |to| format!("/admin/leader/transfer?to={to}"));
+    local_runtime()?.block_on(ask(&args.target, Method::POST, &path))?;
+    print("leadership was handed over")
+}
+
+/// A field of the status as text; a dash where a node of another version does not have it.
+fn field(value: &Value, name: &str) -> String {
+    match &value[name] {
+        Value::Null => "-".to_owned(),
+        Value::String(text) if text.is_empty() => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Bool(true) => "yes".to_owned(),
+        Value::Bool(false) => "no".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// The status for people.
+fn table(status: &Value) -> String {
+    const COLUMNS: [(&str, &str); 8] = [
+        ("NODE", "node"),
+        ("ROLE", "role"),
+        ("UP", "up"),
+        ("GENERATION", "generation"),
+        ("SESSIONS", "sessions"),
+        ("LINK", "link"),
+        ("CLIENTS", "client_url"),
+        ("PEERS", "peer_addr"),
+    ];
+    let leader = &status["leader"];
+    let mut rows = vec![COLUMNS.map(|(title, _)| title.to_owned())];
+    for node in status["nodes"].as_array().into_iter().flatten() {
+        let mut row = COLUMNS.map(|(_, name)| field(node, name));
+        if !leader.is_null() && node["node"] == *leader {
+            row[1] = "leader".to_owned();
+        }
+        rows.push(row);
+    }
+    let ready = status["not_ready"].as_array().is_none_or(Vec::is_empty);
+    let reasons: Vec<_> = status["not_ready"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let mut text = format!(
+        "node {}: {}, term {}, log {} committed {} applied {} checkpoint {}\n\n",
+        field(status, "node"),
+        if ready { "ready".to_owned() } else { format!("not ready ({})", reasons.join(", ")) },
+        field(status, "term"),
+        field(status, "last_log_index"),
+        field(status, "committed_index"),
+        field(status, "applied_index"),
+        field(status, "checkpoint_index"),
+    );
+    let widths: [usize; COLUMNS.len()] =
+        std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
+    for row in &rows {
+        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    if let Some(totals) = status["totals"].as_object() {
+        let totals: Vec<_> = totals.iter().map(|(name, value)| format!("{} {value}", name.replace('_', " "))).collect();
+        text.push_str(&format!("\n{}", totals.join(", ")));
+    }
+    if leader.is_null() {
+        text.push_str("\nno leader: messages wait until a majority of the voters is up and connected");
+    }
+    text.trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_status_is_shown_whatever_is_missing() {
+        let status = json!({
+            "node": "a", "leader": "b", "term": 3, "not_ready": ["no_quorum"],
+            "nodes": [{"node": "a", "role": "voter", "up": true}, {"node": "b", "role": "voter", "up": false}],
+            "totals": {"users": 2, "inbox_messages": 7},
+        });
+        let text = table(&status);
+        assert!(text.starts_with("node a: not ready (no_quorum), term 3, log - "), "{text}");
+        let rows: Vec<_> = text.lines().filter(|line| line.starts_with("a ") || line.starts_with("b ")).collect();
+        assert!(rows[0].contains("voter   yes") && rows[1].contains("leader  no"), "{text}");
+        assert!(text.contains("users 2") && text.contains("inbox messages 7"));
+        assert!(table(&json!({})).contains("no leader"));
+    }
+}

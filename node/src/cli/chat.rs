@@ -1,0 +1,274 @@
+//! `chat`: a conversation in the terminal, on the client SDK.
+
+use std::collections::VecDeque;
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use cluster::env::clock;
+use cluster::id::{MessageId, UserId};
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
+use http::Method;
+use im_gateway::client::{Client, Event, Fate, Incoming, Receipt, Stopped, Tokens};
+use im_gateway::env::Tcp;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin};
+
+use super::args::ChatArgs;
+use super::failure::{Failure, failed, usage};
+use super::http::Endpoint;
+use super::process::print;
+use super::token::Signer;
+
+/// Life of the tokens that are signed here; the client renews them in time.
+const TOKEN_TTL: Duration = Duration::from_secs(3_600);
+/// How long a node may take to tell which others there are. Nothing depends on it.
+const DISCOVERY: Duration = Duration::from_secs(1);
+/// How long the last messages may take to be stored when the input has ended.
+const FLUSH: Duration = Duration::from_secs(30);
+/// Sent messages remembered for their delivery mark.
+const MARKS: usize = 1_000;
+
+/// Lines without an answer before no more are read; fewer than the client's own queue takes.
+const UNANSWERED: usize = 512;
+
+const HELP: &str = "write a line to send it; begin with @name to write to somebody else, \
+                    /to name to change whom you write to, /quit to end";
+
+/// Signs a new token whenever one is asked for.
+struct Signing {
+    signer: Signer,
+    user: String,
+    device: String,
+}
+
+#[async_trait]
+impl Tokens for Signing {
+    async fn token(&self) -> Result<String, String> {
+        self.signer.sign(&self.user, Some(&self.device), TOKEN_TTL).map_err(|failure| failure.to_string())
+    }
+}
+
+/// Chats until the input ends.
+///
+/// # Errors
+/// Bad names or URLs; a node that ends the session for good.
+pub fn run(args: &ChatArgs) -> Result<(), Failure> {
+    let runtime = super::process::local_runtime()?;
+    let outcome = runtime.block_on(async { Chat::new(args).await?.run().await });
+    // The thread that reads standard input can only be left behind.
+    runtime.shutdown_background();
+    outcome
+}
+
+struct Chat {
+    client: Client,
+    device: String,
+    to: Option<String>,
+    lines: Lines<BufReader<Stdin>>,
+    sent: u64,
+    waiting: FuturesUnordered<Waiting>,
+    stored: VecDeque<(MessageId, u64, clock::Instant)>,
+    /// Dim and normal, on a terminal.
+    style: (&'static str, &'static str),
+    troubled: bool,
+}
+
+type Waiting = std::pin::Pin<Box<dyn Future<Output = (u64, clock::Instant, Fate)> + Send>>;
+
+impl Chat {
+    async fn new(args: &ChatArgs) -> Result<Self, Failure> {
+        for (flag, name) in [("--user", Some(&args.user)), ("--to", args.to.as_ref())] {
+            if let Some(Err(rule)) = name.map(|name| UserId::new(name)) {
+                return usage(format!("{flag}: {rule}"));
+            }
+        }
+        let tokens: Arc<dyn Tokens> = match &args.token {
+            Some(token) => Arc::new(token.clone()),
+            None => {
+                let (user, device) = (args.user.clone(), args.device.clone());
+                let signing = Signing { signer: Signer::from_environment(None)?, user, device };
+                signing.signer.sign(&signing.user, Some(&signing.device), TOKEN_TTL)?;
+                Arc::new(signing)
+            }
+        };
+        let urls = discover(&args.target.url).await;
+        let client = Client::builder(Arc::new(Tcp), urls, tokens, &args.device).connect();
+        Ok(Self {
+            client: client.map_err(|error| Failure::Usage(format!("--url: {error}")))?,
+            device: args.device.clone(),
+            to: args.to.clone(),
+            lines: BufReader::new(tokio::io::stdin()).lines(),
+            sent: 0,
+            waiting: FuturesUnordered::new(),
+            stored: VecDeque::new(),
+            style: if std::io::stdout().is_terminal() { ("\x1b[2m", "\x1b[0m") } else { ("", "") },
+            troubled: false,
+        })
+    }
+
+    async fn run(mut self) -> Result<(), Failure> {
+        let mut interrupted = std::pin::pin!(im_gateway::env::terminated());
+        self.note(HELP)?;
+        loop {
+            tokio::select! {
+                biased;
+                _ = &mut interrupted => return self.end(false).await,
+                Some((number, since, fate)) = self.waiting.next(), if !self.waiting.is_empty() => {
+                    self.show_fate(number, since, fate)?;
+                }
+                event = self.client.next() => match event {
+                    Some(event) => self.show(event)?,
+                    None => return Ok(()),
+                },
+                // Lines wait in the pipe while too many have no answer.
+                line = self.lines.next_line(), if self.waiting.len() < UNANSWERED => match line {
+                    Ok(Some(line)) if line.trim() == "/quit" => return self.end(true).await,
+                    Ok(Some(line)) => self.line(line.trim()).await?,
+                    Ok(None) => return self.end(true).await,
+                    Err(error) => return failed(format!("cannot read standard input: {error}")),
+                },
+            }
+        }
+    }
+
+    /// Ends the conversation; first the last messages find their place, if `flush`.
+    async fn end(mut self, flush: bool) -> Result<(), Failure> {
+        if flush {
+            let deadline = clock::now() + FLUSH;
+            while let Ok(Some((number, since, fate))) = clock::timeout_at(deadline, self.waiting.next()).await {
+                self.show_fate(number, since, fate)?;
+            }
+        }
+        let unanswered = self.waiting.len();
+        self.client.close().await;
+        if unanswered > 0 {
+            return failed(format!("{unanswered} messages have no answer; they may be delivered or not"));
+        }
+        if self.troubled { failed("not every message was stored; see above") } else { Ok(()) }
+    }
+
+    async fn line(&mut self, line: &str) -> Result<(), Failure> {
+        if let Some(to) = line.strip_prefix("/to ") {
+            match UserId::new(to.trim()) {
+                Ok(to) => self.to = Some(to.to_string()),
+                Err(rule) => return self.note(&rule.to_string()),
+            }
+            return self.note(&format!("writing to {}", to.trim()));
+        }
+        if line.is_empty() || line.starts_with('/') {
+            return if line.is_empty() { Ok(()) } else { self.note(HELP) };
+        }
+        let (to, text) = match line.strip_prefix('@').and_then(|rest| rest.split_once(char::is_whitespace)) {
+            Some((to, text)) => (to.to_owned(), text.trim()),
+            None => match &self.to {
+                Some(to) => (to.clone(), line),
+                None => return self.note("to whom? begin the line with @name, or set one with /to name"),
+            },
+        };
+        let since = clock::now();
+        match self.client.send(&to, &json!({ "text": text })).await {
+            Ok(receipt) => self.watch(since, receipt),
+            Err(error) => self.note(&format!("not sent: {error}")),
+        }
+    }
+
+    fn watch(&mut self, since: clock::Instant, receipt: Receipt) -> Result<(), Failure> {
+        self.sent += 1;
+        let number = self.sent;
+        self.waiting.push(Box::pin(async move { (number, since, receipt.await) }));
+        Ok(())
+    }
+
+    fn show_fate(&mut self, number: u64, since: clock::Instant, fate: Fate) -> Result<(), Failure> {
+        let took = since.elapsed().as_millis();
+        self.troubled |= !matches!(fate, Fate::Stored(_));
+        match fate {
+            Fate::Stored(mid) => {
+                if self.stored.len() >= MARKS {
+                    self.stored.pop_front();
+                }
+                self.stored.push_back((mid, number, since));
+                self.note(&format!("✓ {number} stored, {took} ms"))
+            }
+            Fate::Refused { message, .. } => self.note(&format!("✗ {number} refused: {message}")),
+            Fate::TooLarge { frame_bytes } => {
+                self.note(&format!("✗ {number} not sent: larger than the node's {frame_bytes} bytes"))
+            }
+            Fate::Unknown => self.note(&format!("? {number} has no answer; it may be delivered or not")),
+            Fate::NotSent => self.note(&format!("✗ {number} was not sent")),
+        }
+    }
+
+    fn show(&mut self, event: Event) -> Result<(), Failure> {
+        match event {
+            Event::Message(message) => print(&format!("{}: {}", visible(&message.from), text_of(&message))),
+            Event::Gap { lost, .. } => self.note(&format!("… {lost} messages are missing here")),
+            Event::Delivered { mid, by } => {
+                let Some(index) = self.stored.iter().position(|(known, ..)| *known == mid) else { return Ok(()) };
+                let (_, number, since) = self.stored.remove(index).expect("it was found there");
+                let took = since.elapsed().as_millis();
+                self.note(&format!("✓✓ {number} delivered to {}, {took} ms", visible(&by)))
+            }
+            Event::Connected { node, address, .. } => self.note(&format!("connected to node {node} at {address}")),
+            Event::Disconnected { reason } => self.note(&format!("{reason}; connecting again")),
+            Event::Stopped(Stopped::Closed) => Ok(()),
+            Event::Stopped(Stopped::Refused { code, reason }) => failed(match code {
+                4500 => format!("{reason}; sign tokens with the node's secret (IMGW_JWT_SECRET), or give --token"),
+                4501 => format!("{reason}; give a new --token"),
+                4502 => format!("{reason}; run this one with another --device than \"{}\"", self.device),
+                _ => format!("the node ended the session: {code} {reason}"),
+            }),
+        }
+    }
+
+    fn note(&self, text: &str) -> Result<(), Failure> {
+        let (dim, normal) = self.style;
+        print(&format!("{dim}  {text}{normal}"))
+    }
+}
+
+/// A message's text: what people wrote, or else its JSON.
+fn text_of(message: &Incoming) -> String {
+    let body: Value = serde_json::from_str(message.body.get()).unwrap_or(Value::Null);
+    match &body {
+        Value::String(text) => visible(text),
+        Value::Object(fields) => match &fields.get("text") {
+            Some(Value::String(text)) => visible(text),
+            _ => visible(message.body.get()),
+        },
+        _ => visible(message.body.get()),
+    }
+}
+
+/// Text of others must not command our terminal.
+fn visible(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// The given URLs, and those of the other nodes as far as a node tells them, so that a conversation
+/// outlives the node that it began with.
+async fn discover(given: &[String]) -> Vec<String> {
+    let ask = |url: &String| {
+        let endpoint = Endpoint::new(url, None);
+        async move {
+            let answer =
+                clock::timeout(DISCOVERY, endpoint.ok()?.request(Method::GET, "/admin/status")).await.ok()?.ok()?;
+            let status: Value = serde_json::from_slice(&answer.body).ok()?;
+            let nodes = status["nodes"].as_array()?.iter();
+            Some(nodes.filter_map(|node| node["client_url"].as_str()).map(str::to_owned).collect::<Vec<_>>())
+        }
+    };
+    let mut urls = given.to_vec();
+    let authority = |url: &str| Endpoint::new(url, None).map(|endpoint| endpoint.authority().to_owned()).ok();
+    for url in join_all(given.iter().map(ask)).await.into_iter().flatten().flatten() {
+        let new = authority(&url).is_some_and(|new| urls.iter().all(|known| authority(known).as_ref() != Some(&new)));
+        if new {
+            urls.push(url);
+        }
+    }
+    urls
+}
