@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::TypedValueParser;
 use clap::{Parser, Subcommand};
 
 use crate::config::Overrides;
@@ -32,6 +33,8 @@ pub enum Command {
     /// Change who leads
     #[command(subcommand)]
     Leader(LeaderCommand),
+    /// Put load on a cluster and measure it
+    Bench(Box<BenchArgs>),
 }
 
 /// Flags of `serve`. What is not given here comes from `IMGW_*` variables, the file, or the defaults.
@@ -208,6 +211,48 @@ pub struct TransferArgs {
     pub to: Option<String>,
     #[command(flatten)]
     pub target: AdminTarget,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct BenchArgs {
+    #[command(flatten)]
+    pub target: Target,
+    /// Pairs of users, one sending to the other, over all nodes
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    pub pairs: usize,
+    /// Messages per second in all, on a schedule that waits for no answer
+    #[arg(long, default_value_t = 1_000.0, value_name = "PER_S")]
+    pub rate: f64,
+    /// No schedule: every sender keeps --inflight messages without an answer
+    #[arg(long, conflicts_with = "rate")]
+    pub saturate: bool,
+    /// Most messages of one sender without an answer; the node's limit holds as well
+    #[arg(long, default_value_t = 256, default_value_if("saturate", "true", "16"), value_name = "N")]
+    pub inflight: usize,
+    /// Bytes of a message's body
+    #[arg(long, default_value_t = 200, value_name = "BYTES")]
+    pub size: usize,
+    /// How long to measure; with --idle, how long to hold on after that
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    pub duration: std::time::Duration,
+    /// How long to send before measuring
+    #[arg(long, default_value = "2s", value_parser = duration)]
+    pub warmup: std::time::Duration,
+    /// Connections that do nothing, instead of messages: what memory they take
+    #[arg(long, value_name = "N", conflicts_with_all = ["pairs", "rate", "saturate"])]
+    pub idle: Option<usize>,
+    /// Break all idle connections at once, and see how fast they are back
+    #[arg(long, requires = "idle")]
+    pub storm: bool,
+    /// Threads of the load generator
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64).map(usize::from))]
+    pub threads: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Take the tokens' secret, issuer and audience from this configuration file
+    #[arg(long, env = "IMGW_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// Parses `90s`, `30m`, `1h`, `7d`, `250ms`, or plain seconds.

@@ -2,6 +2,7 @@
 
 mod admin;
 mod args;
+mod bench;
 mod chat;
 mod failure;
 mod http;
@@ -29,6 +30,7 @@ pub fn run() -> Result<(), Failure> {
         Some(Command::Up(args)) => up::run(&args),
         Some(Command::Token(args)) => token::run(&args),
         Some(Command::Serve(args)) => serve::run(&args),
+        Some(Command::Bench(args)) => bench::run(&args),
         Some(Command::Chat(args)) => chat::run(&args),
         Some(Command::Status(args)) => admin::status(&args),
         Some(Command::Member(command)) => admin::member(&command),

@@ -173,6 +173,8 @@ impl Wire {
                     let (inflight, frame_bytes) = (said.limits.inflight as usize, said.limits.frame_bytes as usize);
                     welcome = Some(Welcome { inflight, frame_bytes });
                 }
+                // What comes behind the welcome is for whoever goes on with this connection.
+                welcome.is_none()
             });
             match (polled, welcome) {
                 (_, Some(welcome)) => Poll::Ready(Ok(welcome)),
@@ -183,19 +185,21 @@ impl Wire {
         .await
     }
 
-    /// Gives every frame that is there to `on`, with the output for what it has to say. Answers
-    /// pings itself. The task is woken when there is more.
+    /// Gives every frame that is there to `on`, with the output for what it has to say, as long as
+    /// `on` returns true. Answers pings itself. The task is woken when there is more.
     ///
     /// # Errors
     /// The end of the connection.
     pub fn poll_frames(
         &mut self,
         cx: &mut Context<'_>,
-        mut on: impl FnMut(ServerFrame<'_>, &mut Output),
+        mut on: impl FnMut(ServerFrame<'_>, &mut Output) -> bool,
     ) -> io::Result<()> {
         if !self.rest.is_empty() {
             let bytes = std::mem::take(&mut self.rest);
-            self.take(&bytes, &mut on)?;
+            if !self.take(&bytes, &mut on)? {
+                return Ok(());
+            }
         }
         SCRATCH.with_borrow_mut(|scratch| {
             loop {
@@ -215,15 +219,18 @@ impl Wire {
                 }
                 scratch[..kept].copy_from_slice(&self.rest);
                 self.rest.clear();
-                self.take(&scratch[..kept + read], &mut on)?;
+                if !self.take(&scratch[..kept + read], &mut on)? {
+                    return Ok(());
+                }
             }
         })
     }
 
-    /// Takes whole frames from `bytes` and keeps the rest.
-    fn take(&mut self, bytes: &[u8], on: &mut impl FnMut(ServerFrame<'_>, &mut Output)) -> io::Result<()> {
+    /// Takes whole frames from `bytes`, as long as `on` wants them, and keeps the rest.
+    fn take(&mut self, bytes: &[u8], on: &mut impl FnMut(ServerFrame<'_>, &mut Output) -> bool) -> io::Result<bool> {
         let mut at = 0;
-        while let Some((opcode, start, end)) = parse(&bytes[at..])? {
+        let mut more = true;
+        while more && let Some((opcode, start, end)) = parse(&bytes[at..])? {
             let payload = &bytes[at + start..at + end];
             at += end;
             match opcode {
@@ -233,7 +240,7 @@ impl Wire {
                     let frame = ServerFrame::decode(text).map_err(|error| invalid(error.to_string()))?;
                     match frame.body {
                         ServerBody::Ping => self.out.text("{\"pong\":{}}"),
-                        _ => on(frame, &mut self.out),
+                        _ => more = on(frame, &mut self.out),
                     }
                 }
                 0x8 => {
@@ -250,7 +257,7 @@ impl Wire {
         if self.rest.is_empty() {
             self.rest = Vec::new();
         }
-        Ok(())
+        Ok(more)
     }
 
     /// Frames to be written by the next flush.
@@ -279,7 +286,11 @@ impl Wire {
             self.written += ready!(Pin::new(&mut self.stream).poll_write(cx, &self.out.0[self.written..]))?;
         }
         self.written = 0;
-        if self.out.0.capacity() > (4 << 10) { self.out.0 = Vec::new() } else { self.out.0.clear() }
+        if self.out.0.capacity() > (4 << 10) {
+            self.out.0 = Vec::new()
+        } else {
+            self.out.0.clear()
+        }
         Poll::Ready(Ok(()))
     }
 
@@ -294,7 +305,7 @@ impl Wire {
         let closing = std::future::poll_fn(|cx| {
             let _ = self.poll_flush(cx);
             // The node's own close ends the reading.
-            self.poll_frames(cx, |_, _| {}).map_or(Poll::Ready(()), |()| Poll::Pending)
+            self.poll_frames(cx, |_, _| true).map_or(Poll::Ready(()), |()| Poll::Pending)
         });
         let _ = clock::timeout(Duration::from_secs(2), closing).await;
     }
