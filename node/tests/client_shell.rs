@@ -1,0 +1,288 @@
+//! The client's shell against a node that says what a test tells it to: which connections it makes,
+//! what it repeats on them, and when it stops.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use cluster::env::clock;
+use futures_util::{SinkExt, StreamExt};
+use im_gateway::client::{Client, Event, Fate, Stopped, Tokens};
+use im_gateway::env::Tcp;
+use im_gateway::protocol::SUBPROTOCOL;
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+
+/// No step here takes long unless something is wrong.
+const PATIENCE: Duration = Duration::from_secs(30);
+const MID: &str = "000102030405060708090a0b0c0d0e0f";
+
+struct Node(TcpListener);
+
+/// One connection, as the node sees it.
+struct Socket(WebSocketStream<TcpStream>);
+
+async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    clock::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("gave up waiting: {what}"))
+}
+
+impl Node {
+    async fn start() -> Self {
+        Self(TcpListener::bind("127.0.0.1:0").await.expect("a free port"))
+    }
+
+    fn url(&self) -> String {
+        format!("ws://{}/ws", self.0.local_addr().expect("bound"))
+    }
+
+    /// The next connection, and its `hello`.
+    async fn accept(&self) -> (Socket, Value) {
+        let (stream, _) = soon("a connection", self.0.accept()).await.expect("accepted");
+        #[allow(clippy::result_large_err)] // The library's own type.
+        let choose = |_: &Request, mut response: Response| {
+            response.headers_mut().insert("Sec-WebSocket-Protocol", SUBPROTOCOL.parse().expect("a header"));
+            Ok(response)
+        };
+        let socket = soon("a handshake", tokio_tungstenite::accept_hdr_async(stream, choose)).await;
+        let mut socket = Socket(socket.expect("a good handshake"));
+        let hello = socket.frame().await["hello"].take();
+        (socket, hello)
+    }
+
+    /// As [`Node::accept`], and welcomes the client.
+    async fn welcome(&self, ping_ms: u64, inflight: u64, epoch: u64) -> (Socket, Value) {
+        let (mut socket, hello) = self.accept().await;
+        let limits = json!({"frame_bytes": 65536, "send_per_s": 1000, "inflight": inflight});
+        let welcome = json!({"session": epoch.to_string(), "user": "alice", "device": "d", "node": "n", "ping_ms": ping_ms, "limits": limits});
+        socket.send(json!({"id": 1, "welcome": welcome})).await;
+        (socket, hello)
+    }
+}
+
+impl Socket {
+    async fn send(&mut self, frame: Value) {
+        self.0.send(Message::text(frame.to_string())).await.expect("the client listens");
+    }
+
+    async fn message(&mut self, seq: u64, mid: u8) {
+        let mid = format!("{mid:032x}");
+        let message = json!({"mid": mid, "from": "bob", "device": "d", "to": "alice", "ts": 1, "body": seq});
+        self.send(json!({"seq": seq, "msg": message})).await;
+    }
+
+    /// The text of the client's next frame.
+    async fn text(&mut self) -> String {
+        match soon("a frame", self.0.next()).await.expect("a frame").expect("a good frame") {
+            Message::Text(text) => text.as_str().to_owned(),
+            other => panic!("not a text frame: {other:?}"),
+        }
+    }
+
+    async fn frame(&mut self) -> Value {
+        serde_json::from_str(&self.text().await).expect("JSON")
+    }
+
+    /// The number of the next message sent, and its answer's id.
+    async fn sent(&mut self) -> (u64, u64) {
+        let frame = self.frame().await;
+        (frame["send"]["body"].as_u64().expect("a number"), frame["id"].as_u64().expect("an id"))
+    }
+
+    async fn ok(&mut self, id: u64) {
+        self.send(json!({"id": id, "ok": {"mid": MID}})).await;
+    }
+
+    async fn close(&mut self, code: u16, reason: &'static str) {
+        let frame = CloseFrame { code: code.into(), reason: reason.into() };
+        self.0.close(Some(frame)).await.expect("the client listens");
+    }
+
+    /// The close code by which the client ends the connection; `None` when it just goes.
+    async fn closed(&mut self) -> Option<u16> {
+        loop {
+            match soon("the end", self.0.next()).await {
+                Some(Ok(Message::Close(frame))) => return frame.map(|frame| frame.code.into()),
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return None,
+            }
+        }
+    }
+}
+
+fn client(nodes: &[&Node], ahead: usize) -> Client {
+    let urls = nodes.iter().map(|node| node.url()).collect();
+    let tokens: Arc<dyn Tokens> = Arc::new("h.e30.s".to_owned());
+    Client::builder(Arc::new(Tcp), urls, tokens, "d").first(0).ahead(ahead).connect().expect("good URLs")
+}
+
+/// The next event that is a message's, skipping news of connections.
+async fn next_message(client: &Client) -> u64 {
+    loop {
+        match soon("a message", client.next()).await.expect("an event") {
+            Event::Message(message) => return message.seq,
+            Event::Connected { .. } | Event::Disconnected { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+async fn stopped(client: &Client) -> Stopped {
+    loop {
+        if let Event::Stopped(why) = soon("the end", client.next()).await.expect("an event") {
+            return why;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_has_no_answer_is_repeated_elsewhere_before_anything_new() {
+    let (first, second) = (Node::start().await, Node::start().await);
+    let client = client(&[&first, &second], 256);
+    let (mut socket, hello) = first.welcome(25_000, 2, 1).await;
+    assert_eq!((&hello["token"], &hello["device"], &hello["attempt"]), (&"h.e30.s".into(), &"d".into(), &1.into()));
+    let mut receipts = Vec::new();
+    for number in 0..4 {
+        receipts.push(client.send("bob", &number).await.expect("taken"));
+    }
+    let texts = [socket.text().await, socket.text().await];
+    let quiet = clock::timeout(Duration::from_millis(50), socket.0.next()).await;
+    assert!(quiet.is_err(), "no more than two go without an answer");
+    drop(socket);
+
+    let (mut socket, again) = second.welcome(25_000, 2, 2).await;
+    assert_eq!((&again["instance"], &again["attempt"]), (&hello["instance"], &2.into()));
+    assert_eq!([socket.text().await, socket.text().await], texts, "the same bytes in the same order");
+    let id = |text: &str| serde_json::from_str::<Value>(text).expect("JSON")["id"].as_u64().expect("an id");
+    socket.ok(id(&texts[0])).await;
+    let (number, third) = socket.sent().await;
+    assert_eq!(number, 2);
+    let refusal = json!({"code": "inbox_full", "message": "full"});
+    socket.send(json!({"id": id(&texts[1]), "error": refusal})).await;
+    let (number, fourth) = socket.sent().await;
+    assert_eq!(number, 3);
+    socket.ok(third).await;
+    socket.ok(fourth).await;
+    let mut fates = Vec::new();
+    for receipt in receipts {
+        fates.push(soon("a fate", receipt).await);
+    }
+    assert!(matches!(fates[0], Fate::Stored(mid) if mid.to_string() == MID));
+    assert!(matches!(&fates[1], Fate::Refused { message, .. } if message == "full"));
+    assert!(matches!(fates[2..], [Fate::Stored(_), Fate::Stored(_)]));
+    soon("all answered", client.flush()).await;
+}
+
+#[tokio::test]
+async fn messages_are_surfaced_once_and_acknowledged_when_taken() {
+    let node = Node::start().await;
+    let client = client(&[&node], 0);
+    let (mut socket, _) = node.welcome(25_000, 8, 1_000).await;
+    socket.message(10, 1).await;
+    socket.message(20, 2).await;
+    assert_eq!(next_message(&client).await, 10);
+    assert_eq!(socket.frame().await, json!({"ack": 10}));
+    drop(socket);
+    let (mut socket, _) = node.welcome(25_000, 8, 2_000).await;
+    socket.message(20, 2).await;
+    socket.message(30, 3).await;
+    assert_eq!(next_message(&client).await, 20);
+    assert_eq!(socket.frame().await, json!({"ack": 20}));
+    socket.send(json!({"seq": 40, "gap": {"reason": "inbox_limit", "lost": 7}})).await;
+    assert_eq!(next_message(&client).await, 30);
+    let gap = soon("a gap", client.next()).await;
+    assert!(matches!(gap, Some(Event::Gap { seq: 40, lost: 7, .. })), "{gap:?}");
+    client.close().await;
+    assert_eq!(soon("the end", stopped(&client)).await, Stopped::Closed);
+}
+
+#[tokio::test]
+async fn a_close_code_of_4500_or_more_ends_it() {
+    let node = Node::start().await;
+    let client = client(&[&node], 256);
+    let (mut socket, _) = node.welcome(25_000, 1, 1).await;
+    let written = client.send("bob", &1).await.expect("taken");
+    let waiting = client.send("bob", &2).await.expect("taken");
+    socket.sent().await;
+    socket.close(4502, "replaced").await;
+    assert_eq!(stopped(&client).await, Stopped::Refused { code: 4502, reason: "replaced".into() });
+    assert_eq!((soon("a fate", written).await, soon("a fate", waiting).await), (Fate::Unknown, Fate::NotSent));
+    assert!(client.next().await.is_none());
+    assert!(client.send("bob", &3).await.is_err());
+}
+
+#[tokio::test]
+async fn other_close_codes_mean_to_come_back() {
+    let node = Node::start().await;
+    let _client = client(&[&node], 256);
+    for code in [1001, 4001, 4002, 4005, 4499] {
+        let (mut socket, _) = node.welcome(25_000, 1, 1).await;
+        socket.close(code, "").await;
+    }
+    node.welcome(25_000, 1, 1).await;
+}
+
+#[tokio::test]
+async fn a_silent_node_is_left_and_pings_are_answered() {
+    let (first, second) = (Node::start().await, Node::start().await);
+    let _client = client(&[&first, &second], 256);
+    let (mut socket, _) = first.welcome(100, 1, 1).await;
+    let began = clock::now();
+    socket.send(json!({"ping": {}})).await;
+    assert_eq!(socket.frame().await, json!({"pong": {}}));
+    second.welcome(25_000, 1, 2).await;
+    assert!(began.elapsed() >= Duration::from_millis(200), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_node_can_send_its_clients_elsewhere() {
+    let (first, second) = (Node::start().await, Node::start().await);
+    let client = client(&[&first], 256);
+    let (mut socket, _) = first.welcome(25_000, 1, 1).await;
+    socket.message(10, 1).await;
+    assert_eq!(next_message(&client).await, 10);
+    assert_eq!(socket.frame().await, json!({"ack": 10}));
+    socket.send(json!({"go_away": {"after_ms": 100, "url": second.url()}})).await;
+    assert_eq!(socket.closed().await, Some(1000));
+    second.welcome(25_000, 1, 2).await;
+}
+
+#[tokio::test]
+async fn dropping_it_says_goodbye_after_the_last_acknowledgement() {
+    let node = Node::start().await;
+    let client = client(&[&node], 256);
+    let (mut socket, _) = node.welcome(25_000, 1, 1).await;
+    socket.message(10, 1).await;
+    assert_eq!(socket.frame().await, json!({"ack": 10}));
+    drop(client);
+    assert_eq!(socket.closed().await, Some(1000));
+}
+
+/// Tokens that live for two seconds, numbered.
+struct Short(AtomicUsize);
+
+#[async_trait]
+impl Tokens for Short {
+    async fn token(&self) -> Result<String, String> {
+        let exp = clock::wall_ms() / 1_000 + 2;
+        let number = self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(format!("{number}.{}.s", BASE64_URL_SAFE_NO_PAD.encode(json!({"exp": exp}).to_string())))
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_renewed_on_the_connection() {
+    let node = Node::start().await;
+    let builder = Client::builder(Arc::new(Tcp), vec![node.url()], Arc::new(Short(AtomicUsize::new(0))), "d");
+    let _client = builder.connect().expect("a good URL");
+    let (mut socket, hello) = node.welcome(25_000, 1, 1).await;
+    assert!(hello["token"].as_str().expect("a token").starts_with("0."));
+    let refresh = socket.frame().await;
+    assert!(refresh["refresh"]["token"].as_str().expect("a token").starts_with("1."), "{refresh}");
+}
