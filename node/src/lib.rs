@@ -5,6 +5,8 @@ pub mod client;
 pub mod delivery;
 #[cfg(feature = "real")]
 pub mod env;
+pub mod gateway;
+pub mod http;
 pub mod protocol;
 pub mod session;
 pub mod telemetry;

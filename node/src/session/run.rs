@@ -75,12 +75,13 @@ enum Wake {
 }
 
 /// Serves a connection until it is closed. `open` begins the session that the client asks for and
-/// tells how many sends it may have unanswered; without a place there is none to have.
+/// tells how many sends it may have unanswered, or `None` when this node cannot serve (4001);
+/// without a place it is full (1013).
 pub async fn run<L: Link>(
     node: Arc<Node>,
     opened: Opened,
     place: Option<Place>,
-    open: impl FnOnce(SessionSpec) -> (L, u32) + Send,
+    open: impl FnOnce(SessionSpec) -> Option<(L, u32)> + Send,
 ) {
     let Opened { conn, early, identity, peer } = opened;
     let mut counted = Counted::new(&node);
@@ -146,11 +147,11 @@ async fn session<L: Link>(
     greeting: Greeting,
     peer: SocketAddr,
     control: &Control,
-    open: impl FnOnce(SessionSpec) -> (L, u32),
+    open: impl FnOnce(SessionSpec) -> Option<(L, u32)>,
 ) -> End {
     let Greeting { spec, identity, id } = greeting;
     let (user, device) = (spec.user.clone(), spec.device.clone());
-    let (link, inflight) = open(spec);
+    let Some((link, inflight)) = open(spec) else { return End::Close(CloseCode::Unavailable) };
     let started = clock::now();
     tracing::info!(
         event = "connection_established",

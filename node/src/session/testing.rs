@@ -211,7 +211,7 @@ impl Client {
         let link = script.clone();
         let open = move |spec| {
             link.lock().spec = Some(spec);
-            (FakeLink(link), INFLIGHT)
+            Some((FakeLink(link), INFLIGHT))
         };
         let task = tokio::spawn(run(node.clone(), opened, connections.enter(), open));
         let socket = WebSocketStream::from_raw_socket(ours, Role::Client, None).await;

@@ -301,7 +301,7 @@ async fn an_idle_connection_is_small() {
         identity: None,
         peer: ([127, 0, 0, 1], 7).into(),
     };
-    let open = |_| -> (super::testing::FakeLink, u32) { unreachable!() };
+    let open = |_| -> Option<(super::testing::FakeLink, u32)> { None };
     let future = super::run(client.node.clone(), opened, place, open);
     assert!(size_of_val(&future) < 2048, "{} bytes", size_of_val(&future));
 }

@@ -1,0 +1,209 @@
+//! A node's client side: what listens, and how it ends.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cluster::Cluster;
+use cluster::env::{Env, clock};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::auth::{AuthConfig, AuthConfigError, Masked, Verifier};
+use crate::delivery::WindowLimits;
+use crate::http::{self, App, HttpLimits};
+use crate::session::{Connections, Node, Rules};
+use crate::telemetry::Metrics;
+
+/// How long clients may take to hear that the node ends.
+const STOP_WITHIN: Duration = Duration::from_secs(4);
+/// How often a changed key file is looked for.
+const KEYS_EVERY: Duration = Duration::from_secs(10);
+
+/// What the client side of a node is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GatewayConfig {
+    /// Where clients connect, `host:port`.
+    pub listen: String,
+    /// Development mode: the demo page, tokens for anybody on this machine, `/admin` from it.
+    pub dev: bool,
+    /// How clients' tokens are checked.
+    pub auth: AuthConfig,
+    /// Opens `/admin`.
+    pub admin_token: Option<Masked>,
+    /// Most open WebSockets; further ones are closed with 1013.
+    pub connections: usize,
+    /// Largest frame of a client, in bytes.
+    pub frame_bytes: u32,
+    /// Frames, acknowledgements aside, that a client may send per second.
+    pub send_per_s: u32,
+    /// The heartbeat when nothing else was sent, ms.
+    pub ping_ms: u64,
+    /// `hello` must come within this, ms.
+    pub hello_timeout_ms: u64,
+    /// A message that was not acknowledged for so long is counted, ms.
+    pub ack_timeout_ms: u64,
+    /// Messages that may be written to a client and unacknowledged.
+    pub window_messages: usize,
+    /// Bytes that may be written to a client and unacknowledged.
+    pub window_bytes: usize,
+}
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:8080".into(),
+            dev: false,
+            auth: AuthConfig::default(),
+            admin_token: None,
+            connections: 200_000,
+            frame_bytes: 64 << 10,
+            send_per_s: 1000,
+            ping_ms: 25_000,
+            hello_timeout_ms: 5_000,
+            ack_timeout_ms: 5_000,
+            window_messages: 256,
+            window_bytes: 256 << 10,
+        }
+    }
+}
+
+/// Why the client side could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// Tokens cannot be checked.
+    #[error(transparent)]
+    Auth(#[from] AuthConfigError),
+    /// The client address cannot be listened on.
+    #[error("cannot listen for clients on {addr}: {error}; is another node running there?")]
+    Listen {
+        /// The address.
+        addr: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// Anybody could sign tokens for it.
+    #[error(
+        "{addr} is not a loopback address, and the secret of tokens is the published development one: \
+         set IMGW_JWT_SECRET, or listen on 127.0.0.1"
+    )]
+    Exposed {
+        /// The address.
+        addr: SocketAddr,
+    },
+    /// Anybody could ask for tokens.
+    #[error(
+        "{addr} is not a loopback address, and development mode is for one machine: turn it off, or listen on 127.0.0.1"
+    )]
+    DevelopmentExposed {
+        /// The address.
+        addr: SocketAddr,
+    },
+}
+
+/// A node's client side, running.
+pub struct Gateway {
+    addr: SocketAddr,
+    connections: Arc<Connections>,
+    stop: watch::Sender<bool>,
+}
+
+impl Gateway {
+    /// Listens for clients. They are served on the runtime that this is called on.
+    ///
+    /// # Errors
+    /// See [`GatewayError`].
+    pub async fn start(
+        env: Env,
+        cluster: Cluster,
+        config: GatewayConfig,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, GatewayError> {
+        let verifier = Arc::new(Verifier::new(&config.auth)?);
+        let listen = |error| GatewayError::Listen { addr: config.listen.clone(), error };
+        let listener = env.net.listen(&config.listen).await.map_err(listen)?;
+        let addr = listener.local_addr();
+        if !addr.ip().is_loopback() && verifier.has_development_secret() {
+            return Err(GatewayError::Exposed { addr });
+        }
+        if !addr.ip().is_loopback() && config.dev {
+            return Err(GatewayError::DevelopmentExposed { addr });
+        }
+        let connections = Connections::new(config.connections);
+        let (stop, stopped) = watch::channel(false);
+        let ping = Duration::from_millis(config.ping_ms.max(1));
+        let app = Arc::new(App {
+            node: Arc::new(Node {
+                name: cluster.node_id().to_string(),
+                rules: rules(&config),
+                verifier: verifier.clone(),
+                metrics: metrics.clone(),
+            }),
+            cluster,
+            connections: connections.clone(),
+            dev: config.dev,
+            admin_token: config.admin_token,
+            auth: config.auth,
+        });
+        // A client that is silent for two heartbeats is given up anyway.
+        let limits = HttpLimits { user_timeout: ping * 2 };
+        tokio::spawn(http::accept(listener, http::router(app), limits, metrics, stopped.clone()));
+        if verifier.secret().is_none() {
+            tokio::spawn(watch_keys(verifier, stopped));
+        }
+        Ok(Self { addr, connections, stop })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Open WebSockets.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Takes no more clients and sends those away that are there (1012), told to come back after a
+    /// random time that grows with their number; returns when they are gone, or have had their time.
+    pub async fn stop(self) {
+        let _ = self.stop.send(true);
+        // Enough for other nodes to take them in: 4000 a second.
+        let after_ms = (self.connections.len() as u64 / 4).clamp(100, 30_000);
+        self.connections.restart(after_ms);
+        if clock::timeout(STOP_WITHIN, self.connections.emptied()).await.is_err() {
+            tracing::warn!(connections = self.connections.len(), "stopped without a word to some clients");
+        }
+    }
+}
+
+fn rules(config: &GatewayConfig) -> Rules {
+    Rules {
+        ping: Duration::from_millis(config.ping_ms.max(1)),
+        hello_timeout: Duration::from_millis(config.hello_timeout_ms),
+        ack_timeout: Duration::from_millis(config.ack_timeout_ms.max(1)),
+        frame_bytes: config.frame_bytes,
+        send_per_s: config.send_per_s.max(1),
+        window: WindowLimits { messages: config.window_messages.max(1), bytes: config.window_bytes.max(1) },
+    }
+}
+
+/// Takes up changed keys. A bad file changes nothing but the log.
+async fn watch_keys(verifier: Arc<Verifier>, mut stop: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            biased;
+            _ = stop.changed() => return,
+            () = clock::sleep(KEYS_EVERY) => {}
+        }
+        match verifier.reload() {
+            Ok(true) => tracing::info!("new keys for tokens are in force"),
+            Ok(false) => {}
+            Err(error) => tracing::error!(%error, "the keys for tokens stay as they were"),
+        }
+    }
+}

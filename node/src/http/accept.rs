@@ -1,0 +1,101 @@
+//! Takes connections from the environment and speaks HTTP/1.1 on them.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use cluster::env::clock;
+use cluster::env::net::{BoxConn, Listener};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::sync::{Semaphore, watch};
+use tower::ServiceExt;
+
+use super::Peer;
+use super::timer::ClockTimer;
+use crate::telemetry::{ConnectionError, Metrics};
+
+/// A request's head must come within this; idle connections end after it.
+const HEAD_WITHIN: Duration = Duration::from_secs(10);
+/// Largest head of a request, in bytes; hyper takes no less.
+const HEAD_BYTES: usize = 16 << 10;
+/// Most headers of a request.
+const HEAD_FIELDS: usize = 64;
+/// Connections that speak HTTP at the same time; the system keeps more of them waiting.
+const HTTP_CONNECTIONS: usize = 8192;
+/// After a failed accept; doubled each time, up to [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_millis(5);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// What streams are held to.
+#[derive(Debug, Clone, Copy)]
+pub struct HttpLimits {
+    /// A stream fails when what was written stays unacknowledged by the other system for so long.
+    pub user_timeout: Duration,
+}
+
+/// Serves `router` on what `listener` accepts, until `stop` changes.
+pub async fn accept(
+    mut listener: Box<dyn Listener>,
+    router: Router,
+    limits: HttpLimits,
+    metrics: Arc<Metrics>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let room = Arc::new(Semaphore::new(HTTP_CONNECTIONS));
+    let timer = ClockTimer::new();
+    let mut pause = PAUSE_MIN;
+    loop {
+        let permit = room.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let accepted = tokio::select! {
+            biased;
+            _ = stop.changed() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok(conn) => {
+                pause = PAUSE_MIN;
+                let (router, timer) = (router.clone(), timer.clone());
+                tokio::spawn(async move {
+                    serve(conn, router, limits, timer).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                // Out of file handles, most likely: waiting is all that helps.
+                metrics.connection_error(ConnectionError::Accept);
+                tracing::warn!(event = "connection_error", error_type = "accept_failed", %error, "cannot accept");
+                clock::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
+        }
+    }
+}
+
+async fn serve(conn: BoxConn, router: Router, limits: HttpLimits, timer: ClockTimer) {
+    let peer = Peer(conn.peer_addr());
+    // A stream that died since it was accepted shows itself at the first read.
+    let _ = conn.set_nodelay(true);
+    let _ = conn.set_user_timeout(limits.user_timeout);
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let router = router.clone();
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(peer);
+        async move { Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|never| match never {})) }
+    });
+    let served = http1::Builder::new()
+        .timer(timer)
+        .header_read_timeout(HEAD_WITHIN)
+        .max_buf_size(HEAD_BYTES)
+        .max_headers(HEAD_FIELDS)
+        .serve_connection(TokioIo::new(conn), service)
+        .with_upgrades()
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(remote_addr = %peer.0.ip(), %error, "an HTTP connection ended early");
+    }
+}

@@ -1,0 +1,86 @@
+//! What operators ask of a node; any node carries it to the leader.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::{Path, Query, State};
+use axum::response::Response;
+use cluster::Admin;
+use cluster::id::NodeId;
+use http::{HeaderMap, StatusCode};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{App, Peer, answer};
+
+/// The cluster as this node sees it.
+pub async fn status(State(app): State<Arc<App>>, Extension(peer): Extension<Peer>, headers: HeaderMap) -> Response {
+    if let Err(refusal) = app.admin(peer, &headers) {
+        return *refusal;
+    }
+    let response = answer::json(StatusCode::OK, &app.cluster.status());
+    app.readable_to_pages(&headers, response)
+}
+
+/// Where leadership is to go.
+#[derive(Deserialize)]
+pub struct To {
+    /// A voter; without one, whoever is furthest.
+    to: Option<String>,
+}
+
+/// Moves leadership.
+pub async fn transfer_leader(
+    State(app): State<Arc<App>>,
+    Extension(peer): Extension<Peer>,
+    Query(To { to }): Query<To>,
+    headers: HeaderMap,
+) -> Response {
+    match to.map(|to| node(&to)).transpose() {
+        Ok(to) => carry_out(&app, peer, &headers, Admin::TransferLeader(to)).await,
+        Err(refusal) => *refusal,
+    }
+}
+
+/// Takes a node out of the cluster.
+pub async fn remove(
+    State(app): State<Arc<App>>,
+    Extension(peer): Extension<Peer>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    match node(&name) {
+        Ok(node) => carry_out(&app, peer, &headers, Admin::Remove(node)).await,
+        Err(refusal) => *refusal,
+    }
+}
+
+/// Makes a learner a voter.
+pub async fn promote(
+    State(app): State<Arc<App>>,
+    Extension(peer): Extension<Peer>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    match node(&name) {
+        Ok(node) => carry_out(&app, peer, &headers, Admin::Promote(node)).await,
+        Err(refusal) => *refusal,
+    }
+}
+
+fn node(name: &str) -> Result<NodeId, Box<Response>> {
+    name.parse().map_err(|error: cluster::id::InvalidName| {
+        Box::new(answer::error(StatusCode::BAD_REQUEST, "bad_node", &error.to_string()))
+    })
+}
+
+async fn carry_out(app: &App, peer: Peer, headers: &HeaderMap, command: Admin) -> Response {
+    if let Err(refusal) = app.admin(peer, headers) {
+        return *refusal;
+    }
+    tracing::info!(command = ?command, remote_addr = %peer.0.ip(), "an operator's command");
+    match app.cluster.admin(command).await {
+        Ok(()) => answer::json(StatusCode::OK, &json!({})),
+        Err(error) => answer::error(StatusCode::CONFLICT, "refused", &error.to_string()),
+    }
+}

@@ -1,0 +1,68 @@
+//! The client port: HTTP, and the way from HTTP to a WebSocket.
+//!
+//! Why an accept loop of our own: streams come from the environment, so the same lines run in the
+//! simulator. Invariant: nothing a client does before its session begins costs more than a bounded
+//! number of bytes for a bounded time.
+
+mod accept;
+mod admin;
+mod answer;
+mod dev;
+mod guard;
+mod page;
+mod probe;
+mod timer;
+mod ws;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::{delete, get, post};
+use cluster::Cluster;
+
+pub use accept::{HttpLimits, accept};
+
+use crate::auth::{AuthConfig, Masked};
+use crate::session::{Connections, Node};
+
+/// What all requests share.
+pub struct App {
+    /// What sessions share.
+    pub node: Arc<Node>,
+    /// The cluster.
+    pub cluster: Cluster,
+    /// Open WebSockets.
+    pub connections: Arc<Connections>,
+    /// Development mode: the demo page, and `/admin` without a token from this machine.
+    pub dev: bool,
+    /// Opens `/admin`.
+    pub admin_token: Option<Masked>,
+    /// How tokens are to be, for those that development mode gives out.
+    pub auth: AuthConfig,
+}
+
+/// Where a request comes from; every request carries one.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub SocketAddr);
+
+/// All routes.
+pub fn router(app: Arc<App>) -> Router {
+    let mut router = Router::new()
+        .route("/ws", get(ws::upgrade))
+        .route("/health", get(probe::health))
+        .route("/ready", get(probe::ready))
+        .route("/metrics", get(probe::metrics))
+        .route("/admin/status", get(admin::status))
+        .route("/admin/leader", post(admin::transfer_leader))
+        .route("/admin/members/{node}", delete(admin::remove))
+        .route("/admin/members/{node}/remove", post(admin::remove))
+        .route("/admin/members/{node}/promote", post(admin::promote));
+    if app.dev {
+        router = router.route("/dev/token", get(dev::token));
+        for asset in page::ASSETS {
+            router = router.route(asset.path, get(move || async move { dev::asset(asset) }));
+        }
+    }
+    router.fallback(answer::not_found).with_state(app)
+}

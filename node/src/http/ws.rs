@@ -1,0 +1,161 @@
+//! From HTTP to a WebSocket.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use cluster::env::net::BoxConn;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use super::guard::bearer;
+use super::{App, Peer, answer};
+use crate::auth::{AuthError, Identity};
+use crate::protocol::SUBPROTOCOL;
+use crate::session::{Opened, run};
+use crate::telemetry::ConnectionError;
+
+/// `GET /ws`: checks the token if there is one, then whether it is a WebSocket, then the subprotocol.
+pub async fn upgrade(State(app): State<Arc<App>>, Extension(peer): Extension<Peer>, mut request: Request) -> Response {
+    let identity = match identity(&app, peer, request.headers()) {
+        Ok(identity) => identity,
+        Err(refusal) => return *refusal,
+    };
+    let headers = request.headers();
+    if !asks_for_websocket(headers) {
+        return upgrade_required("clients connect to this address by WebSocket");
+    }
+    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        return upgrade_required("WebSocket version 13 is needed");
+    }
+    let Some(key) = headers.get(header::SEC_WEBSOCKET_KEY).filter(|key| key.len() == 24) else {
+        return answer::error(StatusCode::BAD_REQUEST, "bad_request", "Sec-WebSocket-Key is missing or malformed");
+    };
+    let accept = derive_accept_key(key.as_bytes());
+    let Ok(offered) = subprotocol(headers) else {
+        let message = format!("the subprotocol must be {SUBPROTOCOL}");
+        return answer::error(StatusCode::BAD_REQUEST, "unknown_subprotocol", &message);
+    };
+    let Some(on_upgrade) = request.extensions_mut().remove::<OnUpgrade>() else {
+        return upgrade_required("this connection cannot become a WebSocket");
+    };
+    tokio::spawn(serve(app, peer, identity, on_upgrade));
+    switching(&accept, offered)
+}
+
+/// Whom the header's token names, if there is one.
+fn identity(app: &App, peer: Peer, headers: &HeaderMap) -> Result<Option<Identity>, Box<Response>> {
+    let checked = match bearer(headers) {
+        None => return Ok(None),
+        Some(Ok(token)) => app.node.verifier.verify(token),
+        Some(Err(())) => Err(AuthError::Malformed),
+    };
+    checked.map(Some).map_err(|error| {
+        app.node.auth_failed(Some(peer.0), &error);
+        let mut response = answer::error(StatusCode::UNAUTHORIZED, "bad_token", &error.to_string());
+        let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        Box::new(response)
+    })
+}
+
+/// Whether a comma-separated header holds a word.
+fn has_word(headers: &HeaderMap, name: header::HeaderName, word: &str) -> bool {
+    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(word))
+}
+
+fn asks_for_websocket(headers: &HeaderMap) -> bool {
+    has_word(headers, header::CONNECTION, "upgrade") && has_word(headers, header::UPGRADE, "websocket")
+}
+
+/// Whether our subprotocol was offered; an error when only others were.
+fn subprotocol(headers: &HeaderMap) -> Result<bool, ()> {
+    if !headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) {
+        return Ok(false);
+    }
+    if has_word(headers, header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL) { Ok(true) } else { Err(()) }
+}
+
+fn upgrade_required(message: &str) -> Response {
+    let mut response = answer::error(StatusCode::UPGRADE_REQUIRED, "upgrade_required", message);
+    let headers = response.headers_mut();
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    response
+}
+
+fn switching(accept: &str, offered: bool) -> Response {
+    let mut response = (StatusCode::SWITCHING_PROTOCOLS, Body::empty()).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    let accept = HeaderValue::from_str(accept).expect("base64 is good in a header");
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    if offered {
+        // Only what was offered may be named: browsers fail the connection otherwise.
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+    }
+    response
+}
+
+/// The connection's task, from the moment that HTTP is done with it.
+async fn serve(app: Arc<App>, peer: Peer, identity: Option<Identity>, on_upgrade: OnUpgrade) {
+    let (conn, early) = match on_upgrade.await.map(stream) {
+        Ok(Some(stream)) => stream,
+        Ok(None) | Err(_) => return app.node.metrics.connection_error(ConnectionError::Io),
+    };
+    let place = app.connections.enter();
+    let opened = Opened { conn, early, identity, peer: peer.0 };
+    let node = app.node.clone();
+    let cluster = app.cluster.clone();
+    drop(app);
+    let open = move |spec| {
+        // A node that cannot serve sends clients elsewhere at once, rather than let them wait.
+        cluster.not_ready().is_empty().then(|| (cluster.open(spec), cluster.limits().inflight))
+    };
+    run(node, opened, place, open).await;
+}
+
+/// The bare stream and what was read of it: nothing of HTTP stays in memory.
+fn stream(upgraded: Upgraded) -> Option<(BoxConn, Bytes)> {
+    let parts = upgraded.downcast::<TokioIo<BoxConn>>().ok()?;
+    Some((parts.io.into_inner(), parts.read_buf))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn knows_a_websocket_request() {
+        assert!(asks_for_websocket(&headers(&[("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")])));
+        assert!(!asks_for_websocket(&headers(&[("connection", "keep-alive"), ("upgrade", "websocket")])));
+        assert!(!asks_for_websocket(&headers(&[("connection", "upgrade"), ("upgrade", "h2c")])));
+        assert!(!asks_for_websocket(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn takes_our_subprotocol_or_none() {
+        assert_eq!(subprotocol(&HeaderMap::new()), Ok(false));
+        assert_eq!(subprotocol(&headers(&[("sec-websocket-protocol", "chat, imgw.v1.json")])), Ok(true));
+        let two = [("sec-websocket-protocol", "chat"), ("sec-websocket-protocol", "imgw.v1.json")];
+        assert_eq!(subprotocol(&headers(&two)), Ok(true));
+        assert_eq!(subprotocol(&headers(&[("sec-websocket-protocol", "imgw.v2.json")])), Err(()));
+        assert_eq!(subprotocol(&headers(&[("sec-websocket-protocol", "")])), Err(()));
+    }
+}
