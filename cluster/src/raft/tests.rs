@@ -7,7 +7,8 @@ use openraft::storage::{RaftStateMachine, Snapshot};
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::{EntryPayload, StorageError};
 
-use super::testing::{MemBlobs, MemKv, NoSink, Script, env};
+use super::testing::script::Script;
+use super::testing::{MemBlobs, MemKv, NoSink, env};
 use super::{LogStore, Payload, StateMachine, Storage, TypeConfig, open};
 
 struct InMemory;

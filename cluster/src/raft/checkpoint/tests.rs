@@ -7,7 +7,8 @@ use openraft::storage::RaftStateMachine;
 
 use super::manifest::manifest_number;
 use crate::id::Pos;
-use crate::raft::testing::{MemBlobs, NoSink, Script, user};
+use crate::raft::testing::script::{Script, device, user};
+use crate::raft::testing::{MemBlobs, NoSink};
 use crate::raft::types::Entry;
 use crate::raft::{Bodies, Checkpoint, CheckpointEvery, SnapshotMeta, StateMachine, checkpoint};
 use crate::state::{Body, Item, Message, State};
@@ -43,7 +44,7 @@ impl Replica {
 
     fn inbox(&self, number: u64) -> Vec<Arc<Message>> {
         let state = self.state.read().expect("whole");
-        let items = state.inbox(&user(number), &crate::raft::testing::device(), Pos::ZERO, usize::MAX, usize::MAX);
+        let items = state.inbox(&user(number), &device(), Pos::ZERO, usize::MAX, usize::MAX);
         let messages = items.into_iter().map(|item| match item {
             Item::Message(message) => message,
             Item::Gap { .. } => panic!("no gap in this test"),
