@@ -6,6 +6,7 @@ mod bench;
 mod chat;
 mod failure;
 mod http;
+mod log;
 mod process;
 mod serve;
 mod token;

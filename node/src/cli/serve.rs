@@ -1,19 +1,20 @@
 //! `serve`: one node, until it is told to stop; and the node that runs when no command is given.
 
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use cluster::env::clock;
-use cluster::observer::NoObserver;
-use cluster::peer::Secret;
-use cluster::{Cluster, ClusterConfig};
+use cluster::env::{Env, clock};
+use cluster::{Cluster, StartError};
 use im_gateway::env::terminated;
+use im_gateway::gateway::Gateway;
+use im_gateway::telemetry::Metrics;
 
 use super::args::ServeArgs;
 use super::failure::{Failure, failed};
 use super::process::{print, runtime};
-use crate::config::{Config, DEV_CLUSTER_SECRET, Sources, load};
+use crate::config::{Config, Sources, load};
 
 /// How long a node may take to stop in good order.
 const STOP: Duration = Duration::from_secs(8);
@@ -22,7 +23,14 @@ const STOP: Duration = Duration::from_secs(8);
 fn configure(args: &ServeArgs, defaults: &Config) -> Result<(Config, Vec<String>), Failure> {
     let sources =
         Sources { file: args.config.clone(), environment: super::process::environment(), flags: args.overrides() };
-    let (config, strange) = load(defaults, &sources)?;
+    let (mut config, strange) = load(defaults, &sources)?;
+    // Others are told the port, so it is chosen before anything listens.
+    for address in [&mut config.listen.http, &mut config.listen.peer] {
+        if let Some(host) = address.strip_suffix(":0") {
+            let port = TcpListener::bind(&*address).and_then(|listener| Ok(listener.local_addr()?.port()));
+            *address = format!("{host}:{}", port.or_else(|error| failed(format!("no free port on {host}: {error}")))?);
+        }
+    }
     let config = config.check()?;
     let strange = strange.into_iter().map(|name| format!("{name} is no setting of im-gateway; ignored"));
     let warnings = strange.chain(config.warnings()).collect();
@@ -41,7 +49,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     if let Some(parent) = args.supervisor {
         super::process::die_with(parent)?;
     }
-    node(config, &warnings, false)
+    node(&config, &warnings, false)
 }
 
 /// Runs the single development node.
@@ -53,36 +61,26 @@ pub fn run_alone() -> Result<(), Failure> {
     defaults.cluster.bootstrap = true;
     defaults.log.level = "warn".into();
     let (config, warnings) = configure(&ServeArgs::default(), &defaults)?;
-    node(config, &warnings, true)
+    node(&config, &warnings, true)
 }
 
-fn node(config: Config, warnings: &[String], alone: bool) -> Result<(), Failure> {
+fn node(config: &Config, warnings: &[String], alone: bool) -> Result<(), Failure> {
+    super::log::start(&config.log)?;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    if let Err(error) = im_gateway::env::raise_file_limit() {
+        tracing::warn!(%error, "the limit on open files stays as it is");
+    }
     let cores = available_parallelism().map_or(1, std::num::NonZero::get);
     let or = |given: usize, default: usize| if given == 0 { default } else { given };
     // Apart, so that clients' work delays no heartbeat.
     let below = runtime("cluster", or(config.threads.cluster, cores.div_ceil(2).min(4)))?;
     let above = runtime("gateway", or(config.threads.gateway, cores))?;
-    for warning in warnings {
-        tracing::warn!("{warning}");
-    }
-    if let Err(error) = im_gateway::env::raise_file_limit() {
-        tracing::warn!(%error, "the limit on open files stays as it is");
-    }
-    let env = im_gateway::env::open(&config.data).map_err(|error| Failure::Failed(error.to_string()))?;
-    let started = below.block_on(Cluster::start(env.clone(), cluster_config(&config), Arc::new(NoObserver)));
-    let cluster = started.map_err(|error| Failure::Failed(error.to_string()))?;
-    let outcome = above.block_on(async {
-        if alone {
-            print(&welcome(&config))?;
-        }
-        tokio::select! {
-            biased;
-            why = cluster.failed() => failed(why),
-            signal = terminated() => signal.map(drop).or_else(|error| failed(format!("cannot wait for signals: {error}"))),
-        }
-    });
-    let stopping = below.block_on(async { clock::timeout(STOP, cluster.stop()).await });
-    if stopping.is_err() {
+    let env = im_gateway::env::open(&config.data).or_else(|error| failed(error.to_string()))?;
+    let metrics = Arc::new(Metrics::new());
+    let starting = Cluster::start(env.clone(), config.cluster(), metrics.clone());
+    let cluster = below.block_on(starting).or_else(|error| failed(explain(&error)))?;
+    let outcome = above.block_on(serve(config, env, cluster.clone(), metrics, alone));
+    if below.block_on(async { clock::timeout(STOP, cluster.stop()).await }).is_err() {
         tracing::warn!("the node did not stop in order within {STOP:?}");
     }
     // Whatever still runs holds nothing that was promised.
@@ -91,17 +89,39 @@ fn node(config: Config, warnings: &[String], alone: bool) -> Result<(), Failure>
     outcome
 }
 
-fn cluster_config(config: &Config) -> ClusterConfig {
-    let secret = config.cluster.secret.as_ref().map_or(DEV_CLUSTER_SECRET, |secret| secret.reveal());
-    ClusterConfig {
-        peer_listen: config.listen.peer.clone(),
-        peer_advertise: config.advertise.peer.clone(),
-        client_url: config.advertise.http.clone().unwrap_or_default(),
-        join: config.cluster.join.clone(),
-        bootstrap: config.cluster.bootstrap,
-        secret: Secret::new(secret),
-        voters: config.cluster.voters,
-        limits: config.cluster.limits.clone(),
+/// Serves clients until the process is told to stop, or the node cannot go on.
+async fn serve(
+    config: &Config,
+    env: Env,
+    cluster: Cluster,
+    metrics: Arc<Metrics>,
+    alone: bool,
+) -> Result<(), Failure> {
+    let gateway = Gateway::start(env, cluster.clone(), config.gateway(), metrics).await;
+    let gateway = gateway.or_else(|error| failed(error.to_string()))?;
+    tracing::info!(node = %cluster.node_id(), listen = %gateway.local_addr(), "serving clients");
+    if alone {
+        print(&welcome(config))?;
+    }
+    let signal = tokio::select! {
+        biased;
+        why = cluster.failed() => return failed(why),
+        signal = terminated() => signal.or_else(|error| failed(format!("cannot wait for signals: {error}")))?,
+    };
+    tracing::info!(signal, "stopping");
+    gateway.stop().await;
+    Ok(())
+}
+
+/// Why the node did not start, with what its commands are called.
+fn explain(error: &StartError) -> String {
+    match error {
+        StartError::Alone => {
+            "the data folder is empty: start the first node of a cluster with --bootstrap, and the others with \
+             --join HOST:PORT, the peer address of one that runs"
+                .to_owned()
+        }
+        error => error.to_string(),
     }
 }
 
