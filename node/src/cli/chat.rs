@@ -96,7 +96,8 @@ impl Chat {
             }
         };
         let urls = discover(&args.target.url).await;
-        let client = Client::builder(Arc::new(Tcp), urls, tokens, &args.device).connect();
+        let first = rand::random_range(0..args.target.url.len().max(1));
+        let client = Client::builder(Arc::new(Tcp), urls, tokens, &args.device).first(first).connect();
         Ok(Self {
             client: client.map_err(|error| Failure::Usage(format!("--url: {error}")))?,
             device: args.device.clone(),

@@ -27,7 +27,10 @@ pub fn start(log: &Log) -> Result<(), Failure> {
     let plain = log.level.parse::<tracing::Level>().is_ok();
     let directives = if plain { format!("{},openraft=warn,sled=warn", log.level) } else { log.level.clone() };
     let filter = EnvFilter::try_new(directives).or_else(|_| {
-        usage(format!("`log.level` = \"{}\" is no level or filter; set it to error, warn, info, debug or trace", log.level))
+        usage(format!(
+            "`log.level` = \"{}\" is no level or filter; set it to error, warn, info, debug or trace",
+            log.level
+        ))
     })?;
     let terminal = std::io::stderr().is_terminal();
     let json = match log.format {
@@ -146,7 +149,10 @@ mod tests {
         });
         let text = String::from_utf8(sink.0.lock().expect("not poisoned").clone()).expect("UTF-8");
         assert_eq!(text.lines().count(), 1, "{text}");
-        assert!(text.starts_with("{\"timestamp\":\"20") && text.contains("Z\",\"level\":\"INFO\",\"service\":"), "{text}");
+        assert!(
+            text.starts_with("{\"timestamp\":\"20") && text.contains("Z\",\"level\":\"INFO\",\"service\":"),
+            "{text}"
+        );
         let json: Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(json["message"], "a \"quoted\"\nmessage");
         assert_eq!((&json["remote"], &json["count"]), (&"1.2.3.4:5".into(), &3.into()));

@@ -90,13 +90,7 @@ fn node(config: &Config, warnings: &[String], alone: bool) -> Result<(), Failure
 }
 
 /// Serves clients until the process is told to stop, or the node cannot go on.
-async fn serve(
-    config: &Config,
-    env: Env,
-    cluster: Cluster,
-    metrics: Arc<Metrics>,
-    alone: bool,
-) -> Result<(), Failure> {
+async fn serve(config: &Config, env: Env, cluster: Cluster, metrics: Arc<Metrics>, alone: bool) -> Result<(), Failure> {
     let gateway = Gateway::start(env, cluster.clone(), config.gateway(), metrics).await;
     let gateway = gateway.or_else(|error| failed(error.to_string()))?;
     tracing::info!(node = %cluster.node_id(), listen = %gateway.local_addr(), "serving clients");

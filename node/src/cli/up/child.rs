@@ -113,7 +113,7 @@ fn describe(status: ExitStatus) -> String {
     }
 }
 
-/// The last line of a node's log, for a hint at why it ended.
+/// Why a node ended, in its own words, if it had any.
 pub fn last_words(node: &Node) -> Option<String> {
     use std::io::{Read, Seek, SeekFrom};
     const TAIL_BYTES: u64 = 4_096;
@@ -122,5 +122,6 @@ pub fn last_words(node: &Node) -> Option<String> {
     file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES))).ok()?;
     let mut tail = Vec::new();
     file.read_to_end(&mut tail).ok()?;
-    String::from_utf8_lossy(&tail).lines().rev().find(|line| !line.trim().is_empty()).map(|line| line.trim().to_owned())
+    let tail = String::from_utf8_lossy(&tail);
+    tail.lines().last()?.strip_prefix("im-gateway: ").map(str::to_owned)
 }

@@ -241,8 +241,8 @@ fn url(node: &Node) -> String {
 }
 
 fn lost(node: &Node, how: &str) -> String {
-    let words = last_words(node).map(|words| format!("; its last words: {words}")).unwrap_or_default();
-    format!("node {} {how}; its log is {}{words}", node.number, node.log.display())
+    let words = last_words(node).map(|words| format!(": {words}")).unwrap_or_default();
+    format!("node {} {how}{words} (log: {})", node.number, node.log.display())
 }
 
 /// For a shell to read `word` as one word.
