@@ -10,13 +10,29 @@ compile_error!("the simulator is built by its alias: `cargo sim run --seed 1`");
 mod conformance;
 mod dice;
 mod disk;
+mod ledger;
 mod net;
+mod oracle;
+mod plan;
+mod process;
+mod run;
+mod sweep;
 mod time;
 mod trace;
+mod workload;
+mod world;
 
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Mutex;
 
 use clap::{Parser, Subcommand};
+use madsim::runtime::Runtime;
+
+use oracle::{Kind, Violation};
+use trace::Trace;
 
 #[derive(Parser)]
 #[command(name = "cargo sim", about = "Runs the production code in deterministic simulation")]
@@ -27,15 +43,130 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
+    /// One run. Exits with 10 when a promise was broken, 11 when one was not kept in time, 12 when
+    /// the trace is not the expected one, 13 when the simulator itself is at fault.
+    Run {
+        /// Whatever happens in the run follows from it.
+        #[arg(long)]
+        seed: u64,
+        /// Where to write what happened, as JSON lines.
+        #[arg(long)]
+        trace: Option<PathBuf>,
+        /// An earlier run's trace: this one's must be the same bytes.
+        #[arg(long, requires = "trace")]
+        expect: Option<PathBuf>,
+    },
+    /// Many runs, one process each.
+    Sweep {
+        /// The first seed and the one after the last, `A..B`.
+        #[arg(long, value_parser = seeds)]
+        seeds: Range<u64>,
+        /// How many at a time.
+        #[arg(long, default_value_t = 2)]
+        jobs: usize,
+    },
+    /// The same run in two processes: their traces must be the same bytes.
+    Meta {
+        /// The run's seed.
+        #[arg(long)]
+        seed: u64,
+    },
     /// Holds the simulated network, disks and clock to the suite that the real ones pass.
     Conformance,
 }
 
+fn seeds(text: &str) -> Result<Range<u64>, String> {
+    let parsed = text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
+    parsed.filter(|seeds| !seeds.is_empty()).ok_or_else(|| "seeds are given as A..B, B being the first left out".into())
+}
+
 fn main() -> ExitCode {
-    match Args::parse().command {
+    let success = match Args::parse().command {
+        Command::Run { seed, trace, expect } => return run_one(seed, trace.as_deref(), expect.as_deref()),
+        Command::Sweep { seeds, jobs } => sweep::sweep(seeds, jobs),
+        Command::Meta { seed } => sweep::meta(seed),
         Command::Conformance => {
             time::install();
-            if conformance::run() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            Ok(conformance::run() == 0)
+        }
+    };
+    match success {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("sim: {error}");
+            ExitCode::FAILURE
         }
     }
+}
+
+fn run_one(seed: u64, path: Option<&Path>, expect: Option<&Path>) -> ExitCode {
+    let trace = match path.map(Trace::to_file).transpose() {
+        Ok(trace) => trace.unwrap_or_default(),
+        Err(error) => {
+            eprintln!("sim: the trace cannot be written: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    time::install();
+    remember_panics();
+    let runtime = Runtime::with_seed_and_config(seed, madsim::Config::default());
+    let ran = catch_unwind(AssertUnwindSafe(|| runtime.block_on(run::run(seed, trace.clone()))));
+    let lines = trace.finish();
+    let mut violations = match ran {
+        Ok(outcome) => {
+            println!(
+                "seed {seed}: {:.1} s of virtual time, {} faults, {} messages stored, {} received, {lines} events",
+                outcome.took.as_secs_f64(),
+                outcome.faults,
+                outcome.stored,
+                outcome.received
+            );
+            outcome.violations
+        }
+        Err(_) => vec![panicked()],
+    };
+    violations.extend(path.zip(expect).and_then(|(path, expect)| unexpected(path, expect)));
+    for violation in &violations {
+        println!("{:?}: {}", violation.kind, violation.text);
+    }
+    // The world is not taken down: nobody is left to see how it would end.
+    let code = violations.iter().map(|violation| violation.kind).min().map_or(0, Kind::exit_code);
+    std::process::exit(code.into());
+}
+
+/// How this run's trace differs from the expected one.
+fn unexpected(path: &Path, expect: &Path) -> Option<Violation> {
+    let (kind, text) = match trace::difference(expect, path) {
+        Ok(None) => return None,
+        Ok(Some((line, was, is))) => {
+            (Kind::Determinism, format!("the trace differs from line {line}:\n  {was}\n  {is}"))
+        }
+        Err(error) => (Kind::Harness, format!("the traces cannot be compared: {error}")),
+    };
+    Some(Violation { kind, text })
+}
+
+/// Where the last panic was, and what it said.
+static PANIC: Mutex<(String, String)> = Mutex::new((String::new(), String::new()));
+
+fn remember_panics() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if let Ok(mut last) = PANIC.lock() {
+            *last = (panic.location().map(ToString::to_string).unwrap_or_default(), panic.to_string());
+        }
+        print(panic);
+    }));
+}
+
+/// A panic breaks a promise, unless it is the simulator's own, or says that nothing will ever happen.
+fn panicked() -> Violation {
+    let (at, text) = PANIC.lock().map(|last| last.clone()).unwrap_or_default();
+    let kind = match at.as_str() {
+        _ if text.contains("all tasks will block forever") => Kind::Liveness,
+        at if at.starts_with("sim/") => Kind::Harness,
+        _ => Kind::Safety,
+    };
+    Violation { kind, text }
 }

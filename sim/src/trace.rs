@@ -3,7 +3,7 @@
 //! Each line carries a digest over everything below it as well (every piece of a stream, every write
 //! to a disk), so a difference too small for a line of its own shows at the next one.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +11,27 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::{Value, json};
 
 use crate::time;
+
+/// The first line in which two trace files differ: its number, and both versions.
+///
+/// # Errors
+/// When a file cannot be read.
+pub fn difference(a: &Path, b: &Path) -> io::Result<Option<(usize, String, String)>> {
+    let (a, b) = (fs::read(a)?, fs::read(b)?);
+    if a == b {
+        return Ok(None);
+    }
+    let (mut a, mut b) = (a.split(|&byte| byte == b'\n'), b.split(|&byte| byte == b'\n'));
+    let mut number = 0;
+    loop {
+        number += 1;
+        let (a, b) = (a.next(), b.next());
+        if a != b || a.is_none() {
+            let text = |line: Option<&[u8]>| String::from_utf8_lossy(line.unwrap_or_default()).into_owned();
+            return Ok(Some((number, text(a), text(b))));
+        }
+    }
+}
 
 /// A run's trace.
 #[derive(Clone, Default)]

@@ -1,7 +1,6 @@
 //! A stream's state: two pipes and what each end knows.
 
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
 use std::task::Waker;
 
 use bytes::Bytes;
@@ -30,7 +29,6 @@ pub enum Standing {
 /// One end.
 pub struct End {
     pub life: Life,
-    pub addr: SocketAddr,
     pub standing: Standing,
     /// When a reset by the other end arrives.
     pub reset_at: u64,
@@ -48,10 +46,9 @@ pub struct End {
 pub struct Wait(pub u64);
 
 impl End {
-    pub fn new(life: Life, addr: SocketAddr) -> Self {
+    pub fn new(life: Life) -> Self {
         Self {
             life,
-            addr,
             standing: Standing::Open,
             reset_at: NEVER,
             failed: None,

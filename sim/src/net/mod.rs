@@ -70,6 +70,11 @@ impl Network {
         self.with(|switch, _| switch.add_host())
     }
 
+    /// How many machines there are.
+    pub fn hosts(&self) -> usize {
+        self.with(|switch, _| switch.hosts())
+    }
+
     /// Starts a process on a machine; an earlier one must have been killed.
     pub fn start(&self, host: Host) -> SimNet {
         let life = self.with(|switch, later| switch.start(host, later));

@@ -99,6 +99,10 @@ impl Switch {
         (host, ip(host))
     }
 
+    pub fn hosts(&self) -> usize {
+        self.machines.len()
+    }
+
     pub fn start(&mut self, host: Host, later: &mut Later) -> Life {
         let machine = &mut self.machines[host];
         assert!(!machine.running, "machine {host} already runs a process");
@@ -300,8 +304,7 @@ impl Switch {
         }
         let id = self.next_conn;
         self.next_conn += 1;
-        let server = End::new(listening.life, SocketAddr::new(ip(host), addr.port()));
-        self.conns.insert(id, Conn::new(End::new(life, client), server));
+        self.conns.insert(id, Conn::new(End::new(life), End::new(listening.life)));
         listening.queue.push_back((id, client));
         later.wake(&mut listening.accepter);
         self.trace.detail("connect", &[id, life.host as u64, host as u64], b"");
