@@ -10,6 +10,11 @@ use crate::id::{DeviceId, Epoch, NodeId, Pos};
 /// A deadline that is not set.
 pub(super) const NEVER: u64 = u64::MAX;
 
+/// `ttl_ms` from now on; never is never, however long that is.
+pub(super) fn deadline(now_ms: u64, ttl_ms: u64) -> u64 {
+    now_ms.saturating_add(ttl_ms).min(NEVER - 1)
+}
+
 /// Why a device missed messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GapReason {

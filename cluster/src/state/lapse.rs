@@ -72,15 +72,16 @@ impl User {
         }
     }
 
-    /// Drops messages that are too old, at most `budget`; returns how many, and makes
-    /// `oldest_ms` exact.
+    /// Drops the messages from `oldest_ms`, which are too old, at most `budget`; returns how many, and
+    /// makes `oldest_ms` exact.
     pub fn expire(&mut self, name: &UserId, budget: usize, ctx: &mut Context) -> usize {
         let mut dropped = 0;
         let mut pairs = 0;
         let mut wake = false;
+        // If none is from the time of the bound, something else may be due first: then it only becomes exact.
         while dropped < budget
             && let Some(slot) = self.inbox.front()
-            && slot.message.stored_at_ms.saturating_add(ctx.limits.message_ttl_ms) <= ctx.now_ms
+            && slot.message.stored_at_ms == self.oldest_ms
         {
             let (seq, base) = (slot.pos, self.inbox.base());
             for device in self.devices.iter_mut().filter(|device| device.holds() == Some(base)) {

@@ -1,7 +1,7 @@
 //! Replicated time, and what is due by it.
 //!
 //! Invariant: only ticks move it, each by a bounded step, so no node's clock can make it jump; and
-//! one tick does a bounded amount of work, the longest due first. The rest waits for the next.
+//! one tick does a bounded amount of work, strictly in the order of when it was due. The rest waits for the next.
 
 use super::device::{Cursor, Heir, NEVER};
 use super::effect::Effect;
@@ -65,13 +65,15 @@ impl User {
         rings.chain(devices).chain(retired).chain(heir).filter(|(due_ms, _)| *due_ms != NEVER)
     }
 
-    /// Does what is due, at most `budget` pieces; returns how many, and makes `check_ms` exact.
+    /// Does what is due at `check_ms`, at most `budget` pieces; returns how many, and makes `check_ms` exact.
     fn check(&mut self, name: &UserId, budget: usize, ctx: &mut Context) -> usize {
-        let mut due: Vec<_> = self.deadlines().filter(|(due_ms, _)| *due_ms <= ctx.now_ms).collect();
+        // If nothing is due at the bound, something else may be first: then it only becomes exact.
+        let due = self.deadlines().filter(|(due_ms, _)| *due_ms == self.check_ms);
+        let mut due: Vec<_> = due.map(|(_, deadline)| deadline).collect();
         due.sort_unstable();
         due.truncate(budget);
         let done = due.len();
-        for (_, deadline) in due {
+        for deadline in due {
             match deadline {
                 Deadline::DropRing(id) => self.drop_ring(&id),
                 Deadline::DropRetired(id) => self.retired.retain(|retired| retired.id != id),

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::command::Register;
-use super::device::{Cursor, Device, Heir, NEVER, Registration, Retired};
+use super::device::{Cursor, Device, Heir, NEVER, Registration, Retired, deadline};
 use super::effect::{Effect, RegisterRefusal};
 use super::inbox::Inbox;
 use super::limits::Limits;
@@ -190,8 +190,8 @@ impl User {
         let device = self.live(id);
         device.session = None;
         let ttl_ms = if device.ephemeral { limits.ephemeral_ttl_ms } else { limits.device_ttl_ms };
-        device.forget_ms = now_ms.saturating_add(ttl_ms);
-        device.ring_ms = now_ms.saturating_add(limits.ring_ttl_ms);
+        device.forget_ms = deadline(now_ms, ttl_ms);
+        device.ring_ms = deadline(now_ms, limits.ring_ttl_ms);
         let due_ms = device.due_ms();
         self.check_at(due_ms);
     }
@@ -201,7 +201,7 @@ impl User {
         let device = self.devices.remove(self.find(id).ok()?);
         let ended = device.session.map(|node| (node, device.last.epoch));
         let drop_ms = match ended {
-            Some(_) => ctx.now_ms.saturating_add(ctx.limits.ring_ttl_ms),
+            Some(_) => deadline(ctx.now_ms, ctx.limits.ring_ttl_ms),
             None => device.ring_ms,
         };
         if drop_ms != NEVER {
@@ -228,7 +228,7 @@ impl User {
         if let Some(heir) = &mut self.heir
             && heir.cursor.gap.is_some()
         {
-            heir.forget_ms = now_ms.saturating_add(limits.device_ttl_ms);
+            heir.forget_ms = deadline(now_ms, limits.device_ttl_ms);
             let due_ms = heir.forget_ms;
             self.check_at(due_ms);
         }

@@ -91,6 +91,9 @@ impl UserWire {
     /// # Errors
     /// What does not.
     pub fn read(self, names: &mut Names) -> Result<(UserId, User), &'static str> {
+        if self.base >= 1 << 53 {
+            return Err("more messages than positions");
+        }
         let name = intern(&mut names.users, self.name);
         let mut last = self.left;
         let mut inbox = Inbox::starting(self.base, self.left);

@@ -1,0 +1,162 @@
+//! Replicas that applied the same log are equal, and logs reach what they are made for.
+
+use std::collections::BTreeMap;
+
+use cluster::id::Pos;
+use cluster::state::{BatchRefusal, Command, Effect, Item, Outcome, RegisterRefusal, State};
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+
+use crate::log::{Entry, any_log, devices, users};
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    /// One replica gets the commands as they were made, the other one as they come from the log.
+    #[test]
+    fn replicas_stay_equal(log in any_log(60)) {
+        let mut one = State::new();
+        let mut other = State::new();
+        for entry in &log.0 {
+            let command = entry.command.as_ref().map(|command| Command::decode(&command.encode()).unwrap());
+            let read = Entry { index: entry.index, command };
+            prop_assert_eq!(entry.apply(&mut one), read.apply(&mut other));
+            prop_assert_eq!(one.hash(), other.hash());
+        }
+        prop_assert_eq!(one.audit(), Ok(()));
+    }
+
+    /// What is refused or was there before leaves no trace; what is applied does.
+    #[test]
+    fn only_what_is_applied_changes_the_state(log in any_log(60)) {
+        let mut state = State::new();
+        for entry in &log.0 {
+            let before = state.hash();
+            let effects = entry.apply(&mut state);
+            let applied = effects.iter().any(|effect| matches!(effect, Effect::BatchApplied { .. }));
+            match &entry.command {
+                Some(Command::Batch(_)) => prop_assert_eq!(applied, state.hash() != before),
+                Some(Command::NodeUp(_) | Command::NodeDown { .. }) => {
+                    prop_assert_eq!(effects.iter().any(is_turn), state.hash() != before);
+                }
+                None => prop_assert_eq!(state.hash(), before),
+                Some(_) => {}
+            }
+        }
+    }
+}
+
+fn is_turn(effect: &Effect) -> bool {
+    matches!(effect, Effect::NodeUp { .. } | Effect::NodeDown { .. })
+}
+
+/// The other properties say little about what never happens in their logs.
+#[test]
+fn logs_reach_everything() {
+    let mut runner = TestRunner::deterministic();
+    let mut counts: BTreeMap<&str, u32> = BTreeMap::new();
+    for _ in 0..200 {
+        let log = any_log(90).new_tree(&mut runner).unwrap().current();
+        let mut state = State::new();
+        for entry in &log.0 {
+            let effects = entry.apply(&mut state);
+            effects.iter().flat_map(reached).for_each(|what| *counts.entry(what).or_default() += 1);
+            situations(&state).into_iter().for_each(|what| *counts.entry(what).or_default() += 1);
+        }
+    }
+    for what in EVERYTHING {
+        assert!(counts.get(what).is_some_and(|count| *count >= 20), "{what} is too rare in logs: {counts:#?}");
+    }
+}
+
+const EVERYTHING: [&str; 30] = [
+    "stored",
+    "stored before",
+    "refused",
+    "refused before",
+    "fenced",
+    "registered",
+    "conflict",
+    "older attempt",
+    "too many devices",
+    "batch repeated",
+    "batch after gap",
+    "batch fenced",
+    "wake",
+    "superseded",
+    "lapsed live",
+    "lapsed away",
+    "first ack",
+    "later ack",
+    "expired",
+    "node up",
+    "node down",
+    "node refused",
+    "gap by limit",
+    "gap by age",
+    "gap before messages",
+    "lapsed device",
+    "retired device",
+    "messages without device",
+    "several devices",
+    "device on a node that went down",
+];
+
+fn reached(effect: &Effect) -> Vec<&'static str> {
+    match effect {
+        Effect::BatchApplied { outcomes, .. } => outcomes.iter().filter_map(outcome).collect(),
+        Effect::BatchRefused { refusal: BatchRefusal::Repeated, .. } => vec!["batch repeated"],
+        Effect::BatchRefused { refusal: BatchRefusal::Gap { .. }, .. } => vec!["batch after gap"],
+        Effect::BatchRefused { refusal: BatchRefusal::Fenced, .. } => vec!["batch fenced"],
+        Effect::Wake(_) => vec!["wake"],
+        Effect::Superseded { .. } => vec!["superseded"],
+        Effect::Lapsed { node: Some(_), .. } => vec!["lapsed live"],
+        Effect::Lapsed { node: None, .. } => vec!["lapsed away"],
+        Effect::Acked { first, .. } => vec![if first.is_empty() { "later ack" } else { "first ack" }],
+        Effect::Expired { .. } => vec!["expired"],
+        Effect::NodeUp { .. } => vec!["node up"],
+        Effect::NodeDown { .. } => vec!["node down"],
+        Effect::NodeRefused { .. } => vec!["node refused"],
+    }
+}
+
+fn outcome(outcome: &Outcome) -> Option<&'static str> {
+    Some(match outcome {
+        Outcome::Registered(_) => "registered",
+        Outcome::RegisterRefused(RegisterRefusal::Conflict { .. }) => "conflict",
+        Outcome::RegisterRefused(RegisterRefusal::OlderAttempt) => "older attempt",
+        Outcome::RegisterRefused(RegisterRefusal::TooManyDevices) => "too many devices",
+        Outcome::Stored { duplicate: false, .. } => "stored",
+        Outcome::Stored { duplicate: true, .. } => "stored before",
+        Outcome::SendRefused { duplicate: false, .. } => "refused",
+        Outcome::SendRefused { duplicate: true, .. } => "refused before",
+        Outcome::Fenced => "fenced",
+        Outcome::Done => return None,
+    })
+}
+
+fn situations(state: &State) -> Vec<&'static str> {
+    let mut found = Vec::new();
+    for user in users() {
+        let views: Vec<_> = devices().filter_map(|id| Some((state.device(&user, &id)?, id))).collect();
+        if views.iter().filter(|(view, _)| view.known).count() > 1 {
+            found.push("several devices");
+        }
+        for (view, id) in &views {
+            found.extend(view.lapsed.then_some("lapsed device"));
+            found.extend((!view.known).then_some("retired device"));
+            let down = state.nodes().any(|(_, node)| node.generation.is_none());
+            found.extend((down && view.known && view.session.is_none()).then_some("device on a node that went down"));
+            let items = state.inbox(&user, id, Pos::ZERO, usize::MAX, usize::MAX);
+            if let Some(Item::Gap { reason, .. }) = items.first() {
+                let limit = *reason == cluster::state::GapReason::InboxLimit;
+                found.push(if limit { "gap by limit" } else { "gap by age" });
+                found.extend((items.len() > 1).then_some("gap before messages"));
+            }
+        }
+    }
+    let known: u64 = state.totals().devices;
+    found.extend((known == 0 && state.totals().inbox_messages > 0).then_some("messages without device"));
+    found
+}

@@ -1,0 +1,15 @@
+//! Properties of the replicated state machine.
+//!
+//! Logs are made by [`log`], as Raft and several nodes could make them and worse; each module holds
+//! the machine against one promise.
+
+mod against_model;
+// mod checkpoint;
+// mod codec;
+// mod delivery;
+mod determinism;
+mod ledger;
+mod log;
+mod model;
+mod ring;
+mod time;

@@ -1,0 +1,514 @@
+//! A second, naive state machine: every device has its own list of messages it is owed, nothing is
+//! shared, counted or scheduled ahead. What the two agree on is hardly wrong in both.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cluster::id::{Boot, DeviceId, Epoch, MessageId, NodeId, Pos, UserId};
+use cluster::state::{
+    Batch, BatchRefusal, Command, Effect, GapReason, Limits, NodeUp, Op, Outcome, Register, RegisterRefusal, Send,
+    SendRefusal,
+};
+
+#[derive(Debug, Default)]
+pub struct Model {
+    pub time_ms: u64,
+    pub limits: Limits,
+    pub nodes: BTreeMap<NodeId, MNode>,
+    pub users: BTreeMap<UserId, MUser>,
+}
+
+#[derive(Debug)]
+pub struct MNode {
+    boot: Boot,
+    incarnation: u32,
+    pub generation: Option<Pos>,
+    pub next_seq: u64,
+}
+
+#[derive(Debug, Default)]
+pub struct MUser {
+    /// Every message there ever was.
+    messages: BTreeMap<Pos, MMessage>,
+    pub devices: BTreeMap<DeviceId, MDevice>,
+    pub gone: BTreeMap<DeviceId, MGone>,
+    heir: Share,
+    heir_gap_until: Option<u64>,
+}
+
+#[derive(Debug)]
+struct MMessage {
+    mid: MessageId,
+    len: u64,
+    stored_at: u64,
+    acked: bool,
+}
+
+/// What somebody is owed.
+#[derive(Debug, Clone, Default)]
+pub struct Share {
+    pub cursor: Pos,
+    pub owed: Vec<Pos>,
+    pub gap: Option<(Pos, u64, GapReason)>,
+}
+
+type Ring = Vec<(MessageId, Result<(), SendRefusal>)>;
+
+#[derive(Debug)]
+pub struct MDevice {
+    pub share: Share,
+    pub last: (u64, u64, Epoch),
+    ephemeral: bool,
+    pub node: Option<NodeId>,
+    /// Losses already reported.
+    pub lapsed: Option<u64>,
+    forget_at: Option<u64>,
+    ring_until: Option<u64>,
+    ring: Ring,
+}
+
+#[derive(Debug)]
+pub struct MGone {
+    pub last: (u64, u64, Epoch),
+    ring: Ring,
+    until: u64,
+}
+
+impl Share {
+    fn lose(&mut self, upto: Pos, reason: GapReason) -> u64 {
+        let lost = self.owed.iter().filter(|pos| **pos <= upto).count() as u64;
+        if lost > 0 {
+            let (_, before, was) = self.gap.unwrap_or((upto, 0, reason));
+            let reason = if was == GapReason::InboxLimit { was } else { reason };
+            self.owed.retain(|pos| *pos > upto);
+            self.gap = Some((upto, before + lost, reason));
+        }
+        lost
+    }
+}
+
+impl MUser {
+    fn holders(&self) -> Vec<&Share> {
+        if self.devices.is_empty() {
+            return vec![&self.heir];
+        }
+        self.devices.values().filter(|device| device.lapsed.is_none()).map(|device| &device.share).collect()
+    }
+
+    pub fn waiting(&self) -> BTreeSet<Pos> {
+        self.holders().iter().flat_map(|share| share.owed.iter().copied()).collect()
+    }
+
+    pub fn bytes(&self, messages: &BTreeSet<Pos>) -> u64 {
+        messages.iter().map(|pos| self.messages[pos].len).sum()
+    }
+
+    pub fn remembered(&self) -> bool {
+        !self.devices.is_empty() || !self.gone.is_empty() || !self.heir.owed.is_empty() || self.heir.gap.is_some()
+    }
+
+    fn resume(&mut self, name: &UserId, id: &DeviceId, effects: &mut Vec<Seen>) {
+        let waiting = self.waiting();
+        let device = self.devices.get_mut(id).unwrap();
+        let Some(reported) = device.lapsed.take() else { return };
+        let last_lost = device.share.owed.iter().rfind(|pos| !waiting.contains(pos)).copied();
+        if let Some(upto) = last_lost {
+            let lost = device.share.lose(upto, GapReason::InboxLimit);
+            if lost > reported {
+                effects.push(Seen::Lapsed(name.clone(), lost - reported, device.node));
+            }
+        }
+    }
+
+    fn make_space(&mut self, name: &UserId, len: u64, limits: &Limits, effects: &mut Vec<Seen>) -> bool {
+        let fits = |user: &Self, messages: &BTreeSet<Pos>| {
+            messages.len() < limits.inbox_messages as usize && user.bytes(messages) + len <= limits.inbox_bytes
+        };
+        let least = self.holders().into_iter().map(|share| &share.owed).min_by_key(|owed| owed.len());
+        let least = least.unwrap().iter().copied().collect();
+        if !fits(self, &least) {
+            return false;
+        }
+        let mut away = Vec::new();
+        let last = self.messages.keys().next_back().copied();
+        while !fits(self, &self.waiting()) {
+            let front = self.waiting().pop_first().unwrap();
+            for (id, device) in &mut self.devices {
+                if device.lapsed.is_some() || !device.share.owed.contains(&front) {
+                    continue;
+                }
+                if device.node.is_some() {
+                    let lost = device.share.lose(last.unwrap(), GapReason::InboxLimit);
+                    effects.push(Seen::Lapsed(name.clone(), lost, device.node));
+                } else {
+                    device.lapsed = Some(0);
+                    away.push(id.clone());
+                }
+            }
+        }
+        let waiting = self.waiting();
+        for id in away {
+            let device = self.devices.get_mut(&id).unwrap();
+            let lost = device.share.owed.iter().filter(|pos| !waiting.contains(pos)).count() as u64;
+            device.lapsed = Some(lost);
+            effects.push(Seen::Lapsed(name.clone(), lost, None));
+        }
+        true
+    }
+
+    fn forget(&mut self, name: &UserId, id: &DeviceId, now: u64, limits: &Limits, effects: &mut Vec<Seen>) {
+        let Some(device) = self.devices.remove(id) else { return };
+        let until = match device.node {
+            Some(node) => {
+                effects.push(Seen::Superseded(node, device.last.2));
+                Some(now + limits.ring_ttl_ms)
+            }
+            None => device.ring_until,
+        };
+        if let Some(until) = until {
+            self.gone.insert(id.clone(), MGone { last: device.last, ring: device.ring, until });
+        }
+        if self.devices.is_empty() {
+            self.heir = device.share;
+            self.heir_gap_until = self.heir.gap.map(|_| now + limits.device_ttl_ms);
+        } else if self.holders().is_empty() {
+            // All are back at the same time: what the forgotten one was owed is there for them.
+            self.heir = device.share;
+            let waiting: BTreeSet<Pos> = self.heir.owed.iter().copied().collect();
+            for device in self.devices.values_mut() {
+                let reported = device.lapsed.take().unwrap();
+                let upto = device.share.owed.iter().rfind(|pos| !waiting.contains(pos)).copied();
+                let lost = upto.map_or(0, |upto| device.share.lose(upto, GapReason::InboxLimit));
+                if lost > reported {
+                    effects.push(Seen::Lapsed(name.clone(), lost - reported, None));
+                }
+            }
+            self.heir = Share::default();
+        }
+    }
+}
+
+/// An effect, in comparable form.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Seen {
+    Lapsed(UserId, u64, Option<NodeId>),
+    Superseded(NodeId, Epoch),
+    Acked(NodeId, u64, Vec<MessageId>),
+    Expired(u64),
+    Wake(UserId),
+    NodeUp(NodeId, Pos),
+    NodeRefused(NodeId, u64),
+    NodeDown(NodeId, Pos),
+    Batch(NodeId, u64, String),
+}
+
+/// Effects in comparable form and order.
+pub fn seen(effects: &[Effect]) -> Vec<Seen> {
+    let see = |effect: &Effect| match effect {
+        Effect::BatchApplied { node, seq, outcomes, .. } => Seen::Batch(*node, *seq, format!("{outcomes:?}")),
+        Effect::BatchRefused { node, seq, refusal, .. } => Seen::Batch(*node, *seq, format!("{refusal:?}")),
+        Effect::Wake(user) => Seen::Wake(user.clone()),
+        Effect::Superseded { node, epoch } => Seen::Superseded(*node, *epoch),
+        Effect::Lapsed { user, lost, node } => Seen::Lapsed(user.clone(), *lost, *node),
+        Effect::Acked { node, count, first } => {
+            Seen::Acked(*node, *count, first.iter().map(|first| first.message.mid).collect())
+        }
+        Effect::Expired { count } => Seen::Expired(*count),
+        Effect::NodeUp { node, generation } => Seen::NodeUp(*node, *generation),
+        Effect::NodeRefused { node, boot, .. } => Seen::NodeRefused(*node, *boot),
+        Effect::NodeDown { node, generation } => Seen::NodeDown(*node, *generation),
+    };
+    in_order(effects.iter().map(see).collect())
+}
+
+/// Sorted, each wake once, expired ones summed up.
+fn in_order(effects: Vec<Seen>) -> Vec<Seen> {
+    let expired = effects.iter().map(|seen| if let Seen::Expired(count) = seen { *count } else { 0 }).sum();
+    let mut rest: Vec<_> = effects.into_iter().filter(|seen| !matches!(seen, Seen::Expired(_))).collect();
+    if expired > 0 {
+        rest.push(Seen::Expired(expired));
+    }
+    rest.sort();
+    rest.dedup_by(|a, b| a == b && matches!(a, Seen::Wake(_)));
+    rest
+}
+
+impl Model {
+    pub fn apply(&mut self, index: u64, command: &Command) -> Vec<Seen> {
+        let mut effects = Vec::new();
+        match command {
+            Command::Batch(batch) => self.batch(index, batch, &mut effects),
+            Command::NodeUp(up) => self.node_up(Pos::new(index, 0), up, &mut effects),
+            Command::NodeDown { node, generation } => {
+                if self.nodes.get(node).is_some_and(|of| of.generation == Some(*generation)) {
+                    self.end_generation(*node, &mut effects);
+                }
+            }
+            Command::NodeForgotten { node } => {
+                self.end_generation(*node, &mut effects);
+                self.nodes.remove(node);
+            }
+            Command::Tick { advance_ms } => {
+                self.time_ms += advance_ms.min(&60_000);
+                while self.due(&mut effects) {}
+            }
+            Command::SetLimits(limits) => self.limits = limits.clone(),
+            Command::SetFeatureLevel(_) => {}
+        }
+        in_order(effects)
+    }
+
+    fn batch(&mut self, index: u64, batch: &Batch, effects: &mut Vec<Seen>) {
+        let node = self.nodes.get_mut(&batch.node).filter(|node| node.generation == Some(batch.generation));
+        let refusal = match &node {
+            None => Some(BatchRefusal::Fenced),
+            Some(node) if batch.seq < node.next_seq => Some(BatchRefusal::Repeated),
+            Some(node) if batch.seq > node.next_seq => Some(BatchRefusal::Gap { expected: node.next_seq }),
+            Some(_) => None,
+        };
+        if let Some(refusal) = refusal {
+            effects.push(Seen::Batch(batch.node, batch.seq, format!("{refusal:?}")));
+            return;
+        }
+        node.unwrap().next_seq += 1;
+        let ops = batch.ops.iter().enumerate();
+        let outcomes: Vec<_> = ops
+            .map(|(offset, op)| {
+                let outcome = self.op(Pos::new(index, offset), batch.node, op, effects);
+                self.users.retain(|_, user| user.remembered());
+                outcome
+            })
+            .collect();
+        effects.push(Seen::Batch(batch.node, batch.seq, format!("{outcomes:?}")));
+    }
+
+    /// The user and device that have this live session.
+    fn session(&self, node: NodeId, epoch: Epoch) -> Option<(UserId, DeviceId)> {
+        for (name, user) in &self.users {
+            for (id, device) in &user.devices {
+                if device.last.2 == epoch && device.node == Some(node) {
+                    return Some((name.clone(), id.clone()));
+                }
+            }
+        }
+        None
+    }
+
+    fn op(&mut self, pos: Pos, node: NodeId, op: &Op, effects: &mut Vec<Seen>) -> Outcome {
+        let limits = self.limits.clone();
+        let epoch = match op {
+            Op::Register(register) => return self.register(pos, node, register, effects),
+            Op::Forget { user, device } => {
+                let of = self.users.entry(user.clone()).or_default();
+                of.forget(user, device, self.time_ms, &limits, effects);
+                return Outcome::Done;
+            }
+            Op::Send(Send { epoch, .. }) | Op::Ack { epoch, .. } | Op::Close { epoch, .. } => *epoch,
+        };
+        let Some((name, id)) = self.session(node, epoch) else { return Outcome::Fenced };
+        match op {
+            Op::Send(send) => return self.send(pos, &name, &id, send, effects),
+            Op::Ack { upto, .. } => self.ack(node, &name, &id, *upto, effects),
+            Op::Close { clean, .. } => {
+                self.lose_connection(&name, &id);
+                let user = self.users.get_mut(&name).unwrap();
+                if *clean && user.devices[&id].ephemeral {
+                    user.forget(&name, &id, self.time_ms, &limits, effects);
+                }
+            }
+            Op::Register(_) | Op::Forget { .. } => unreachable!(),
+        }
+        Outcome::Done
+    }
+
+    fn register(&mut self, epoch: Epoch, node: NodeId, new: &Register, effects: &mut Vec<Seen>) -> Outcome {
+        let user = self.users.entry(new.user.clone()).or_default();
+        let known = user.devices.get(&new.device).map(|device| device.last);
+        let last = known.or(user.gone.get(&new.device).map(|gone| gone.last));
+        if last.is_some_and(|(instance, attempt, _)| instance == new.instance && attempt > new.attempt) {
+            return Outcome::RegisterRefused(RegisterRefusal::OlderAttempt);
+        }
+        let current = last.map_or(Pos::ZERO, |(_, _, epoch)| epoch);
+        if current != new.expect {
+            return Outcome::RegisterRefused(RegisterRefusal::Conflict { current });
+        }
+        if known.is_none() {
+            if user.devices.len() >= self.limits.devices_per_user as usize {
+                return Outcome::RegisterRefused(RegisterRefusal::TooManyDevices);
+            }
+            let inherits = user.devices.is_empty() && (!user.heir.owed.is_empty() || user.heir.gap.is_some());
+            let mut share = Share { cursor: epoch, ..Share::default() };
+            if inherits {
+                share = std::mem::take(&mut user.heir);
+            }
+            user.heir = Share::default();
+            user.heir_gap_until = None;
+            let ring = user.gone.remove(&new.device).map(|gone| gone.ring).unwrap_or_default();
+            let (forget_at, ring_until) = (None, None);
+            let last = (0, 0, epoch);
+            let device =
+                MDevice { share, last, ephemeral: false, node: None, lapsed: None, forget_at, ring_until, ring };
+            user.devices.insert(new.device.clone(), device);
+        }
+        let device = user.devices.get_mut(&new.device).unwrap();
+        if let Some(node) = device.node {
+            effects.push(Seen::Superseded(node, device.last.2));
+        }
+        device.last = (new.instance, new.attempt, epoch);
+        device.ephemeral = new.ephemeral;
+        device.node = Some(node);
+        device.forget_at = None;
+        device.ring_until = None;
+        user.resume(&new.user, &new.device, effects);
+        Outcome::Registered(epoch)
+    }
+
+    fn send(&mut self, pos: Pos, from: &UserId, id: &DeviceId, send: &Send, effects: &mut Vec<Seen>) -> Outcome {
+        let (mid, len) = (send.mid, send.body.len() as u64);
+        let outcome = |result, duplicate| match result {
+            Ok(()) => Outcome::Stored { mid, duplicate },
+            Err(refusal) => Outcome::SendRefused { mid, refusal, duplicate },
+        };
+        let ring = &self.users[from].devices[id].ring;
+        if let Some((_, result)) = ring.iter().find(|(known, _)| *known == mid) {
+            return outcome(*result, true);
+        }
+        let to = self.users.entry(send.to.clone()).or_default();
+        let mut result = Err(SendRefusal::InboxFull);
+        if to.make_space(&send.to, len, &self.limits, effects) {
+            to.messages.insert(pos, MMessage { mid, len, stored_at: self.time_ms, acked: false });
+            if to.devices.is_empty() {
+                to.heir.owed.push(pos);
+            }
+            to.devices.values_mut().for_each(|device| device.share.owed.push(pos));
+            if to.devices.values().any(|device| device.node.is_some()) {
+                effects.push(Seen::Wake(send.to.clone()));
+            }
+            result = Ok(());
+        }
+        let ring = &mut self.users.get_mut(from).unwrap().devices.get_mut(id).unwrap().ring;
+        ring.push((mid, result));
+        let excess = ring.len().saturating_sub(self.limits.inflight as usize);
+        ring.drain(..excess);
+        outcome(result, false)
+    }
+
+    fn ack(&mut self, node: NodeId, name: &UserId, id: &DeviceId, upto: Pos, effects: &mut Vec<Seen>) {
+        let user = self.users.get_mut(name).unwrap();
+        let Some(last) = user.messages.keys().next_back() else { return };
+        let upto = upto.min(*last);
+        let share = &mut user.devices.get_mut(id).unwrap().share;
+        if upto <= share.cursor || share.gap.is_some_and(|(seq, ..)| seq > upto) {
+            return;
+        }
+        share.cursor = upto;
+        share.gap = None;
+        let passed: Vec<Pos> = share.owed.iter().copied().filter(|pos| *pos <= upto).collect();
+        share.owed.retain(|pos| *pos > upto);
+        let mut first = Vec::new();
+        for pos in &passed {
+            let message = user.messages.get_mut(pos).unwrap();
+            if !std::mem::replace(&mut message.acked, true) {
+                first.push(message.mid);
+            }
+        }
+        if !passed.is_empty() {
+            effects.push(Seen::Acked(node, passed.len() as u64, first));
+        }
+    }
+
+    fn lose_connection(&mut self, name: &UserId, id: &DeviceId) {
+        let device = self.users.get_mut(name).unwrap().devices.get_mut(id).unwrap();
+        let ttl = if device.ephemeral { self.limits.ephemeral_ttl_ms } else { self.limits.device_ttl_ms };
+        device.node = None;
+        device.forget_at = Some(self.time_ms + ttl);
+        device.ring_until = Some(self.time_ms + self.limits.ring_ttl_ms);
+    }
+
+    fn node_up(&mut self, generation: Pos, up: &NodeUp, effects: &mut Vec<Seen>) {
+        if let Some(known) = self.nodes.get(&up.node) {
+            let copy = up.boot.count == known.boot.count && up.boot.nonce != known.boot.nonce;
+            if copy || up.boot.count < known.boot.count {
+                return effects.push(Seen::NodeRefused(up.node, up.boot.count));
+            }
+            if up.boot == known.boot && up.incarnation <= known.incarnation {
+                return;
+            }
+        }
+        self.end_generation(up.node, effects);
+        let new = MNode { boot: up.boot, incarnation: up.incarnation, generation: Some(generation), next_seq: 1 };
+        self.nodes.insert(up.node, new);
+        effects.push(Seen::NodeUp(up.node, generation));
+    }
+
+    fn end_generation(&mut self, node: NodeId, effects: &mut Vec<Seen>) {
+        let Some(generation) = self.nodes.get_mut(&node).and_then(|node| node.generation.take()) else { return };
+        effects.push(Seen::NodeDown(node, generation));
+        let devices = self.users.iter().flat_map(|(name, user)| user.devices.iter().map(move |of| (name, of)));
+        let lost = devices.filter(|(_, (_, device))| device.node == Some(node));
+        let lost: Vec<_> = lost.map(|(name, (id, _))| (name.clone(), id.clone())).collect();
+        for (name, id) in lost {
+            self.lose_connection(&name, &id);
+        }
+    }
+
+    /// Does the one thing that is due longest.
+    fn due(&mut self, effects: &mut Vec<Seen>) -> bool {
+        let mut due = BTreeSet::new();
+        for (name, user) in &self.users {
+            let name = || name.clone();
+            if let Some(pos) = user.waiting().first() {
+                due.insert((user.messages[pos].stored_at + self.limits.message_ttl_ms, 0, name(), 0, None));
+            }
+            for (id, device) in &user.devices {
+                device.ring_until.map(|at| due.insert((at, 1, name(), 0, Some(id.clone()))));
+                device.forget_at.map(|at| due.insert((at, 1, name(), 2, Some(id.clone()))));
+            }
+            for (id, gone) in &user.gone {
+                due.insert((gone.until, 1, name(), 1, Some(id.clone())));
+            }
+            user.heir_gap_until.map(|at| due.insert((at, 1, name(), 3, None)));
+        }
+        let Some((at, task, name, kind, id)) = due.pop_first() else { return false };
+        if at > self.time_ms {
+            return false;
+        }
+        let user = self.users.get_mut(&name).unwrap();
+        match (task, kind, id) {
+            (0, ..) => self.expire(&name, effects),
+            (_, 0, Some(id)) => {
+                let device = user.devices.get_mut(&id).unwrap();
+                device.ring.clear();
+                device.ring_until = None;
+            }
+            (_, 1, Some(id)) => drop(user.gone.remove(&id)),
+            (_, 2, Some(id)) => user.forget(&name, &id, self.time_ms, &self.limits.clone(), effects),
+            _ if user.waiting().is_empty() => {
+                user.heir_gap_until = None;
+                user.heir = Share { cursor: *user.messages.keys().next_back().unwrap(), ..Share::default() };
+            }
+            _ => user.heir_gap_until = Some(self.time_ms + self.limits.device_ttl_ms),
+        }
+        self.users.retain(|_, user| user.remembered());
+        true
+    }
+
+    fn expire(&mut self, name: &UserId, effects: &mut Vec<Seen>) {
+        let user = self.users.get_mut(name).unwrap();
+        let front = *user.waiting().first().unwrap();
+        let mut pairs = 0;
+        let mut wake = false;
+        for device in user.devices.values_mut().filter(|device| device.lapsed.is_none()) {
+            let lost = device.share.lose(front, GapReason::Expired);
+            pairs += lost;
+            wake |= lost > 0 && device.node.is_some();
+        }
+        if user.devices.is_empty() {
+            pairs += user.heir.lose(front, GapReason::Expired);
+            user.heir_gap_until = Some(self.time_ms + self.limits.device_ttl_ms);
+        }
+        effects.push(Seen::Expired(pairs));
+        if wake {
+            effects.push(Seen::Wake(name.clone()));
+        }
+    }
+}
