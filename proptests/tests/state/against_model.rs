@@ -6,7 +6,8 @@ use cluster::state::{Item, SessionView, State, Totals};
 use proptest::prelude::*;
 
 use crate::log::{any_log, devices, users};
-use crate::model::{Model, seen};
+use crate::model::Model;
+use crate::seen::seen;
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]

@@ -91,7 +91,7 @@ impl Ledger {
 /// How many messages are owed behind `from`, and the last of them.
 fn owed(stored: &BTreeMap<Pos, (MessageId, Vec<u8>)>, from: Pos) -> (u64, Option<Pos>) {
     let behind = stored.range(from..).filter(|(pos, _)| **pos > from);
-    (behind.clone().count() as u64, behind.map(|(pos, _)| *pos).last())
+    (behind.clone().count() as u64, behind.map(|(pos, _)| *pos).next_back())
 }
 
 /// How many are accounted for, and the last of them. Order and gaps are checked on the way.

@@ -4,12 +4,14 @@
 //! the machine against one promise.
 
 mod against_model;
-// mod checkpoint;
-// mod codec;
-// mod delivery;
+mod checkpoint;
+mod codec;
+mod delivery;
 mod determinism;
 mod ledger;
 mod log;
 mod model;
+mod model_user;
 mod ring;
+mod seen;
 mod time;

@@ -1,0 +1,175 @@
+//! What is read from disk or from the log is either exactly what was written, or refused; never a
+//! panic.
+
+use bytes::Bytes;
+use cluster::id::{Boot, MessageId, NodeId, Pos};
+use cluster::state::{Batch, Command, Limits, NodeUp, Op, Register, Send, Shard, State};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use crate::log::{any_log, device, limits, user};
+
+fn pos() -> impl Strategy<Value = Pos> {
+    any::<u64>().prop_map(Pos)
+}
+
+fn node() -> impl Strategy<Value = NodeId> {
+    any::<u64>().prop_map(NodeId)
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let user = || any::<u8>().prop_map(user);
+    let device = || any::<u8>().prop_map(device);
+    prop_oneof![
+        (user(), device(), any::<u64>(), any::<u64>(), any::<bool>(), pos()).prop_map(
+            |(user, device, instance, attempt, ephemeral, expect)| Op::Register(Register {
+                user,
+                device,
+                instance,
+                attempt,
+                ephemeral,
+                expect
+            })
+        ),
+        (pos(), any::<[u8; 16]>(), user(), any::<u64>(), vec(any::<u8>(), 0..100)).prop_map(
+            |(epoch, mid, to, ts_ms, body)| Op::Send(Send {
+                epoch,
+                mid: MessageId(mid),
+                to,
+                ts_ms,
+                body: Bytes::from(body)
+            })
+        ),
+        (pos(), pos()).prop_map(|(epoch, upto)| Op::Ack { epoch, upto }),
+        (pos(), any::<bool>()).prop_map(|(epoch, clean)| Op::Close { epoch, clean }),
+        (user(), device()).prop_map(|(user, device)| Op::Forget { user, device }),
+    ]
+}
+
+fn command() -> impl Strategy<Value = Command> {
+    let batch = (node(), pos(), any::<u64>(), vec(op(), 0..8));
+    let up = (node(), any::<(u64, u64)>(), any::<u32>(), ".{0,40}", any::<u32>());
+    prop_oneof![
+        4 => batch.prop_map(|(node, generation, seq, ops)| Command::Batch(Batch { node, generation, seq, ops })),
+        1 => up.prop_map(|(node, (count, nonce), incarnation, client_url, feature_level)| {
+            let boot = Boot { count, nonce };
+            Command::NodeUp(NodeUp { node, boot, incarnation, client_url, feature_level })
+        }),
+        1 => (node(), pos()).prop_map(|(node, generation)| Command::NodeDown { node, generation }),
+        1 => node().prop_map(|node| Command::NodeForgotten { node }),
+        1 => any::<u64>().prop_map(|advance_ms| Command::Tick { advance_ms }),
+        1 => limits().prop_map(Command::SetLimits),
+        1 => any::<u32>().prop_map(Command::SetFeatureLevel),
+    ]
+}
+
+/// Overwrites, cuts and lengthens.
+fn damage(bytes: &[u8], at: usize, to: u8, cut: Option<usize>) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    let len = bytes.len();
+    bytes[at % len] = to;
+    match cut {
+        Some(cut) if cut % 2 == 0 => bytes.truncate(cut % len),
+        Some(_) => bytes.push(to),
+        None => {}
+    }
+    bytes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn commands_are_read_as_written(command in command()) {
+        prop_assert_eq!(Command::decode(&command.encode()).unwrap(), command);
+    }
+
+    #[test]
+    fn any_bytes_are_a_command_or_refused(bytes in vec(any::<u8>(), 0..200)) {
+        if let Ok(command) = Command::decode(&bytes) {
+            prop_assert_eq!(Command::decode(&command.encode()).unwrap(), command);
+        }
+        let known: Vec<u8> = [&[1], bytes.as_slice()].concat();
+        let _ = Command::decode(&known);
+    }
+
+    /// Bytes that are a command after all can be applied, whatever they say.
+    #[test]
+    fn a_damaged_command_is_refused_or_applied(
+        commands in vec(command(), 1..8), at in any::<usize>(), to in any::<u8>(), cut in prop::option::of(any::<usize>())
+    ) {
+        let mut state = State::new();
+        for command in commands {
+            let damaged = damage(&command.encode(), at, to, cut);
+            for bytes in [&damaged[..], &command.encode()] {
+                if let Ok(command) = Command::decode(bytes) {
+                    state.apply(state.applied() + 1, &command, &mut Vec::new());
+                }
+            }
+        }
+        prop_assert_eq!(state.audit(), Ok(()));
+    }
+
+    #[test]
+    fn any_bytes_are_a_checkpoint_or_refused(bytes in vec(any::<u8>(), 0..300)) {
+        let known: Vec<u8> = [&[1], bytes.as_slice()].concat();
+        for bytes in [&bytes, &known] {
+            let shard = Shard::decode(bytes).into_iter().map(|shard| (0, shard));
+            let _ = State::restore(bytes, shard.collect());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    /// Whatever a damaged section still says, a state that comes from it holds its invariants.
+    #[test]
+    fn a_damaged_checkpoint_is_refused_or_sound(
+        log in any_log(40), places in vec((any::<usize>(), any::<u8>(), prop::option::weighted(0.2, any::<usize>())), 20)
+    ) {
+        let mut state = State::new();
+        for entry in &log.0 {
+            entry.apply(&mut state);
+        }
+        let frozen = state.freeze();
+        for (at, to, cut) in places {
+            let head = if at % 3 == 0 { damage(&frozen.head, at, to, cut) } else { frozen.head.to_vec() };
+            let sections = frozen.shards.iter().map(|(id, shard)| (*id, shard.encode(&Default::default())));
+            let damaged = sections.map(|(id, section)| (id, damage(&section, at / 3, to, cut)));
+            let shards = damaged.map(|(id, section)| Shard::decode(&section).map(|shard| (id, shard)));
+            let Ok(shards) = shards.collect::<Result<Vec<_>, _>>() else { continue };
+            if let Ok(restored) = State::restore(&head, shards) {
+                prop_assert_eq!(restored.audit(), Ok(()));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_batch_holds_so_many_operations_as_have_positions() {
+    let op = || Op::Close { epoch: Pos(1), clean: true };
+    let batch = |count| {
+        let ops = std::iter::repeat_with(op).take(count).collect();
+        Command::Batch(Batch { node: NodeId(1), generation: Pos(1), seq: 1, ops })
+    };
+    assert!(Command::decode(&batch(Pos::MAX_OPS).encode()).is_ok());
+    assert!(Command::decode(&batch(Pos::MAX_OPS + 1).encode()).is_err());
+}
+
+#[test]
+fn limits_may_be_forever() {
+    let mut state = State::new();
+    let forever = Limits {
+        message_ttl_ms: u64::MAX,
+        device_ttl_ms: u64::MAX,
+        ephemeral_ttl_ms: u64::MAX,
+        ring_ttl_ms: u64::MAX,
+        ..Limits::default()
+    };
+    state.apply(1, &Command::SetLimits(forever), &mut Vec::new());
+    for index in 2..20 {
+        state.apply(index, &Command::Tick { advance_ms: u64::MAX }, &mut Vec::new());
+    }
+    assert_eq!(state.time_ms(), 18 * Command::MAX_TICK_MS);
+}

@@ -1,0 +1,49 @@
+//! Effects in a form and order in which two machines can be compared.
+
+use cluster::id::{Epoch, MessageId, NodeId, Pos, UserId};
+use cluster::state::Effect;
+
+/// An effect, in comparable form.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Seen {
+    Lapsed(UserId, u64, Option<NodeId>),
+    Superseded(NodeId, Epoch),
+    Acked(NodeId, u64, Vec<MessageId>),
+    Expired(u64),
+    Wake(UserId),
+    NodeUp(NodeId, Pos),
+    NodeRefused(NodeId, u64),
+    NodeDown(NodeId, Pos),
+    Batch(NodeId, u64, String),
+}
+
+/// Effects in comparable form and order.
+pub fn seen(effects: &[Effect]) -> Vec<Seen> {
+    let see = |effect: &Effect| match effect {
+        Effect::BatchApplied { node, seq, outcomes, .. } => Seen::Batch(*node, *seq, format!("{outcomes:?}")),
+        Effect::BatchRefused { node, seq, refusal, .. } => Seen::Batch(*node, *seq, format!("{refusal:?}")),
+        Effect::Wake(user) => Seen::Wake(user.clone()),
+        Effect::Superseded { node, epoch } => Seen::Superseded(*node, *epoch),
+        Effect::Lapsed { user, lost, node } => Seen::Lapsed(user.clone(), *lost, *node),
+        Effect::Acked { node, epoch: _, count, first } => {
+            Seen::Acked(*node, *count, first.iter().map(|first| first.message.mid).collect())
+        }
+        Effect::Expired { count } => Seen::Expired(*count),
+        Effect::NodeUp { node, generation } => Seen::NodeUp(*node, *generation),
+        Effect::NodeRefused { node, boot, .. } => Seen::NodeRefused(*node, *boot),
+        Effect::NodeDown { node, generation } => Seen::NodeDown(*node, *generation),
+    };
+    in_order(effects.iter().map(see).collect())
+}
+
+/// Sorted, each wake once, expired ones summed up.
+pub fn in_order(effects: Vec<Seen>) -> Vec<Seen> {
+    let expired = effects.iter().map(|seen| if let Seen::Expired(count) = seen { *count } else { 0 }).sum();
+    let mut rest: Vec<_> = effects.into_iter().filter(|seen| !matches!(seen, Seen::Expired(_))).collect();
+    if expired > 0 {
+        rest.push(Seen::Expired(expired));
+    }
+    rest.sort();
+    rest.dedup_by(|a, b| a == b && matches!(a, Seen::Wake(_)));
+    rest
+}
