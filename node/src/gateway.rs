@@ -14,7 +14,7 @@ use crate::auth::{AuthConfig, AuthConfigError, Masked, Verifier};
 use crate::delivery::WindowLimits;
 use crate::http::{self, App, HttpLimits};
 use crate::session::{Connections, Node, Rules};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Sampler};
 
 /// How long clients may take to hear that the node ends.
 const STOP_WITHIN: Duration = Duration::from_secs(4);
@@ -49,6 +49,8 @@ pub struct GatewayConfig {
     pub window_messages: usize,
     /// Bytes that may be written to a client and unacknowledged.
     pub window_bytes: usize,
+    /// One delivery in so many is logged; 0: none. Failures are always.
+    pub log_one_in: u64,
 }
 
 impl Default for GatewayConfig {
@@ -66,6 +68,7 @@ impl Default for GatewayConfig {
             ack_timeout_ms: 5_000,
             window_messages: 256,
             window_bytes: 256 << 10,
+            log_one_in: 100,
         }
     }
 }
@@ -140,6 +143,7 @@ impl Gateway {
                 rules: rules(&config),
                 verifier: verifier.clone(),
                 metrics: metrics.clone(),
+                deliveries: Sampler::new(config.log_one_in),
             }),
             cluster,
             connections: connections.clone(),

@@ -157,8 +157,8 @@ async fn routes_answer_as_documented() {
     assert_eq!(body["nodes"][0]["up"], true);
     let promote = format!("POST /admin/members/zzz/promote HTTP/1.1\r\nhost: x\r\n{admin}connection: close\r\n\r\n");
     assert_eq!(http::request(&node.addr, &promote).await.expect("an answer").status, 400);
-    let leader = format!("POST /admin/leader HTTP/1.1\r\nhost: x\r\n{admin}connection: close\r\n\r\n");
-    assert_eq!(http::request(&node.addr, &leader).await.expect("an answer").status, 409, "it has no successor");
+    let unknown = format!("DELETE /admin/members/abc HTTP/1.1\r\nhost: x\r\n{admin}connection: close\r\n\r\n");
+    assert_eq!(http::request(&node.addr, &unknown).await.expect("an answer").status, 409, "there is no such node");
     // Heads that are too large end the connection.
     let large = get_with(&node.addr, "/health", &format!("x-large: {}\r\n", "x".repeat(40_000))).await;
     assert_eq!(large.status, 431);

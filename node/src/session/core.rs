@@ -66,7 +66,7 @@ enum Stage {
 #[derive(Debug)]
 enum Answer {
     /// The cluster will tell.
-    Awaited { token: u64, id: Option<u64> },
+    Awaited { token: u64, id: Option<u64>, mid: MessageId },
     /// Refused by its form.
     Refused { id: Option<u64>, code: ErrorCode, message: &'static str },
 }
@@ -194,8 +194,9 @@ impl Core {
                     Ok(outgoing) => {
                         let token = self.next_token;
                         self.next_token += 1;
+                        let mid = outgoing.mid;
                         link.send(token, outgoing);
-                        Answer::Awaited { token, id: frame.id }
+                        Answer::Awaited { token, id: frame.id, mid }
                     }
                     Err((code, message)) => Answer::Refused { id: frame.id, code, message },
                 };
@@ -291,6 +292,9 @@ impl Core {
             Event::Inbox => self.inbox = true,
             Event::Sent { token, result } => self.answer(token, result, at, out),
             Event::Delivered { mid, by } => {
+                if self.node.deliveries.hit() {
+                    tracing::info!(event = "message_delivered", user_id = by.as_str(), msg_id = %mid, "delivered");
+                }
                 if out.len() < OUT_HIGH_BYTES {
                     let by = by.as_str().into();
                     self.say(None, ServerBody::Delivered(protocol::Delivered { mid, by }), at, out);
@@ -326,16 +330,18 @@ impl Core {
 
     /// The cluster's answer to the oldest send that awaits one.
     fn answer(&mut self, token: u64, result: Result<MessageId, SendRefusal>, at: Moment, out: &mut Vec<u8>) {
-        let Some(Answer::Awaited { token: expected, id }) = self.answers.pop_front() else {
+        let Some(Answer::Awaited { token: expected, id, mid }) = self.answers.pop_front() else {
             panic!("an answer to a send that was not made: {token}");
         };
         assert_eq!(token, expected, "answers come in the order of the sends");
         let body = match result {
             Ok(mid) => ServerBody::Ok(protocol::Ok { mid: Some(mid) }),
-            Err(SendRefusal::InboxFull) => ServerBody::Error(ErrorBody {
-                code: ErrorCode::InboxFull,
-                message: "the recipient's inbox is full".into(),
-            }),
+            Err(SendRefusal::InboxFull) => {
+                let user = self.user.as_str();
+                tracing::error!(event = "message_delivery_failed", user_id = user, msg_id = %mid, error = "inbox_full", "refused");
+                let message = "the recipient's inbox is full".into();
+                ServerBody::Error(ErrorBody { code: ErrorCode::InboxFull, message })
+            }
         };
         self.say(id, body, at, out);
         self.answer_refused(at, out);

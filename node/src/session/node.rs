@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::auth::{AuthError, Verifier};
 use crate::delivery::WindowLimits;
-use crate::telemetry::{ConnectionError, Metrics};
+use crate::telemetry::{ConnectionError, Metrics, Sampler};
 
 /// What clients must keep to, and what they can expect.
 #[derive(Debug, Clone)]
@@ -35,6 +35,8 @@ pub struct Node {
     pub verifier: Arc<Verifier>,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// Which deliveries are logged.
+    pub deliveries: Sampler,
 }
 
 impl Node {

@@ -27,7 +27,7 @@ use super::run::{Opened, run};
 use crate::auth::{AuthConfig, DEV_SECRET, Verifier, issue};
 use crate::delivery::WindowLimits;
 use crate::protocol::ServerFrame;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Sampler};
 
 /// One end of a stream in memory.
 pub struct Memory(pub DuplexStream);
@@ -200,6 +200,7 @@ impl Client {
             rules,
             verifier: Arc::new(Verifier::new(&AuthConfig::default()).unwrap()),
             metrics: Arc::new(Metrics::new()),
+            deliveries: Sampler::new(1),
         });
         let script = Script::default();
         let opened = Opened {

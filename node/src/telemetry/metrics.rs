@@ -16,6 +16,7 @@ use prometheus::{
 };
 
 use super::gauges::Gauges;
+use super::sample::Sampler;
 use crate::protocol::CloseCode;
 
 /// Values of the label `type`. Groups and system messages come with later versions.
@@ -27,6 +28,10 @@ const FAILURES: [&str; 3] = ["inbox_full", "inbox_limit", "expired"];
 
 /// Upper edges of the delivery latency's buckets, in seconds; 0.2 and 0.5 are the SLO's and the alert's.
 const LATENCY_BUCKETS: [f64; 14] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 10.0];
+
+/// Deliveries that took longer are logged, one in so many: when one is slow, thousands are.
+const HIGH_LATENCY: Duration = Duration::from_millis(500);
+const HIGH_LATENCY_ONE_IN: u64 = 100;
 
 /// Why a connection did not come about, or ended other than in good order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +103,7 @@ pub struct Metrics {
     duplicates: IntCounter,
     proposal_latency: Histogram,
     proposal_ops: Histogram,
+    high_latency: Sampler,
     gauges: Gauges,
 }
 
@@ -203,6 +209,7 @@ impl Metrics {
                 "Operations in a batch",
                 vec![1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0],
             ),
+            high_latency: Sampler::new(HIGH_LATENCY_ONE_IN),
             gauges: Gauges::new(&make),
             registry,
         };
@@ -292,7 +299,10 @@ impl Observer for Metrics {
 
     fn failed(&self, reason: &'static str, count: u64) {
         self.messages_failed.with_label_values(&[DIRECT, reason]).inc_by(count);
-        tracing::error!(event = "message_delivery_failed", error = reason, count, "messages not delivered");
+        // A refused send is logged by its session, which knows whose it was.
+        if reason != "inbox_full" {
+            tracing::error!(event = "message_delivery_failed", error = reason, count, "messages not delivered");
+        }
     }
 
     fn duplicate(&self, count: u64) {
@@ -301,6 +311,10 @@ impl Observer for Metrics {
 
     fn delivery_latency(&self, latency: Duration) {
         self.delivery_latency.with_label_values(&[DIRECT]).observe(latency.as_secs_f64());
+        if latency > HIGH_LATENCY && self.high_latency.hit() {
+            let latency_ms = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
+            tracing::warn!(event = "high_latency", latency_ms, "a delivery took long");
+        }
     }
 
     fn proposal(&self, ops: usize, latency: Duration) {

@@ -1,0 +1,220 @@
+//! Log lines: JSON for machines, in the fields that log queries know, and text for people.
+//!
+//! Invariant: a line is one JSON object whatever a field holds. Tokens and message bodies are kept
+//! out by those who log: no type that holds one shows it in its `Debug`.
+
+use std::fmt::{self, Write as _};
+use std::io::{self, IsTerminal};
+
+use cluster::env::clock;
+use serde_json::{Map, Value};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+/// The field `service` of every line.
+const SERVICE: &str = "im-gateway-service";
+
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Text on a terminal, else JSON lines.
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// Logs could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The filter is not one.
+    #[error(
+        "`{filter}` is no log filter ({why}): use error, warn, info, debug or trace, or such as info,cluster=debug"
+    )]
+    Filter {
+        /// The filter.
+        filter: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Somebody else logs already.
+    #[error("logging is set up already")]
+    Twice,
+}
+
+/// Writes this process' log to stderr, in `format`, as far as `filter` lets it.
+///
+/// # Errors
+/// When the filter is malformed, or logging was set up before.
+pub fn init(filter: &str, format: Format) -> Result<(), LogError> {
+    let filter = EnvFilter::try_new(filter)
+        .map_err(|error| LogError::Filter { filter: filter.to_owned(), why: error.to_string() })?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let terminal = io::stderr().is_terminal();
+    let done = if format == Format::Json || (format == Format::Auto && !terminal) {
+        builder.event_format(JsonLines).try_init()
+    } else {
+        builder.with_timer(Time).with_target(false).with_ansi(terminal).try_init()
+    };
+    done.map_err(|_| LogError::Twice)
+}
+
+/// One JSON object a line: `timestamp`, `level`, `service`, `trace_id`, `span_id`, `message`, then
+/// the event's own fields.
+pub struct JsonLines;
+
+impl<S, N> FormatEvent<S, N> for JsonLines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _ctx: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        writeln!(writer, "{}", line(clock::wall_ms(), event))
+    }
+}
+
+fn line(wall_ms: u64, event: &Event<'_>) -> String {
+    let mut fields = Fields::default();
+    event.record(&mut fields);
+    let mut own = fields.0;
+    let mut text = String::with_capacity(256);
+    let mut put = |name: &str, value: &Value| {
+        text.push(if text.is_empty() { '{' } else { ',' });
+        // A string and a value that serde_json made are always JSON.
+        let _ = write!(text, "{}:{value}", Value::from(name));
+    };
+    put("timestamp", &timestamp(wall_ms).into());
+    put("level", &level(event.metadata().level()).into());
+    put("service", &SERVICE.into());
+    for name in ["trace_id", "span_id", "message"] {
+        put(name, &own.remove(name).unwrap_or_else(|| "".into()));
+    }
+    for (name, value) in &own {
+        put(name, value);
+    }
+    put("target", &event.metadata().target().into());
+    text.push('}');
+    text
+}
+
+fn level(level: &Level) -> &'static str {
+    match *level {
+        Level::ERROR => "ERROR",
+        Level::WARN => "WARN",
+        Level::INFO => "INFO",
+        Level::DEBUG | Level::TRACE => "DEBUG",
+    }
+}
+
+/// An event's fields, in the order of their names.
+#[derive(Default)]
+struct Fields(Map<String, Value>);
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.0.insert(field.name().to_owned(), format!("{value:?}").into());
+    }
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+}
+
+/// The time of text lines.
+struct Time;
+
+impl FormatTime for Time {
+    fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        writer.write_str(&timestamp(clock::wall_ms()))
+    }
+}
+
+/// RFC 3339 in UTC, to the millisecond.
+fn timestamp(wall_ms: u64) -> String {
+    let (seconds, ms) = (wall_ms / 1000, wall_ms % 1000);
+    let (day, second) = (seconds / 86_400, seconds % 86_400);
+    let (year, month, date) = civil(day);
+    format!("{year:04}-{month:02}-{date:02}T{:02}:{:02}:{:02}.{ms:03}Z", second / 3600, second / 60 % 60, second % 60)
+}
+
+/// Year, month and day of the month, `days` after 1970-01-01. Counts in eras of 400 years that
+/// begin on a 1st of March, so that the leap day is a year's last.
+fn civil(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let date = day - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    (era * 400 + year + u64::from(month <= 2), month, date)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[test]
+    fn knows_the_calendar() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00.007Z"),
+            (951_782_399, "2000-02-28T23:59:59.007Z"),
+            (951_782_400, "2000-02-29T00:00:00.007Z"),
+            (1_767_225_600, "2026-01-01T00:00:00.007Z"),
+            (1_798_761_599, "2026-12-31T23:59:59.007Z"),
+            (4_107_542_400, "2100-03-01T00:00:00.007Z"),
+        ] {
+            assert_eq!(timestamp(seconds * 1000 + 7), text);
+        }
+    }
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_is_one_json_object() {
+        let sink = Sink::default();
+        let writer = sink.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).event_format(JsonLines).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(event = "auth_failed", remote_addr = %"::1", tries = 3, "no\n\"token\"");
+        });
+        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(text.starts_with("{\"timestamp\":\"20"), "{text}");
+        let value: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&value["level"], &value["service"]), (&"WARN".into(), &SERVICE.into()));
+        assert_eq!((&value["event"], &value["message"]), (&"auth_failed".into(), &"no\n\"token\"".into()));
+        assert_eq!((&value["remote_addr"], &value["tries"]), (&"::1".into(), &3.into()));
+        assert!(value["trace_id"].is_string() && value["span_id"].is_string());
+    }
+}
