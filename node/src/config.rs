@@ -164,11 +164,13 @@ pub struct Log {
     pub level: String,
     /// `json`, `text`, or `auto`: text on a terminal, else JSON lines.
     pub format: LogFormat,
+    /// One delivery in so many is logged; 0: none. Failures are always.
+    pub delivered_one_in: u64,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: "info".into(), format: LogFormat::Auto }
+        Self { level: "info".into(), format: LogFormat::Auto, delivered_one_in: 100 }
     }
 }
 
@@ -209,6 +211,7 @@ impl Config {
             ack_timeout_ms: limits.ack_timeout_ms,
             window_messages: limits.window_messages,
             window_bytes: limits.window_bytes,
+            log_one_in: self.log.delivered_one_in,
         }
     }
 
