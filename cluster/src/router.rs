@@ -237,7 +237,7 @@ impl Router {
                 }
             }
             Effect::Expired { count } if self.counts(None) => self.observer.failed("expired", count),
-            Effect::NodeUp { node, generation } if node == self.node => {
+            Effect::NodeUp { node, generation, nonce } if node == self.node && nonce == self.boot_nonce => {
                 let events = inner.origin.on_node_up(generation);
                 inner.dispatch(events);
                 self.settled.notify_one();

@@ -325,7 +325,7 @@ fn react(origin: &mut Origin, me: NodeId, effect: Effect) -> Events {
             origin.on_refused(generation, seq, refusal)
         }
         Effect::Superseded { node, epoch } if node == me => origin.on_superseded(epoch),
-        Effect::NodeUp { node, generation } if node == me => origin.on_node_up(generation),
+        Effect::NodeUp { node, generation, .. } if node == me => origin.on_node_up(generation),
         Effect::NodeDown { node, generation } if node == me => origin.on_node_down(generation),
         _ => Vec::new(),
     }

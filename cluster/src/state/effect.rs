@@ -75,6 +75,9 @@ pub enum Effect {
         node: NodeId,
         /// Its new generation.
         generation: Generation,
+        /// The boot's nonce: a process that reads its own log after a restart meets the generations
+        /// of earlier ones, and must not take them for its own.
+        nonce: u64,
     },
     /// A `NodeUp` was refused: this data directory is an old copy of the node's.
     NodeRefused {

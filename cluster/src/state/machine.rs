@@ -227,7 +227,7 @@ impl State {
             Arrival::New => {
                 self.end_generation(node, effects);
                 self.nodes.begin(up, generation);
-                effects.push(Effect::NodeUp { node, generation });
+                effects.push(Effect::NodeUp { node, generation, nonce: up.boot.nonce });
             }
             Arrival::Late => {}
             Arrival::Copy { known } => {
