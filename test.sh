@@ -9,10 +9,7 @@ step "format"
 cargo fmt --all --check
 
 step "the simulator stays behind its seam"
-if grep -rnE 'cfg!?\(.*madsim' --include='*.rs' cluster node proptests; then
-  echo "cfg(madsim) may stand only in manifests and in sim/" >&2
-  exit 1
-fi
+.ci/check-seam
 
 step "lints"
 cargo clippy --workspace --exclude sim --all-targets -- -D warnings

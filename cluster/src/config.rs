@@ -1,6 +1,7 @@
 //! What a node must be told to take part in a cluster.
 
 use crate::peer::Secret;
+use crate::raft::CheckpointEvery;
 use crate::state::Limits;
 
 /// A node's part in the cluster.
@@ -22,4 +23,22 @@ pub struct ClusterConfig {
     pub voters: usize,
     /// Replicated limits of a cluster that this node begins.
     pub limits: Limits,
+    /// How this node keeps its log. The simulator makes it small, so that what is rare happens often.
+    pub log: LogKeeping,
+}
+
+/// How much of the log a node keeps.
+#[derive(Debug, Clone)]
+pub struct LogKeeping {
+    /// When the state is written down, so that the log before it is needed no more.
+    pub checkpoint: CheckpointEvery,
+    /// Entries kept behind a checkpoint for replicas that lag; who lags further is sent a checkpoint.
+    pub kept_entries: u64,
+}
+
+impl Default for LogKeeping {
+    fn default() -> Self {
+        // Generous, so that a replica that was away for minutes needs no checkpoint sent.
+        Self { checkpoint: CheckpointEvery::default(), kept_entries: 20_000 }
+    }
 }

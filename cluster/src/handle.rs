@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use tokio::sync::watch;
 
-use crate::config::ClusterConfig;
+use crate::config::{ClusterConfig, LogKeeping};
 use crate::env::Env;
 use crate::id::{Boot, NodeId};
 use crate::liveness::{Liveness, Quorum};
@@ -89,12 +89,13 @@ impl Cluster {
     pub async fn start(env: Env, config: ClusterConfig, observer: Arc<dyn Observer>) -> Result<Self, StartError> {
         let (me, boot) = identity::boot(&*env.blobs).await.map_err(StartError::Identity)?;
         let router = Arc::new(Router::new(me, boot.nonce, observer.clone()));
-        let storage =
-            crate::raft::open(&env, router.clone()).await.map_err(|error| StartError::Storage(error.to_string()))?;
+        let storage = crate::raft::open_with(&env, router.clone(), config.log.checkpoint)
+            .await
+            .map_err(|error| StartError::Storage(error.to_string()))?;
         let peers = Peers::new(env.net.clone(), me, config.secret.clone());
         let state = storage.state.clone();
         let bodies = storage.bodies.clone();
-        let raft = start_raft(me, &peers, storage).await?;
+        let raft = start_raft(me, &peers, storage, &config.log).await?;
         let initialized = raft.is_initialized().await.map_err(|error| StartError::Raft(error.to_string()))?;
         if !initialized && !config.bootstrap && config.join.is_empty() {
             return Err(StartError::Alone);
@@ -207,8 +208,13 @@ impl Cluster {
     }
 }
 
-async fn start_raft(me: NodeId, peers: &Peers, storage: crate::raft::Storage) -> Result<Raft, StartError> {
-    let config = crate::raft::config().map_err(StartError::Raft)?;
+async fn start_raft(
+    me: NodeId,
+    peers: &Peers,
+    storage: crate::raft::Storage,
+    keeping: &LogKeeping,
+) -> Result<Raft, StartError> {
+    let config = crate::raft::config(keeping).map_err(StartError::Raft)?;
     let network = crate::raft::network(peers.clone());
     let machine: StateMachine = storage.machine;
     Raft::new(me, Arc::new(config), network, storage.log, machine)

@@ -12,6 +12,7 @@ mod tests;
 use std::path::PathBuf;
 
 use cluster::ClusterConfig;
+use cluster::config::LogKeeping;
 use cluster::peer::Secret;
 use cluster::state::Limits as Replicated;
 use im_gateway::auth::{AuthConfig, DEV_SECRET, Masked};
@@ -228,6 +229,7 @@ impl Config {
             secret: Secret::new(secret),
             voters: self.cluster.voters,
             limits: self.cluster.limits.clone(),
+            log: LogKeeping::default(),
         }
     }
 

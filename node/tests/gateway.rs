@@ -34,6 +34,7 @@ async fn start_cluster(dir: &TempDir, metrics: Arc<Metrics>) -> (cluster::env::E
         secret: Secret::new("a secret of this test's own"),
         voters: 3,
         limits: Limits::default(),
+        log: cluster::config::LogKeeping::default(),
     };
     let cluster = Cluster::start(env.clone(), config, metrics).await.expect("the node starts");
     (env, cluster)

@@ -34,6 +34,7 @@ async fn node(dir: &TempDir, name: &str, port: u16, join: &[u16]) -> Cluster {
         secret: Secret::new("a secret of this test's own"),
         voters: 3,
         limits: Limits::default(),
+        log: cluster::config::LogKeeping::default(),
     };
     Cluster::start(env, config, Arc::new(NoObserver)).await.expect("the node starts")
 }

@@ -15,6 +15,9 @@ pub struct Plan {
     pub traffic: Duration,
     /// Pause between two messages of one sender: at most.
     pub pause: Duration,
+    /// Entries between two checkpoints of a node, and entries kept behind one.
+    pub checkpoint_entries: u64,
+    pub kept_entries: u64,
     /// What goes wrong, in order of time.
     pub faults: Vec<Fault>,
 }
@@ -71,7 +74,11 @@ impl Plan {
             faults.extend((0..3).map(|node| Fault { at, lasts: millis(&dice, 50, 3_000), node, kind: Kind::PowerCut }));
         }
         faults.sort_by_key(|fault| fault.at);
-        Self { nodes: 3, traffic, pause: millis(&dice, 20, 200), faults }
+        let pause = millis(&dice, 20, 200);
+        // Small mostly, so that lagging replicas are sent checkpoints, and restarts begin from one.
+        let checkpoint_entries = [5, 50, 300, 10_000][dice.between(0, 3) as usize];
+        let kept_entries = [0, 20, 200, 20_000][dice.between(0, 3) as usize];
+        Self { nodes: 3, traffic, pause, checkpoint_entries, kept_entries, faults }
     }
 
     /// For the trace.
@@ -84,6 +91,8 @@ impl Plan {
             "nodes": self.nodes,
             "traffic_ms": ms(self.traffic),
             "pause_ms": ms(self.pause),
+            "checkpoint_entries": self.checkpoint_entries,
+            "kept_entries": self.kept_entries,
             "faults": faults.collect::<Vec<_>>(),
         })
     }

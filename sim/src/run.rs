@@ -41,7 +41,7 @@ pub async fn run(seed: u64, trace: Trace) -> Outcome {
     time::start();
     let plan = Plan::draw(seed);
     trace.event("plan", plan.to_json());
-    let world = World::new(seed, plan.nodes, trace.clone());
+    let world = World::new(seed, &plan, trace.clone());
     let ledger = Ledger::new(trace.clone());
     let mut run = Run { world, ledger, replicas: Replicas::default(), violations: Vec::new() };
     run.whole(seed, &plan).await;

@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use cluster::config::LogKeeping;
 use cluster::env::Env;
+use cluster::raft::CheckpointEvery;
 use cluster::{Cluster, ClusterConfig};
 use madsim::runtime::Handle;
 use madsim::task::NodeId;
@@ -11,6 +13,7 @@ use serde_json::json;
 
 use crate::disk::Disk;
 use crate::net::{Host, Network, SimNet};
+use crate::plan::Plan;
 use crate::process;
 use crate::trace::Trace;
 
@@ -31,6 +34,7 @@ struct Shared {
     network: Network,
     trace: Trace,
     machines: Vec<Machine>,
+    log: LogKeeping,
     /// What nodes said when they could not go on.
     failures: Mutex<Vec<String>>,
 }
@@ -56,17 +60,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl World {
-    /// `count` machines, none of which runs yet.
-    pub fn new(seed: u64, count: usize, trace: Trace) -> Self {
+    /// The plan's machines, none of which runs yet.
+    pub fn new(seed: u64, plan: &Plan, trace: Trace) -> Self {
         let network = Network::new(seed, trace.clone());
-        let machines = (0..count).map(|n| {
+        let machines = (0..plan.nodes).map(|n| {
             let name = format!("n{n}");
             let (host, ip) = network.add_host();
             let disk = Disk::new(seed, &name, trace.clone());
             Machine { name, host, ip, disk, process: Mutex::new(None) }
         });
         let machines = machines.collect();
-        Self { shared: Arc::new(Shared { network, trace, machines, failures: Mutex::default() }) }
+        let checkpoint = CheckpointEvery { entries: plan.checkpoint_entries, ..CheckpointEvery::default() };
+        let log = LogKeeping { checkpoint, kept_entries: plan.kept_entries };
+        Self { shared: Arc::new(Shared { network, trace, machines, log, failures: Mutex::default() }) }
     }
 
     /// How many machines there are.
@@ -141,6 +147,7 @@ impl World {
             secret: cluster::peer::Secret::new(PEER_SECRET),
             voters: 3,
             limits: cluster::state::Limits::default(),
+            log: self.shared.log.clone(),
         }
     }
 

@@ -2,17 +2,19 @@
 
 use openraft::{Config, SnapshotPolicy};
 
+use crate::config::LogKeeping;
+
 /// Bytes of entries covered by a checkpoint that are kept for replicas that lag; see
 /// [`super::keep_log_bounded`].
 pub(crate) const KEPT_LOG_BYTES: u64 = 512 << 20;
-/// The same in entries.
-const KEPT_LOG_ENTRIES: u64 = 20_000;
+/// How often openraft asks the state machine for a checkpoint, at most, in entries.
+const ASK_EVERY: u64 = 256;
 
 /// The settings.
 ///
 /// # Errors
 /// When they contradict each other.
-pub fn config() -> Result<Config, String> {
+pub fn config(keeping: &LogKeeping) -> Result<Config, String> {
     let config = Config {
         cluster_name: "im-gateway".into(),
         // A follower stands for election when it heard nothing for `election_timeout_max` (the
@@ -30,9 +32,8 @@ pub fn config() -> Result<Config, String> {
         // By count; the reader bounds an AppendEntries by bytes.
         max_payload_entries: 1024,
         // How often the state machine is asked; it decides by its own counts, see `CheckpointEvery`.
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(256),
-        // Generous, so that a replica that was away for minutes needs no checkpoint sent.
-        max_in_snapshot_log_to_keep: KEPT_LOG_ENTRIES,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(keeping.checkpoint.entries.min(ASK_EVERY)),
+        max_in_snapshot_log_to_keep: keeping.kept_entries,
         purge_batch_size: 1_000,
         // Only the judgement whether a new learner has caught up. Sending a checkpoint depends on
         // what was purged.
@@ -50,7 +51,7 @@ pub fn config() -> Result<Config, String> {
 mod tests {
     #[test]
     fn the_settings_are_consistent() {
-        let config = super::config().expect("valid");
+        let config = super::config(&crate::config::LogKeeping::default()).expect("valid");
         let backoff: Vec<_> = config.build_backoff().take(5).map(|delay| delay.as_millis()).collect();
         assert_eq!(backoff, [20, 40, 80, 160, 200]);
     }

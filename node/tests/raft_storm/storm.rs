@@ -103,7 +103,7 @@ impl Node {
             snapshot_policy: SnapshotPolicy::LogsSinceLast(storm.checkpoint_entries),
             max_in_snapshot_log_to_keep: 0,
             purge_batch_size: 1,
-            ..cluster::raft::config().expect("valid")
+            ..cluster::raft::config(&cluster::config::LogKeeping::default()).expect("valid")
         };
         let raft = Raft::new(id, Arc::new(config), network(peers.clone()), log, machine).await.expect("starts");
         assert!(serve.0.set(raft.clone()).is_ok(), "set once");

@@ -67,7 +67,10 @@ pub(crate) struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { config: crate::raft::config().expect("valid"), every: CheckpointEvery::default() }
+        Self {
+            config: crate::raft::config(&crate::config::LogKeeping::default()).expect("valid"),
+            every: CheckpointEvery::default(),
+        }
     }
 }
 
