@@ -30,6 +30,11 @@ pub type Key = u64;
 /// Cursor moves wait this long for a batch to ride along with.
 pub const ACK_LINGER: Duration = Duration::from_millis(50);
 
+/// Batches are cut at least this far apart. A batch costs every replica a round of Raft and an
+/// fsync, whatever it holds: under load a little patience buys much larger ones, and so a shorter
+/// queue; a batch that comes alone does not wait.
+pub const CUT_EVERY: Duration = Duration::from_millis(3);
+
 /// A batch is cut at this many bytes of bodies: larger entries delay the heartbeats behind them.
 const BATCH_BYTES: usize = 256 << 10;
 
@@ -43,6 +48,7 @@ pub struct Origin {
     /// Counts the generations that were asked for; no `NodeUp` is proposed with the same one after a doubt.
     incarnation: u32,
     next_seq: u64,
+    last_cut: Instant,
     in_flight: Option<InFlight>,
     slots: BTreeMap<Key, Slot>,
     by_epoch: BTreeMap<Epoch, Key>,
@@ -67,6 +73,7 @@ impl Origin {
             generation: None,
             incarnation: 1,
             next_seq: 1,
+            last_cut: Instant::default(),
             in_flight: None,
             slots: BTreeMap::new(),
             by_epoch: BTreeMap::new(),
@@ -146,15 +153,16 @@ impl Origin {
     /// When [`Origin::cut`] will have something although nothing new was asked.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.lingering.front().map(|&(since, _)| since + ACK_LINGER)
+        let acks = self.lingering.front().map(|&(since, _)| since + ACK_LINGER);
+        let next_cut = self.last_cut + CUT_EVERY;
+        if self.ready.is_empty() { acks.map(|due| due.max(next_cut)) } else { Some(next_cut) }
     }
 
     /// The next batch, if there is a generation, none in flight, and something to do now.
     /// `last` reads a device's last registration from this replica.
     pub fn cut(&mut self, now: Instant, last: impl Fn(&UserId, &DeviceId) -> Option<Registration>) -> Option<Batch> {
         let generation = self.generation?;
-        let due = self.next_deadline().is_some_and(|deadline| deadline <= now);
-        if self.in_flight.is_some() || (self.ready.is_empty() && !due) {
+        if self.in_flight.is_some() || self.next_deadline().is_none_or(|deadline| deadline > now) {
             return None;
         }
         let (mut ops, mut did, mut bytes) = (Vec::new(), Vec::new(), 0);
@@ -172,6 +180,7 @@ impl Origin {
         }
         let seq = self.next_seq;
         self.next_seq += 1;
+        self.last_cut = now;
         self.in_flight = Some(InFlight { seq, did });
         Some(Batch { node: self.node, generation, seq, ops })
     }

@@ -41,7 +41,7 @@ pub struct Stats {
 
 impl Stats {
     fn new() -> Self {
-        let histogram = || Mutex::new(Histogram::new(3).expect("three digits are within its limits"));
+        let histogram = || Mutex::new(Histogram::new_with_bounds(1, MAX_US, 3).expect("within its limits"));
         let zero = || AtomicU64::new(0);
         Self {
             stored_us: histogram(),
@@ -69,6 +69,10 @@ impl Stats {
 pub fn count(counter: &AtomicU64, by: u64) {
     counter.fetch_add(by, Ordering::Relaxed);
 }
+
+/// The longest time that is told apart from longer ones, in microseconds. Fixed bounds, because a
+/// histogram that grows by itself clamps what is recorded with saturation.
+const MAX_US: u64 = 600_000_000;
 
 /// Adds a time to a histogram.
 pub fn record(histogram: &Mutex<Histogram<u64>>, time: Duration) {
