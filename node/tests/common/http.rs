@@ -23,14 +23,22 @@ pub async fn post(addr: &str, path: &str) -> io::Result<Answer> {
         .await
 }
 
-/// Any request, and everything that comes back until the end.
+/// Any request, and its answer: as long as it says that it is, or else everything until the end.
 pub async fn request(addr: &str, text: &str) -> io::Result<Answer> {
     let mut stream = TcpStream::connect(addr).await?;
     stream.write_all(text.as_bytes()).await?;
     let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).await?;
+    while !complete(&bytes) && stream.read_buf(&mut bytes).await? > 0 {}
     let text = String::from_utf8_lossy(&bytes);
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
     Ok(Answer { status, head: head.to_owned(), body: body.to_owned() })
+}
+
+/// Whether these bytes are a whole answer, so that nobody has to wait for the connection's end.
+fn complete(bytes: &[u8]) -> bool {
+    let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else { return false };
+    let head = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
+    length.and_then(|length| length.trim().parse::<usize>().ok()).is_some_and(|length| bytes.len() >= end + 4 + length)
 }

@@ -1,10 +1,11 @@
 //! A WebSocket client that does exactly what it is told, for what the SDK would never do.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use ::http::Request;
 use ::http::request::Builder;
-use cluster::env::clock;
+use cluster::env::clock::{self, Instant};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
@@ -18,6 +19,8 @@ use super::{PATIENCE, token};
 /// One connection.
 pub struct Raw {
     socket: WebSocketStream<TcpStream>,
+    /// Frames that came while another was waited for.
+    passed: VecDeque<Value>,
 }
 
 /// What comes from the node.
@@ -57,7 +60,7 @@ impl Raw {
             .body(())
             .expect("a good request");
         let (socket, _) = tokio_tungstenite::client_async(request, stream).await?;
-        Ok(Self { socket })
+        Ok(Self { socket, passed: VecDeque::new() })
     }
 
     /// Opens a WebSocket and says hello; waits for the welcome.
@@ -101,7 +104,13 @@ impl Raw {
 
     /// What comes next, unless nothing does for so long.
     pub async fn next_within(&mut self, limit: Duration) -> Option<Got> {
-        let deadline = clock::now() + limit;
+        match self.passed.pop_front() {
+            Some(frame) => Some(Got::Frame(frame)),
+            None => self.read(clock::now() + limit).await,
+        }
+    }
+
+    async fn read(&mut self, deadline: Instant) -> Option<Got> {
         loop {
             let message = match clock::timeout_at(deadline, self.socket.next()).await {
                 Err(_) => return None,
@@ -133,12 +142,26 @@ impl Raw {
         }
     }
 
-    /// The next frame that has this field; others are passed over.
+    /// The next frame that has this field; others are kept for later.
     pub async fn frame_with(&mut self, field: &str) -> Value {
+        self.frame_where(&format!("a frame with `{field}`"), |frame| !frame[field].is_null()).await
+    }
+
+    /// The next frame with this id; others are kept for later.
+    pub async fn answer(&mut self, id: u64) -> Value {
+        self.frame_where(&format!("an answer to {id}"), |frame| frame["id"] == id).await
+    }
+
+    async fn frame_where(&mut self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        if let Some(frame) = self.passed.iter().position(&fits).and_then(|index| self.passed.remove(index)) {
+            return frame;
+        }
+        let deadline = clock::now() + PATIENCE;
         loop {
-            let frame = self.frame().await;
-            if !frame[field].is_null() {
-                return frame;
+            match self.read(deadline).await {
+                Some(Got::Frame(frame)) if fits(&frame) => return frame,
+                Some(Got::Frame(frame)) => self.passed.push_back(frame),
+                other => panic!("{what} was to come, not {other:?}; before it {:?}", self.passed),
             }
         }
     }

@@ -114,7 +114,7 @@ async fn protocol_violations() {
     let full = empty.replace(r#""body":"""#, &format!(r#""body":"{}""#, "x".repeat(largest - empty.len())));
     assert_eq!(full.len(), largest);
     raw.text(&full).await;
-    assert!(raw.frame_with("ok").await["id"] == 2);
+    assert!(raw.answer(2).await["ok"].is_object());
     let msg = raw.frame_with("msg").await;
     assert_eq!(msg["msg"]["body"].as_str().map(str::len), Some(largest - empty.len()));
     raw.text(&full.replace(r#""id":2"#, r#""id":22"#)).await;
@@ -230,7 +230,7 @@ async fn bad_requests() {
     }
     assert_eq!(http::post(&addr, "/ready").await.expect("an answer").status, 405);
     // Not HTTP at all. Whatever the answer, the connection ends.
-    for text in ["\r\n\r\n\r\n", "GET\r\n\r\n", "\u{0}\u{1}\u{2}\r\n\r\n", "GET / HTTP/9.9\r\n\r\n"] {
+    for text in ["GET\r\n\r\n", "\u{0}\u{1}\u{2}\r\n\r\n", "GET / HTTP/9.9\r\n\r\n"] {
         let answer = clock::timeout(crate::common::PATIENCE, http::request(&addr, text)).await.expect("an end");
         assert!(answer.map_or(0, |answer| answer.status) != 200, "{text:?}");
     }

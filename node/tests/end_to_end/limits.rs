@@ -178,7 +178,7 @@ async fn sends_to_a_full_inbox_are_refused() {
     // Others are not concerned.
     let elsewhere = json!({"id": 1, "send": {"to": "carol", "key": "k", "body": {"n": 1}}});
     alice.send(elsewhere).await;
-    assert!(answer(&mut alice, 1).await["ok"].is_object());
+    assert!(alice.answer(1).await["ok"].is_object());
     // The device comes back, and there is space again.
     let mut bob = Raw::welcome(&cluster.addr(2), "bob", "phone").await;
     for n in 1..=INBOX {
@@ -199,15 +199,5 @@ async fn sends_to_a_full_inbox_are_refused() {
 /// Sends message `n` to bob; the answer.
 async fn send(raw: &mut Raw, n: u64) -> Value {
     raw.send(json!({"id": n, "send": {"to": "bob", "key": format!("key-{n}"), "body": {"n": n}}})).await;
-    answer(raw, n).await
-}
-
-/// The answer to the frame of this id.
-async fn answer(raw: &mut Raw, id: u64) -> Value {
-    loop {
-        let frame = raw.frame().await;
-        if frame["id"] == id {
-            return frame;
-        }
-    }
+    raw.answer(n).await
 }
