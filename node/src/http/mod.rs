@@ -54,7 +54,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/ready", get(probe::ready))
         .route("/metrics", get(probe::metrics))
         .route("/admin/status", get(admin::status))
-        .route("/admin/leader", post(admin::transfer_leader))
+        .route("/admin/leader/transfer", post(admin::transfer_leader))
         .route("/admin/members/{node}", delete(admin::remove))
         .route("/admin/members/{node}/remove", post(admin::remove))
         .route("/admin/members/{node}/promote", post(admin::promote));

@@ -222,12 +222,18 @@ impl TestCluster {
     /// Moves leadership to a node and waits until it leads.
     pub async fn lead(&self, index: usize) {
         let node = self.node_id(index).await;
-        eventually("leadership moves", async || {
-            // Refused while an election is on, or while the node lags.
-            let _ = self.operator(index, &["leader", "transfer", "--to", &node]).await;
-            (self.leader().await == index).then_some(())
-        })
-        .await;
+        self.command(index, &["leader", "transfer", "--to", &node]).await;
+        eventually("the new leader is known", async || (self.leader().await == index).then_some(())).await;
+    }
+
+    /// As [`TestCluster::operator`], again and again until it is done: commands are refused while an
+    /// election is on, or while a node lags.
+    pub async fn command(&self, index: usize, args: &[&str]) {
+        let deadline = clock::now() + PATIENCE;
+        while let Err(error) = self.operator(index, args).await {
+            assert!(clock::now() < deadline, "{args:?}: {error}");
+            clock::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// A node's id.
