@@ -298,7 +298,7 @@ impl World {
         for effect in effects {
             let node = &mut self.nodes[n];
             match effect {
-                Effect::NodeUp { node: id, generation } if id == node.id => {
+                Effect::NodeUp { node: id, generation, .. } if id == node.id => {
                     let record = node.state.node(id).unwrap();
                     if (record.boot.count, record.incarnation) == (node.boot, node.incarnation) {
                         (node.generation, node.seq) = (Some(generation), 0);

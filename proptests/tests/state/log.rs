@@ -222,7 +222,7 @@ impl Maker {
         let effects = entry.apply(&mut self.state);
         for effect in &effects {
             match effect {
-                Effect::NodeUp { node, generation } => self.generations.push((*node, *generation)),
+                Effect::NodeUp { node, generation, .. } => self.generations.push((*node, *generation)),
                 Effect::BatchApplied { outcomes, .. } => {
                     for outcome in outcomes {
                         if let Outcome::Registered(epoch) = outcome {

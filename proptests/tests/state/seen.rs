@@ -29,7 +29,7 @@ pub fn seen(effects: &[Effect]) -> Vec<Seen> {
             Seen::Acked(*node, *count, first.iter().map(|first| first.message.mid).collect())
         }
         Effect::Expired { count } => Seen::Expired(*count),
-        Effect::NodeUp { node, generation } => Seen::NodeUp(*node, *generation),
+        Effect::NodeUp { node, generation, .. } => Seen::NodeUp(*node, *generation),
         Effect::NodeRefused { node, boot, .. } => Seen::NodeRefused(*node, *boot),
         Effect::NodeDown { node, generation } => Seen::NodeDown(*node, *generation),
     };
