@@ -162,7 +162,7 @@ async fn admit(inner: &Inner, view: &View, join: Join) -> Answer {
 /// odd number, grown in one step.
 pub(crate) fn voters_to_add(wanted: usize, voters: &BTreeSet<NodeId>, ready: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
     let possible = wanted.min(voters.len() + ready.len());
-    let target = if possible % 2 == 0 { possible.saturating_sub(1) } else { possible };
+    let target = if possible.is_multiple_of(2) { possible.saturating_sub(1) } else { possible };
     ready.iter().copied().take(target.saturating_sub(voters.len())).collect()
 }
 
