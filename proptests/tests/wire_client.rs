@@ -66,7 +66,7 @@ fn json(depth: u32) -> impl Strategy<Value = Value> {
     leaf.prop_recursive(depth, 32, 4, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-            prop::collection::btree_map(".*", inner, 0..4).prop_map(|map| Value::from_iter(map)),
+            prop::collection::btree_map(".*", inner, 0..4).prop_map(Value::from_iter),
         ]
     })
 }
