@@ -136,7 +136,7 @@ async fn routes_answer_as_documented() {
     for (path, status) in [("/", 404), ("/dev/token?user=a", 404), ("/test/echo", 404), ("/nowhere", 404)] {
         let answer = http::get(&node.addr, path).await.expect("an answer");
         assert_eq!(answer.status, status, "{path}");
-        assert!(serde_json::from_str::<Value>(&answer.body).expect("JSON")["error"].is_string());
+        assert!(serde_json::from_str::<Value>(&answer.body).expect("JSON")["error"]["code"].is_string());
     }
     assert_eq!(http::post(&node.addr, "/health").await.expect("an answer").status, 405);
     // Plain requests to the WebSocket's address.

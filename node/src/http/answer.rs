@@ -12,9 +12,9 @@ pub fn json(status: StatusCode, value: &impl Serialize) -> Response {
         .into_response()
 }
 
-/// An error: a word for programs, a sentence for people.
-pub fn error(status: StatusCode, error: &str, message: &str) -> Response {
-    json(status, &serde_json::json!({ "error": error, "message": message }))
+/// An error, as in the frames: a word for programs, a sentence for people.
+pub fn error(status: StatusCode, code: &str, message: &str) -> Response {
+    json(status, &serde_json::json!({ "error": { "code": code, "message": message } }))
 }
 
 /// There is nothing at this path.

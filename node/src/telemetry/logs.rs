@@ -53,7 +53,10 @@ pub enum LogError {
 /// # Errors
 /// When the filter is malformed, or logging was set up before.
 pub fn init(filter: &str, format: Format) -> Result<(), LogError> {
-    let filter = EnvFilter::try_new(filter)
+    // The libraries' own reports are for those who ask for them.
+    let plain = filter.parse::<Level>().is_ok();
+    let directives = if plain { format!("{filter},openraft=warn,sled=warn") } else { filter.to_owned() };
+    let filter = EnvFilter::try_new(directives)
         .map_err(|error| LogError::Filter { filter: filter.to_owned(), why: error.to_string() })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     let terminal = io::stderr().is_terminal();
