@@ -13,7 +13,7 @@ step "the simulator stays behind its seam"
 
 step "lints"
 cargo clippy --workspace --exclude sim --all-targets -- -D warnings
-cargo --config "build.rustflags=['--cfg','madsim']" clippy --target-dir target/sim --release -p sim --all-targets -- -D warnings
+RUSTFLAGS='--cfg madsim' cargo clippy --target-dir target/sim --release -p sim --all-targets -- -D warnings
 
 step "tests"
 cargo test --workspace --exclude sim
