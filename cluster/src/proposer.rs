@@ -33,6 +33,7 @@ enum Next {
 
 /// Runs for the life of the node.
 pub async fn run(inner: Arc<Inner>) {
+    crate::membership::join::found(&inner).await;
     loop {
         match next(&inner) {
             Next::Rejoin(incarnation) => rejoin(&inner, incarnation).await,

@@ -24,6 +24,9 @@ const ASK_DEADLINE: Duration = Duration::from_secs(3);
 /// Longest pause between two rounds of asking.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// Pause between two looks at whether a cluster can be founded.
+const FOUND_EVERY: Duration = Duration::from_millis(10);
+
 /// A node wishes to be a member under this address.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Join {
@@ -79,12 +82,30 @@ async fn begin(inner: &Inner) {
         return;
     }
     tracing::info!(node = %inner.me, "began a new cluster");
-    if inner.config.limits != Limits::default() {
-        let entry = Command::SetLimits(inner.config.limits.clone()).encode();
-        while commit(inner, entry.clone()).await.is_err() {
-            clock::sleep(PAUSE).await;
-        }
+}
+
+/// Sets a new cluster's limits, before any node is up: nobody is ever served under others, also
+/// when the founder dies in between. Returns at once where a node was up before.
+pub(crate) async fn found(inner: &Inner) {
+    if !inner.config.bootstrap || inner.config.limits == Limits::default() {
+        return;
     }
+    let entry = Command::SetLimits(inner.config.limits.clone()).encode();
+    while inner.state().nodes().next().is_none() {
+        // Only the founder can lead a cluster in which no node was ever up: nobody joins until then.
+        if applied_as_leader(inner) && commit(inner, entry.clone()).await.is_ok() {
+            return;
+        }
+        clock::sleep(FOUND_EVERY).await;
+    }
+}
+
+/// Whether this node leads and has applied all that its predecessors committed.
+fn applied_as_leader(inner: &Inner) -> bool {
+    let metrics = inner.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let term = metrics.last_applied.map(|applied| applied.leader_id.term);
+    metrics.current_leader == Some(inner.me) && term == Some(metrics.current_term)
 }
 
 /// Asks the leader if it is known, else everybody at `join`, following one hint each.
@@ -137,6 +158,9 @@ pub(crate) async fn asked(inner: &Inner, from: NodeId, join: Join) -> Answer {
             Some(addr) => Answer::Leader(addr.clone()),
             None => Answer::Later("the leader is just changing".into()),
         },
+        Some(_) if inner.router.lock().origin.generation().is_none() => {
+            Answer::Later("the leader is not up itself".into())
+        }
         Some(_) => admit(inner, &view, join).await,
     }
 }
