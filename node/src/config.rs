@@ -17,6 +17,7 @@ use cluster::peer::Secret;
 use cluster::state::Limits as Replicated;
 use im_gateway::auth::{AuthConfig, DEV_SECRET, Masked};
 use im_gateway::gateway::GatewayConfig;
+use im_gateway::session::Limits;
 use serde::{Deserialize, Serialize};
 
 pub use check::DEV_CLUSTER_SECRET;
@@ -41,6 +42,7 @@ pub struct Config {
     /// Who may connect.
     pub auth: AuthConfig,
     pub admin: Admin,
+    /// Limits of connections.
     pub limits: Limits,
     pub log: Log,
     pub threads: Threads,
@@ -119,44 +121,6 @@ pub struct Admin {
     pub token: Option<Masked>,
 }
 
-/// Limits of connections.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Limits {
-    /// Most open WebSockets; further ones are closed with 1013.
-    pub connections: usize,
-    /// Largest frame of a client, bytes; told in `welcome`.
-    pub frame_bytes: u32,
-    /// Sends per second and connection; the node reads no faster. Told in `welcome`.
-    pub send_per_s: u32,
-    /// Heartbeat when nothing else was sent, ms; told in `welcome`.
-    pub ping_ms: u64,
-    /// `hello` must come within this, ms.
-    pub hello_timeout_ms: u64,
-    /// A message that was not acknowledged for so long is counted, ms.
-    pub ack_timeout_ms: u64,
-    /// Messages that may be written to a client and not acknowledged.
-    pub window_messages: usize,
-    /// Bytes that may be written to a client and not acknowledged.
-    pub window_bytes: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        let of = GatewayConfig::default();
-        Self {
-            connections: of.connections,
-            frame_bytes: of.frame_bytes,
-            send_per_s: of.send_per_s,
-            ping_ms: of.ping_ms,
-            hello_timeout_ms: of.hello_timeout_ms,
-            ack_timeout_ms: of.ack_timeout_ms,
-            window_messages: of.window_messages,
-            window_bytes: of.window_bytes,
-        }
-    }
-}
-
 /// What is logged, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -198,20 +162,12 @@ impl Config {
     /// What the client side of the node is told.
     #[must_use]
     pub fn gateway(&self) -> GatewayConfig {
-        let limits = &self.limits;
         GatewayConfig {
             listen: self.listen.http.clone(),
             dev: self.dev,
             auth: self.auth.clone(),
             admin_token: self.admin.token.clone(),
-            connections: limits.connections,
-            frame_bytes: limits.frame_bytes,
-            send_per_s: limits.send_per_s,
-            ping_ms: limits.ping_ms,
-            hello_timeout_ms: limits.hello_timeout_ms,
-            ack_timeout_ms: limits.ack_timeout_ms,
-            window_messages: limits.window_messages,
-            window_bytes: limits.window_bytes,
+            limits: self.limits.clone(),
             log_one_in: self.log.delivered_one_in,
         }
     }

@@ -7,13 +7,11 @@ use std::time::Duration;
 
 use cluster::Cluster;
 use cluster::env::{Env, clock};
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::auth::{AuthConfig, AuthConfigError, Masked, Verifier};
-use crate::delivery::WindowLimits;
 use crate::http::{self, App, HttpLimits};
-use crate::session::{Connections, Node, Rules};
+use crate::session::{Connections, Limits, Node};
 use crate::telemetry::{Metrics, Sampler};
 
 /// How long clients may take to hear that the node ends.
@@ -22,8 +20,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(4);
 const KEYS_EVERY: Duration = Duration::from_secs(10);
 
 /// What the client side of a node is told.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone)]
 pub struct GatewayConfig {
     /// Where clients connect, `host:port`.
     pub listen: String,
@@ -33,22 +30,8 @@ pub struct GatewayConfig {
     pub auth: AuthConfig,
     /// Opens `/admin`.
     pub admin_token: Option<Masked>,
-    /// Most open WebSockets; further ones are closed with 1013.
-    pub connections: usize,
-    /// Largest frame of a client, in bytes.
-    pub frame_bytes: u32,
-    /// Frames, acknowledgements aside, that a client may send per second.
-    pub send_per_s: u32,
-    /// The heartbeat when nothing else was sent, ms.
-    pub ping_ms: u64,
-    /// `hello` must come within this, ms.
-    pub hello_timeout_ms: u64,
-    /// A message that was not acknowledged for so long is counted, ms.
-    pub ack_timeout_ms: u64,
-    /// Messages that may be written to a client and unacknowledged.
-    pub window_messages: usize,
-    /// Bytes that may be written to a client and unacknowledged.
-    pub window_bytes: usize,
+    /// Limits of connections.
+    pub limits: Limits,
     /// One delivery in so many is logged; 0: none. Failures are always.
     pub log_one_in: u64,
 }
@@ -60,14 +43,7 @@ impl Default for GatewayConfig {
             dev: false,
             auth: AuthConfig::default(),
             admin_token: None,
-            connections: 200_000,
-            frame_bytes: 64 << 10,
-            send_per_s: 1000,
-            ping_ms: 25_000,
-            hello_timeout_ms: 5_000,
-            ack_timeout_ms: 5_000,
-            window_messages: 256,
-            window_bytes: 256 << 10,
+            limits: Limits::default(),
             log_one_in: 100,
         }
     }
@@ -134,13 +110,15 @@ impl Gateway {
         if !addr.ip().is_loopback() && config.dev {
             return Err(GatewayError::DevelopmentExposed { addr });
         }
-        let connections = Connections::new(config.connections);
+        let connections = Connections::new(config.limits.connections);
         let (stop, stopped) = watch::channel(false);
-        let ping = Duration::from_millis(config.ping_ms.max(1));
+        let rules = config.limits.rules();
+        // A client that is silent for two heartbeats is given up anyway.
+        let limits = HttpLimits { user_timeout: rules.ping * 2 };
         let app = Arc::new(App {
             node: Arc::new(Node {
                 name: cluster.node_id().to_string(),
-                rules: rules(&config),
+                rules,
                 verifier: verifier.clone(),
                 metrics: metrics.clone(),
                 deliveries: Sampler::new(config.log_one_in),
@@ -151,8 +129,6 @@ impl Gateway {
             admin_token: config.admin_token,
             auth: config.auth,
         });
-        // A client that is silent for two heartbeats is given up anyway.
-        let limits = HttpLimits { user_timeout: ping * 2 };
         tokio::spawn(http::accept(listener, http::router(app), limits, metrics, stopped.clone()));
         if verifier.secret().is_none() {
             tokio::spawn(watch_keys(verifier, stopped));
@@ -182,17 +158,6 @@ impl Gateway {
         if clock::timeout(STOP_WITHIN, self.connections.emptied()).await.is_err() {
             tracing::warn!(connections = self.connections.len(), "stopped without a word to some clients");
         }
-    }
-}
-
-fn rules(config: &GatewayConfig) -> Rules {
-    Rules {
-        ping: Duration::from_millis(config.ping_ms.max(1)),
-        hello_timeout: Duration::from_millis(config.hello_timeout_ms),
-        ack_timeout: Duration::from_millis(config.ack_timeout_ms.max(1)),
-        frame_bytes: config.frame_bytes,
-        send_per_s: config.send_per_s.max(1),
-        window: WindowLimits { messages: config.window_messages.max(1), bytes: config.window_bytes.max(1) },
     }
 }
 

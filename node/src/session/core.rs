@@ -5,7 +5,6 @@
 //! nothing is delivered before the session is registered, nor while it is suspended (G4); every
 //! buffer that a client can make grow has a limit (G7).
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,6 +13,8 @@ use cluster::id::{DeviceId, MessageId, Pos, UserId};
 use cluster::session::{Delivery, Event, Outgoing, Refusal};
 use cluster::state::SendRefusal;
 
+use super::answers::Answers;
+use super::ending::End;
 use super::heart::{Beat, Heart};
 use super::link::Link;
 use super::node::Node;
@@ -34,17 +35,6 @@ const MAX_BAD_FRAMES: u8 = 8;
 /// Most messages read from the inbox at once.
 const PAGE_MESSAGES: usize = 64;
 
-/// How a connection ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// We close it.
-    Close(CloseCode),
-    /// The client closed it, with this code if it gave one.
-    Left(Option<u16>),
-    /// The stream ended without a close frame, or failed.
-    Lost(Option<std::io::ErrorKind>),
-}
-
 /// When something happens, by this node's clocks.
 #[derive(Debug, Clone, Copy)]
 pub struct Moment {
@@ -60,15 +50,6 @@ enum Stage {
     Registering,
     Live,
     Suspended,
-}
-
-/// What is owed to the client for a send, in the order of the sends.
-#[derive(Debug)]
-enum Answer {
-    /// The cluster will tell.
-    Awaited { token: u64, id: Option<u64>, mid: MessageId },
-    /// Refused by its form.
-    Refused { id: Option<u64>, code: ErrorCode, message: &'static str },
 }
 
 /// What is to be read from the inbox.
@@ -91,8 +72,7 @@ pub struct Core {
     hello_id: Option<u64>,
     stage: Stage,
     inflight: usize,
-    answers: VecDeque<Answer>,
-    next_token: u64,
+    answers: Answers,
     pace: Pace,
     window: Window,
     /// The inbox may hold something after the window.
@@ -123,8 +103,7 @@ impl Core {
             hello_id,
             stage: Stage::Registering,
             inflight: inflight.max(1) as usize,
-            answers: VecDeque::new(),
-            next_token: 0,
+            answers: Answers::default(),
             inbox: false,
             bad_frames: 0,
             node,
@@ -190,17 +169,10 @@ impl Core {
             ClientBody::Pong => {}
             ClientBody::Send(send) => {
                 self.pace.take(at.now);
-                let answer = match self.outgoing(send, at) {
-                    Ok(outgoing) => {
-                        let token = self.next_token;
-                        self.next_token += 1;
-                        let mid = outgoing.mid;
-                        link.send(token, outgoing);
-                        Answer::Awaited { token, id: frame.id, mid }
-                    }
-                    Err((code, message)) => Answer::Refused { id: frame.id, code, message },
-                };
-                self.answers.push_back(answer);
+                match self.outgoing(send, at) {
+                    Ok(outgoing) => link.send(self.answers.awaited(frame.id, outgoing.mid), outgoing),
+                    Err((code, message)) => self.answers.refused(frame.id, code, message),
+                }
                 self.answer_refused(at, out);
             }
             ClientBody::Ping => {
@@ -330,10 +302,7 @@ impl Core {
 
     /// The cluster's answer to the oldest send that awaits one.
     fn answer(&mut self, token: u64, result: Result<MessageId, SendRefusal>, at: Moment, out: &mut Vec<u8>) {
-        let Some(Answer::Awaited { token: expected, id, mid }) = self.answers.pop_front() else {
-            panic!("an answer to a send that was not made: {token}");
-        };
-        assert_eq!(token, expected, "answers come in the order of the sends");
+        let (id, mid) = self.answers.answered(token);
         let body = match result {
             Ok(mid) => ServerBody::Ok(protocol::Ok { mid: Some(mid) }),
             Err(SendRefusal::InboxFull) => {
@@ -345,16 +314,11 @@ impl Core {
         };
         self.say(id, body, at, out);
         self.answer_refused(at, out);
-        if self.answers.is_empty() {
-            // An idle session keeps no buffer.
-            self.answers = VecDeque::new();
-        }
     }
 
     /// Says what is known already, up to the first send whose answer is not.
     fn answer_refused(&mut self, at: Moment, out: &mut Vec<u8>) {
-        while let Some(&Answer::Refused { id, code, message }) = self.answers.front() {
-            self.answers.pop_front();
+        while let Some((id, code, message)) = self.answers.next_refused() {
             self.say(id, ServerBody::Error(ErrorBody { code, message: message.into() }), at, out);
         }
     }

@@ -1,9 +1,12 @@
 //! A client's connection, from its first byte to its last.
 
+mod answers;
 mod control;
 mod core;
+mod ending;
 mod handshake;
 mod heart;
+mod limits;
 mod link;
 mod node;
 mod run;
@@ -11,6 +14,7 @@ mod wire;
 pub mod ws;
 
 pub use control::{Connections, Control, Place};
+pub use limits::Limits;
 pub use link::Link;
 pub use node::{Node, Rules};
 pub use run::{Opened, run};

@@ -18,15 +18,15 @@ use cluster::session::{Event, SessionSpec};
 use tokio::io::AsyncWriteExt;
 
 use super::control::{Control, Place};
-use super::core::{Core, End, Moment, put_frame};
+use super::core::{Core, Moment, put_frame};
+use super::ending::{Counted, End};
 use super::handshake::{Greeting, greet};
 use super::link::Link;
 use super::node::Node;
 use super::wire::{Reader, Writer};
-use super::ws::{self, Incoming, Violation};
+use super::ws::{self, Incoming};
 use crate::auth::Identity;
 use crate::protocol::{CloseCode, GoAway, ServerBody, ServerFrame};
-use crate::telemetry::{CONNECTION_LOST, ConnectionError};
 
 /// How long a close frame may take to go out, and the client to answer it.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -117,7 +117,7 @@ async fn handshake(
     control: &Control,
 ) -> Result<Greeting, End> {
     loop {
-        match wire.reader.next().map_err(end_of)? {
+        match wire.reader.next()? {
             None => {
                 poll_fn(|cx| wire.poll_handshake(control, cx)).await?;
             }
@@ -168,7 +168,7 @@ async fn session<L: Link>(
     tracing::info!(
         event = "connection_closed",
         user_id = user.as_str(),
-        reason = reason(end),
+        reason = end.reason(),
         duration_seconds = started.elapsed().as_secs(),
         "a client's connection ended"
     );
@@ -225,7 +225,7 @@ async fn serve(wire: &mut Wire, core: &mut Core, link: &impl Link, control: &Con
 fn take_frames(wire: &mut Wire, core: &mut Core, link: &impl Link) -> Result<(), End> {
     let at = Moment::now();
     while core.may_take(at.now, wire.writer.waiting()) {
-        match wire.reader.next().map_err(end_of)? {
+        match wire.reader.next()? {
             Some(incoming) => core.frame(incoming, at, &mut wire.writer.out, link)?,
             None => break,
         }
@@ -339,23 +339,6 @@ impl Moment {
     }
 }
 
-fn end_of(violation: Violation) -> End {
-    End::Close(match violation {
-        Violation::TooLarge => CloseCode::TooLarge,
-        Violation::NotUtf8 => CloseCode::NotUtf8,
-        Violation::Framing(_) => CloseCode::Framing,
-    })
-}
-
-fn reason(end: End) -> &'static str {
-    match end {
-        End::Close(code) => code.reason(),
-        End::Left(Some(code)) => CloseCode::from_code(code).unwrap_or(CloseCode::Normal).reason(),
-        End::Left(None) => CloseCode::Normal.reason(),
-        End::Lost(_) => CONNECTION_LOST,
-    }
-}
-
 /// Closes the stream so that the client learns why.
 async fn farewell(mut wire: Wire, end: End) {
     match end {
@@ -377,41 +360,4 @@ async fn farewell(mut wire: Wire, end: End) {
     };
     // Whether the client heard the last word or not, the connection is over.
     let _ = clock::timeout(FAREWELL, close).await;
-}
-
-/// Counts a connection, also when its task is torn down.
-struct Counted<'a> {
-    node: &'a Node,
-    reason: &'static str,
-}
-
-impl<'a> Counted<'a> {
-    fn new(node: &'a Node) -> Self {
-        node.metrics.connection_opened();
-        Self { node, reason: CONNECTION_LOST }
-    }
-
-    fn ended(&mut self, end: End, peer: SocketAddr) {
-        self.reason = reason(end);
-        let error = match end {
-            End::Close(CloseCode::HelloTimeout) => ConnectionError::HelloTimeout,
-            End::Close(
-                CloseCode::Framing | CloseCode::NotUtf8 | CloseCode::Binary | CloseCode::TooLarge | CloseCode::Protocol,
-            ) => ConnectionError::Protocol,
-            End::Close(CloseCode::PingTimeout) => ConnectionError::PingTimeout,
-            End::Close(CloseCode::Slow) => ConnectionError::Slow,
-            End::Close(CloseCode::Unavailable) => ConnectionError::Unavailable,
-            End::Close(CloseCode::Overload) => ConnectionError::Overload,
-            End::Lost(Some(_)) => ConnectionError::Io,
-            _ => return,
-        };
-        self.node.metrics.connection_error(error);
-        tracing::warn!(event = "connection_error", error_type = error.label(), remote_addr = %peer.ip(), "connection failed");
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.node.metrics.connection_closed(self.reason);
-    }
 }

@@ -1,0 +1,82 @@
+//! How connections end, and how that is counted.
+//!
+//! Invariant: every connection that was counted as established is counted as closed, once.
+
+use std::net::SocketAddr;
+
+use super::node::Node;
+use super::ws::Violation;
+use crate::protocol::CloseCode;
+use crate::telemetry::{CONNECTION_LOST, ConnectionError};
+
+/// How a connection ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// We close it.
+    Close(CloseCode),
+    /// The client closed it, with this code if it gave one.
+    Left(Option<u16>),
+    /// The stream ended without a close frame, or failed.
+    Lost(Option<std::io::ErrorKind>),
+}
+
+impl From<Violation> for End {
+    fn from(violation: Violation) -> Self {
+        Self::Close(match violation {
+            Violation::TooLarge => CloseCode::TooLarge,
+            Violation::NotUtf8 => CloseCode::NotUtf8,
+            Violation::Framing(_) => CloseCode::Framing,
+        })
+    }
+}
+
+impl End {
+    /// The word for it in metrics and logs.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Close(code) => code.reason(),
+            Self::Left(Some(code)) => CloseCode::from_code(code).unwrap_or(CloseCode::Normal).reason(),
+            Self::Left(None) => CloseCode::Normal.reason(),
+            Self::Lost(_) => CONNECTION_LOST,
+        }
+    }
+}
+
+/// Counts a connection, also when its task is torn down.
+pub struct Counted<'a> {
+    node: &'a Node,
+    reason: &'static str,
+}
+
+impl<'a> Counted<'a> {
+    /// The connection is open.
+    pub fn new(node: &'a Node) -> Self {
+        node.metrics.connection_opened();
+        Self { node, reason: CONNECTION_LOST }
+    }
+
+    /// The connection has ended.
+    pub fn ended(&mut self, end: End, peer: SocketAddr) {
+        self.reason = end.reason();
+        let error = match end {
+            End::Close(CloseCode::HelloTimeout) => ConnectionError::HelloTimeout,
+            End::Close(
+                CloseCode::Framing | CloseCode::NotUtf8 | CloseCode::Binary | CloseCode::TooLarge | CloseCode::Protocol,
+            ) => ConnectionError::Protocol,
+            End::Close(CloseCode::PingTimeout) => ConnectionError::PingTimeout,
+            End::Close(CloseCode::Slow) => ConnectionError::Slow,
+            End::Close(CloseCode::Unavailable) => ConnectionError::Unavailable,
+            End::Close(CloseCode::Overload) => ConnectionError::Overload,
+            End::Lost(Some(_)) => ConnectionError::Io,
+            _ => return,
+        };
+        self.node.metrics.connection_error(error);
+        tracing::warn!(event = "connection_error", error_type = error.label(), remote_addr = %peer.ip(), "connection failed");
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.node.metrics.connection_closed(self.reason);
+    }
+}
