@@ -17,8 +17,10 @@ RUSTFLAGS='--cfg madsim' cargo clippy --target-dir target/sim --release -p sim -
 
 step "tests"
 cargo test --workspace --exclude sim
+RUSTFLAGS='--cfg madsim' cargo test --target-dir target/sim --release -p sim
 
 step "simulation"
 cargo sim conformance
+cargo sim corpus --jobs 2
 cargo sim sweep --seeds 1..20 --jobs 2
 cargo sim meta --seed 1

@@ -26,4 +26,14 @@ impl Dice {
     pub fn one_in(&self, times: u64) -> bool {
         self.between(1, times) == 1
     }
+
+    /// True in so many of 100 cases, on average.
+    pub fn percent(&self, cases: u64) -> bool {
+        self.between(1, 100) <= cases
+    }
+
+    /// One of `all`, which is not empty.
+    pub fn pick<T: Copy>(&self, all: &[T]) -> T {
+        all[self.between(0, all.len() as u64 - 1) as usize]
+    }
 }

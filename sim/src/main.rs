@@ -7,21 +7,26 @@
 #[cfg(not(madsim))]
 compile_error!("the simulator is built by its alias: `cargo sim run --seed 1`");
 
+mod child;
 mod conformance;
+mod corpus;
 mod dice;
 mod disk;
 mod ledger;
+mod nemesis;
 mod net;
 mod oracle;
 mod plan;
 mod process;
 mod run;
+mod shrink;
 mod sweep;
 mod time;
 mod trace;
 mod workload;
 mod world;
 
+use std::io;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -32,6 +37,7 @@ use clap::{Parser, Subcommand};
 use madsim::runtime::Runtime;
 
 use oracle::{Kind, Violation};
+use plan::Plan;
 use trace::Trace;
 
 #[derive(Parser)]
@@ -47,8 +53,11 @@ enum Command {
     /// the trace is not the expected one, 13 when the simulator itself is at fault.
     Run {
         /// Whatever happens in the run follows from it.
-        #[arg(long)]
+        #[arg(long, default_value_t = 1)]
         seed: u64,
+        /// A scenario by its name, or a plan's file: instead of a plan drawn from the seed.
+        #[arg(long)]
+        scenario: Option<String>,
         /// Where to write what happened, as JSON lines.
         #[arg(long)]
         trace: Option<PathBuf>,
@@ -56,11 +65,40 @@ enum Command {
         #[arg(long, requires = "trace")]
         expect: Option<PathBuf>,
     },
+    /// A run of the plan in a file, under the seed that it names.
+    Replay {
+        /// The plan.
+        file: PathBuf,
+        /// Where to write what happened, as JSON lines.
+        #[arg(long)]
+        trace: Option<PathBuf>,
+    },
+    /// Finds the smallest plan that still fails as a seed's does.
+    Shrink {
+        /// The seed that fails.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// A scenario by its name, or a plan's file: instead of a plan drawn from the seed.
+        #[arg(long)]
+        scenario: Option<String>,
+        /// Runs, at most.
+        #[arg(long, default_value_t = 300)]
+        trials: usize,
+        /// Where to write what is left.
+        #[arg(long, default_value = "smallest.toml")]
+        out: PathBuf,
+    },
     /// Many runs, one process each.
     Sweep {
         /// The first seed and the one after the last, `A..B`.
         #[arg(long, value_parser = seeds)]
         seeds: Range<u64>,
+        /// How many at a time.
+        #[arg(long, default_value_t = 2)]
+        jobs: usize,
+    },
+    /// Every plan that is kept: the scenarios, and what once found a bug.
+    Corpus {
         /// How many at a time.
         #[arg(long, default_value_t = 2)]
         jobs: usize,
@@ -82,8 +120,15 @@ fn seeds(text: &str) -> Result<Range<u64>, String> {
 
 fn main() -> ExitCode {
     let success = match Args::parse().command {
-        Command::Run { seed, trace, expect } => return run_one(seed, trace.as_deref(), expect.as_deref()),
+        Command::Run { seed, scenario, trace, expect } => {
+            return run_one(plan_of(seed, scenario.as_deref()), trace.as_deref(), expect.as_deref());
+        }
+        Command::Replay { file, trace } => return run_one(Plan::read(&file), trace.as_deref(), None),
+        Command::Shrink { seed, scenario, trials, out } => plan_of(seed, scenario.as_deref())
+            .map_err(io::Error::other)
+            .and_then(|plan| shrink::shrink(plan, trials, &out)),
         Command::Sweep { seeds, jobs } => sweep::sweep(seeds, jobs),
+        Command::Corpus { jobs } => corpus::run(jobs),
         Command::Meta { seed } => sweep::meta(seed),
         Command::Conformance => {
             time::install();
@@ -100,7 +145,19 @@ fn main() -> ExitCode {
     }
 }
 
-fn run_one(seed: u64, path: Option<&Path>, expect: Option<&Path>) -> ExitCode {
+fn plan_of(seed: u64, scenario: Option<&str>) -> Result<Plan, String> {
+    scenario.map_or_else(|| Ok(Plan::draw(seed)), |name| Plan::load(name, seed))
+}
+
+fn run_one(plan: Result<Plan, String>, path: Option<&Path>, expect: Option<&Path>) -> ExitCode {
+    let plan = match plan {
+        Ok(plan) => plan,
+        Err(error) => {
+            eprintln!("sim: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let seed = plan.seed;
     let trace = match path.map(Trace::to_file).transpose() {
         Ok(trace) => trace.unwrap_or_default(),
         Err(error) => {
@@ -111,7 +168,7 @@ fn run_one(seed: u64, path: Option<&Path>, expect: Option<&Path>) -> ExitCode {
     time::install();
     remember_panics();
     let runtime = Runtime::with_seed_and_config(seed, madsim::Config::default());
-    let ran = catch_unwind(AssertUnwindSafe(|| runtime.block_on(run::run(seed, trace.clone()))));
+    let ran = catch_unwind(AssertUnwindSafe(|| runtime.block_on(run::run(plan, trace.clone()))));
     let lines = trace.finish();
     let mut violations = match ran {
         Ok(outcome) => {

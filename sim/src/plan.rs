@@ -1,99 +1,271 @@
-//! What will happen in a run: drawn from its seed before it begins.
+//! What will happen in a run: data, drawn from a seed or read from a file before it begins.
+//!
+//! Invariant: a plan says all that a run does besides the code under test. What it leaves to chance
+//! follows from its seed.
 
+use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::dice::Dice;
+use crate::nemesis::Kind;
+
+/// Where the scenarios are.
+const SCENARIOS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios");
 
 /// A run's course.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Plan {
-    /// Machines that run nodes.
+    /// What it is for, or what it found.
+    pub about: String,
+    /// What the plan leaves to chance follows from it.
+    pub seed: u64,
+    /// Machines that run nodes from the beginning.
     pub nodes: usize,
-    /// For how long clients send.
-    pub traffic: Duration,
-    /// Pause between two messages of one sender: at most.
-    pub pause: Duration,
-    /// Entries between two checkpoints of a node, and entries kept behind one.
+    /// Voters that the cluster grows to: 1, 3 or 5.
+    pub voters: usize,
+    /// For how long clients send, ms.
+    pub traffic_ms: u64,
+    /// Pause between two messages of one sender: at most, ms.
+    pub pause_ms: u64,
+    /// Users who chat from the beginning, two at least.
+    pub users: u64,
+    /// Entries between two checkpoints of a node.
     pub checkpoint_entries: u64,
+    /// Entries kept behind a checkpoint.
     pub kept_entries: u64,
-    /// What goes wrong, in order of time.
+    /// Windows and buffers are so small that whatever can wait does.
+    pub tiny: bool,
+    /// Machines' clocks are off by up to so many ms at the start.
+    pub clock_offset_ms: u64,
+    /// Machines' clocks go wrong by up to so many parts per million.
+    pub clock_drift_ppm: u64,
+    /// What goes wrong.
     pub faults: Vec<Fault>,
+    /// What goes wrong by chance besides; becomes faults when the plan is loaded under a seed.
+    pub rates: Vec<Rate>,
+}
+
+/// A kind of fault that comes by chance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rate {
+    /// What.
+    pub kind: Kind,
+    /// How often in a day of traffic, on average.
+    pub per_day: f64,
+    /// For how long, ms: at least and at most.
+    pub lasts_ms: (u64, u64),
+    /// How strongly: at least and at most; see [`Kind`].
+    #[serde(default)]
+    pub amount: (i64, i64),
+    /// Why so often.
+    pub reason: String,
 }
 
 /// Something that goes wrong, for a while.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Fault {
-    /// When, after traffic began.
-    pub at: Duration,
-    /// For how long.
-    pub lasts: Duration,
-    /// Whose machine.
-    pub node: usize,
     /// What.
     pub kind: Kind,
+    /// Whose machine, where the kind concerns one.
+    #[serde(default)]
+    pub target: Target,
+    /// When, after traffic began, ms.
+    pub at_ms: u64,
+    /// For how long, ms.
+    #[serde(default)]
+    pub lasts_ms: u64,
+    /// How strongly; see [`Kind`].
+    #[serde(default)]
+    pub amount: i64,
 }
 
-/// Kinds of faults.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// The process is killed, and started again.
-    Kill,
-    /// The machine's power is cut, and comes back.
-    PowerCut,
-    /// The machine is cut off from all others, clients included.
-    Isolate,
+/// Whom a fault hits; found out when it begins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Target {
+    /// Whoever leads.
+    #[default]
+    Leader,
+    /// The first node that is up and does not lead.
+    Follower,
+    /// A machine, by its number.
+    Node(usize),
 }
 
-impl Kind {
-    const ALL: [Self; 3] = [Self::Kill, Self::PowerCut, Self::Isolate];
+impl From<Target> for String {
+    fn from(target: Target) -> Self {
+        target.to_string()
+    }
 }
 
-fn millis(dice: &Dice, low: u64, high: u64) -> Duration {
-    Duration::from_millis(dice.between(low, high))
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Leader => f.write_str("leader"),
+            Self::Follower => f.write_str("follower"),
+            Self::Node(n) => write!(f, "n{n}"),
+        }
+    }
+}
+
+impl TryFrom<String> for Target {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "leader" => Ok(Self::Leader),
+            "follower" => Ok(Self::Follower),
+            other => {
+                let number = other.strip_prefix('n').and_then(|number| number.parse().ok());
+                number.map(Self::Node).ok_or_else(|| format!("a target is leader, follower or n0, n1 …, not {other:?}"))
+            }
+        }
+    }
+}
+
+impl Default for Plan {
+    /// Three nodes and some talk; nothing goes wrong.
+    fn default() -> Self {
+        Self {
+            about: String::new(),
+            seed: 0,
+            nodes: 3,
+            voters: 3,
+            traffic_ms: 15_000,
+            pause_ms: 100,
+            users: 5,
+            checkpoint_entries: 10_000,
+            kept_entries: 20_000,
+            tiny: false,
+            clock_offset_ms: 0,
+            clock_drift_ppm: 0,
+            faults: Vec::new(),
+            rates: Vec::new(),
+        }
+    }
 }
 
 impl Plan {
-    /// The plan of `seed`.
-    pub fn draw(seed: u64) -> Self {
-        let dice = Dice::new(seed, "plan");
-        let traffic = millis(&dice, 10_000, 20_000);
-        let mut faults = Vec::new();
-        let last = u64::try_from(traffic.as_millis()).unwrap_or(u64::MAX);
-        // The first is always a death in the middle of traffic; more may follow, at the same time too.
-        for n in 0..dice.between(1, 4) {
-            let kind = if n == 0 { Kind::Kill } else { Kind::ALL[dice.between(0, 2) as usize] };
-            let at = millis(&dice, 1_000, last - 1_000);
-            let lasts = millis(&dice, 50, 6_000);
-            faults.push(Fault { at, lasts, node: dice.between(0, 2) as usize, kind });
-        }
-        if dice.one_in(4) {
-            // All of them at once.
-            let at = millis(&dice, 1_000, last - 1_000);
-            faults.extend((0..3).map(|node| Fault { at, lasts: millis(&dice, 50, 3_000), node, kind: Kind::PowerCut }));
-        }
-        faults.sort_by_key(|fault| fault.at);
-        let pause = millis(&dice, 20, 200);
-        // Small mostly, so that lagging replicas are sent checkpoints, and restarts begin from one.
-        let checkpoint_entries = [5, 50, 300, 10_000][dice.between(0, 3) as usize];
-        let kept_entries = [0, 20, 200, 20_000][dice.between(0, 3) as usize];
-        Self { nodes: 3, traffic, pause, checkpoint_entries, kept_entries, faults }
+    /// Reads a plan.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or is no plan; says why.
+    pub fn read(path: &Path) -> Result<Self, String> {
+        let failed = |error: &dyn fmt::Display| format!("{}: {error}", path.display());
+        let text = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
+        let plan: Self = toml::from_str(&text).map_err(|error| failed(&error))?;
+        plan.check().map_err(|error| failed(&error))?;
+        Ok(plan)
+    }
+
+    /// The scenario of this name, or the plan in this file, under `seed`.
+    ///
+    /// # Errors
+    /// As [`Plan::read`].
+    pub fn load(name: &str, seed: u64) -> Result<Self, String> {
+        let path = Path::new(SCENARIOS).join(format!("{name}.toml"));
+        let plan = Self::read(if path.exists() { &path } else { Path::new(name) })?;
+        Ok(Self { seed, ..plan }.with_chance())
+    }
+
+    /// As it stands in a file.
+    ///
+    /// # Panics
+    /// Never: all of it has a form in TOML.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a plan is numbers, strings and tables")
     }
 
     /// For the trace.
     pub fn to_json(&self) -> Value {
-        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        let faults = self.faults.iter().map(|fault| {
-            json!({ "at_ms": ms(fault.at), "lasts_ms": ms(fault.lasts), "node": fault.node, "kind": format!("{:?}", fault.kind) })
-        });
-        json!({
-            "nodes": self.nodes,
-            "traffic_ms": ms(self.traffic),
-            "pause_ms": ms(self.pause),
-            "checkpoint_entries": self.checkpoint_entries,
-            "kept_entries": self.kept_entries,
-            "faults": faults.collect::<Vec<_>>(),
-        })
+        serde_json::to_value(self).unwrap_or_default()
+    }
+
+    /// For how long clients send.
+    pub fn traffic(&self) -> Duration {
+        Duration::from_millis(self.traffic_ms)
+    }
+
+    /// Pause between two messages of one sender, at most.
+    pub fn pause(&self) -> Duration {
+        Duration::from_millis(self.pause_ms)
+    }
+
+    /// Machines of the cluster in all, those that join later included.
+    pub fn machines(&self) -> usize {
+        self.nodes + self.faults.iter().filter(|fault| fault.kind == Kind::AddNode).count()
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.nodes == 0 || self.users < 2 {
+            return Err("a run needs a node and two users".into());
+        }
+        for fault in &self.faults {
+            if let Target::Node(n) = fault.target
+                && n >= self.machines()
+            {
+                return Err(format!("a fault aims at n{n}, and there are {} machines", self.machines()));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Fault {
+    /// When it begins, after traffic began.
+    pub fn at(&self) -> Duration {
+        Duration::from_millis(self.at_ms)
+    }
+
+    /// How long it lasts.
+    pub fn lasts(&self) -> Duration {
+        Duration::from_millis(self.lasts_ms)
+    }
+
+    /// Its strength as a count.
+    pub fn count(&self) -> u64 {
+        self.amount.max(0).unsigned_abs()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_is_the_same_after_a_file() {
+        for seed in 0..200 {
+            let plan = Plan::draw(seed);
+            assert_eq!(toml::from_str(&plan.to_toml()), Ok(plan), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn all_that_is_kept_can_be_read() {
+        for folder in [SCENARIOS, concat!(env!("CARGO_MANIFEST_DIR"), "/corpus")] {
+            for file in std::fs::read_dir(folder).expect("it is there") {
+                let path = file.expect("it can be listed").path();
+                if path.extension().is_some_and(|end| end == "toml")
+                    && let Err(error) = Plan::read(&path)
+                {
+                    panic!("{error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_wrong_target_is_refused() {
+        let plan = Plan { faults: Plan::draw(1).faults, ..Plan::default() };
+        assert!(plan.check().is_ok());
+        let far = Fault { kind: Kind::Kill, target: Target::Node(9), at_ms: 0, lasts_ms: 0, amount: 0 };
+        assert!(Plan { faults: vec![far], ..Plan::default() }.check().is_err());
+        assert!(Target::try_from("node".to_owned()).is_err());
     }
 }

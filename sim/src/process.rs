@@ -1,8 +1,10 @@
 //! What one node's process runs: the production cluster and gateway.
 
+use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
-use cluster::env::Env;
+use cluster::env::{Env, clock};
 use cluster::{Cluster, ClusterConfig};
 use im_gateway::auth::{AuthConfig, Masked};
 use im_gateway::gateway::{Gateway, GatewayConfig};
@@ -10,20 +12,52 @@ use im_gateway::telemetry::Metrics;
 
 /// What clients' tokens are signed with.
 pub const TOKEN_SECRET: &str = "the simulated clients' secret";
+/// How long a node may take to stop in good order, as in the real process.
+const STOP: Duration = Duration::from_secs(8);
 
-/// Runs a node, with clients at `listen`, until it cannot go on; says why.
-pub async fn run(env: Env, config: ClusterConfig, listen: &str, started: impl FnOnce(&Cluster)) -> String {
+/// How a process ended by itself.
+#[derive(Debug)]
+pub enum End {
+    /// It was told to stop.
+    Stopped,
+    /// It could not go on; its last words.
+    Failed(String),
+}
+
+/// What the gateway is told, with windows so small that whatever can wait does, if `tiny`.
+pub fn gateway_config(listen: String, tiny: bool) -> GatewayConfig {
+    let auth = AuthConfig { secret: Some(Masked::new(TOKEN_SECRET)), ..AuthConfig::default() };
+    let usual = GatewayConfig { listen, auth, ..GatewayConfig::default() };
+    if tiny { GatewayConfig { window_messages: 3, window_bytes: 1 << 10, ..usual } } else { usual }
+}
+
+/// Runs a node until it is told to `stop`, or cannot go on.
+pub async fn run(
+    env: Env,
+    config: ClusterConfig,
+    gateway: GatewayConfig,
+    started: impl FnOnce(&Cluster),
+    stop: impl Future<Output = ()>,
+) -> End {
     let metrics = Arc::new(Metrics::new());
     let cluster = match Cluster::start(env.clone(), config, metrics.clone()).await {
         Ok(cluster) => cluster,
-        Err(error) => return error.to_string(),
+        Err(error) => return End::Failed(error.to_string()),
     };
     started(&cluster);
-    let auth = AuthConfig { secret: Some(Masked::new(TOKEN_SECRET)), ..AuthConfig::default() };
-    let config = GatewayConfig { listen: listen.to_owned(), auth, ..GatewayConfig::default() };
-    match Gateway::start(env, cluster.clone(), config, metrics).await {
-        // It serves for as long as this process lives.
-        Ok(_gateway) => cluster.failed().await,
-        Err(error) => error.to_string(),
-    }
+    let gateway = match Gateway::start(env, cluster.clone(), gateway, metrics).await {
+        Ok(gateway) => gateway,
+        Err(error) => return End::Failed(error.to_string()),
+    };
+    let end = tokio::select! {
+        biased;
+        why = cluster.failed() => End::Failed(why),
+        () = stop => {
+            gateway.stop().await;
+            End::Stopped
+        }
+    };
+    // As in the real process: a node that fails also tries to hand over.
+    let _ = clock::timeout(STOP, cluster.stop()).await;
+    end
 }

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use im_gateway::client::Fate;
 use serde_json::json;
 
 use crate::ledger::Ledger;
+use crate::nemesis::{self, operator};
 use crate::oracle::{self, Kind, Replicas, Violation, liveness, safety};
-use crate::plan::{self, Fault, Plan};
+use crate::plan::Plan;
 use crate::time;
 use crate::trace::Trace;
 use crate::workload::Workload;
@@ -36,18 +36,17 @@ pub struct Outcome {
     pub took: Duration,
 }
 
-/// Makes the run of `seed`, within its runtime.
-pub async fn run(seed: u64, trace: Trace) -> Outcome {
+/// Makes the run of a plan, within its runtime.
+pub async fn run(plan: Plan, trace: Trace) -> Outcome {
     time::start();
-    let plan = Plan::draw(seed);
     trace.event("plan", plan.to_json());
-    let world = World::new(seed, &plan, trace.clone());
+    let world = World::new(&plan, trace.clone());
     let ledger = Ledger::new(trace.clone());
     let mut run = Run { world, ledger, replicas: Replicas::default(), violations: Vec::new() };
-    run.whole(seed, &plan).await;
+    run.whole(&plan).await;
     let book = run.ledger.book();
     run.violations.extend(oracle::check(&book));
-    run.violations.extend(run.world.failures().into_iter().map(safety));
+    run.violations.extend(run.world.violations().into_iter().map(safety));
     run.violations.truncate(MOST);
     let stored = book.sent.values().filter(|sent| matches!(sent.fate, Some(Fate::Stored(_)))).count();
     let received = book.clients.iter().map(|client| client.received.len()).sum();
@@ -70,16 +69,19 @@ struct Run {
 }
 
 impl Run {
-    async fn whole(&mut self, seed: u64, plan: &Plan) {
+    async fn whole(&mut self, plan: &Plan) {
+        if let Some(ends) = self.world.ends() {
+            tokio::spawn(operator::supervise(self.world.clone(), ends));
+        }
         (0..plan.nodes).for_each(|n| self.world.boot(n));
-        let workload = Workload::start(self.world.clone(), self.ledger.clone(), seed, plan);
+        let workload = Workload::start(self.world.clone(), self.ledger.clone(), plan);
         if !self.until(START, Self::unconnected).await {
             return;
         }
         let course = tokio::spawn({
             let (world, plan) = (self.world.clone(), plan.clone());
             async move {
-                tokio::join!(workload.chat(plan.traffic), faults(&world, &plan.faults));
+                tokio::join!(workload.chat(plan.traffic()), nemesis::run(&world, &plan));
                 workload
             }
         });
@@ -125,40 +127,7 @@ impl Run {
 
     fn unsettled(&self) -> Vec<String> {
         let mut missing = oracle::missing(&self.ledger.book());
-        let clusters = self.world.clusters();
-        if clusters.len() < self.world.len() {
-            missing.push("a node has not started".into());
-        }
-        for (node, cluster) in &clusters {
-            let reasons = cluster.not_ready();
-            if !reasons.is_empty() {
-                missing.push(format!("{node} is not ready: {reasons:?}"));
-            }
-        }
-        let applied: Vec<_> = clusters.iter().map(|(_, cluster)| cluster.state_hash().0).collect();
-        if applied.iter().any(|&index| index != applied[0]) {
-            missing.push(format!("the replicas are at the entries {applied:?}"));
-        }
+        missing.extend(operator::unmended(&self.world));
         missing
     }
-}
-
-/// Makes the faults happen, and undoes each after its time.
-async fn faults(world: &World, faults: &[Fault]) {
-    let each = faults.iter().map(|fault| async move {
-        time::sleep(fault.at).await;
-        match fault.kind {
-            plan::Kind::Kill | plan::Kind::PowerCut => {
-                world.kill(fault.node, fault.kind == plan::Kind::PowerCut);
-                time::sleep(fault.lasts).await;
-                world.boot(fault.node);
-            }
-            plan::Kind::Isolate => {
-                world.set_isolated(fault.node, true);
-                time::sleep(fault.lasts).await;
-                world.set_isolated(fault.node, false);
-            }
-        }
-    });
-    join_all(each).await;
 }

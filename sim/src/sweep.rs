@@ -1,25 +1,11 @@
-//! Many runs, one process each: a run's runtime is global to its process.
+//! Many runs, one process each.
 
 use std::ops::Range;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
-use std::{env, fs, io, thread};
+use std::{fs, io, thread};
 
-/// Real time that a run may take before it counts as spinning.
-const PATIENCE: Duration = Duration::from_secs(300);
-/// How often a child is looked after.
-const LOOK: Duration = Duration::from_millis(5);
-/// Exit code of a run that did not end.
-const SPINNING: i32 = 11;
-
-/// What came of one seed.
-struct Done {
-    code: i32,
-    said: String,
-}
+use crate::child::{self, Done, scratch};
 
 /// Runs `seeds`, `jobs` at a time; prints each failure with the command that replays it, and a
 /// summary. Returns whether all were clean.
@@ -63,46 +49,7 @@ fn indent(text: &str) -> String {
 
 /// Runs `seed` in a process of its own.
 fn one(seed: u64, more: &[&str]) -> io::Result<Done> {
-    // To a file: a pipe that nobody empties would stop the child.
-    let path = scratch(&format!("seed-{seed}.out"));
-    let out = fs::File::create(&path)?;
-    let mut child = Command::new(env::current_exe()?)
-        .args(["run", "--seed", &seed.to_string()])
-        .args(more)
-        .stdin(Stdio::null())
-        .stdout(out.try_clone()?)
-        .stderr(out)
-        .spawn()?;
-    let code = wait(&mut child)?;
-    let said = fs::read_to_string(&path)?;
-    fs::remove_file(&path)?;
-    Ok(Done { code, said })
-}
-
-fn wait(child: &mut Child) -> io::Result<i32> {
-    let mut waited = Duration::ZERO;
-    loop {
-        if let Some(status) = child.try_wait()? {
-            // Without a code it was killed by a signal.
-            return Ok(status.code().unwrap_or(13));
-        }
-        if waited >= PATIENCE {
-            child.kill()?;
-            child.wait()?;
-            return Ok(SPINNING);
-        }
-        pause();
-        waited += LOOK;
-    }
-}
-
-#[allow(clippy::disallowed_methods)] // Outside of any run, in real time.
-fn pause() {
-    thread::sleep(LOOK);
-}
-
-fn scratch(name: &str) -> PathBuf {
-    env::temp_dir().join(format!("im-gateway-sim-{}-{name}", std::process::id()))
+    child::run(&[&["run", "--seed", &seed.to_string()], more].concat())
 }
 
 /// Runs `seed` in two processes and compares their traces. Returns whether they are the same bytes.

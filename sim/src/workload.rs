@@ -15,8 +15,6 @@ use crate::process::TOKEN_SECRET;
 use crate::time;
 use crate::world::World;
 
-/// Users who chat from the beginning; the first one has two devices.
-const USERS: u64 = 5;
 /// The user who is absent until most was sent.
 const LATE: &str = "late";
 /// Expiry of tokens, ms since the Unix epoch: after every run.
@@ -27,6 +25,8 @@ pub struct Workload {
     world: World,
     ledger: Ledger,
     seed: u64,
+    /// Users who chat from the beginning; the first one has two devices.
+    users: u64,
     /// Longest pause between two messages of a sender.
     pause: Duration,
     /// Whether senders send.
@@ -35,9 +35,10 @@ pub struct Workload {
 
 impl Workload {
     /// The devices that are there from the beginning, connecting.
-    pub fn start(world: World, ledger: Ledger, seed: u64, plan: &Plan) -> Self {
-        let workload = Self { world, ledger, seed, pause: plan.pause, sending: watch::Sender::new(false) };
-        for n in 0..USERS {
+    pub fn start(world: World, ledger: Ledger, plan: &Plan) -> Self {
+        let (seed, users, pause) = (plan.seed, plan.users, plan.pause());
+        let workload = Self { world, ledger, seed, users, pause, sending: watch::Sender::new(false) };
+        for n in 0..users {
             workload.connect(&format!("u{n}"), "a");
         }
         workload.connect("u0", "b");
@@ -67,8 +68,8 @@ impl Workload {
         let (net, urls) = (self.world.client_net(), self.world.urls());
         let dice = Dice::new(self.seed, &format!("client {id}"));
         let first = dice.between(0, urls.len() as u64 - 1) as usize;
-        let sender =
-            Sender { id, ledger: self.ledger.clone(), pause: self.pause, dice, sending: self.sending.subscribe() };
+        let (ledger, users, pause) = (self.ledger.clone(), self.users, self.pause);
+        let sender = Sender { id, ledger, users, pause, dice, sending: self.sending.subscribe() };
         machine.spawn(async move {
             let token = issue(TOKEN_SECRET, &device.user, None, EXPIRES_MS).expect("HS256 signs");
             let builder = Client::builder(net, urls, Arc::new(token), &device.device);
@@ -99,6 +100,7 @@ async fn report(client: Client, id: ClientId, ledger: Ledger) {
 struct Sender {
     id: ClientId,
     ledger: Ledger,
+    users: u64,
     pause: Duration,
     dice: Dice,
     sending: watch::Receiver<bool>,
@@ -112,8 +114,8 @@ impl Sender {
             }
             let longest = u64::try_from(self.pause.as_micros()).unwrap_or(u64::MAX);
             time::sleep(Duration::from_micros(self.dice.between(0, longest))).await;
-            let to = match self.dice.between(0, USERS) {
-                USERS => LATE.to_owned(),
+            let to = match self.dice.between(0, self.users) {
+                n if n == self.users => LATE.to_owned(),
                 n => format!("u{n}"),
             };
             let name = self.ledger.sent(self.id, &to, number);

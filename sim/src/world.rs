@@ -1,7 +1,11 @@
-//! Machines that run nodes: booted, killed, cut off and booted again.
+//! Machines that run nodes: booted, killed, stopped, cut off, emptied and booted again.
+//!
+//! Invariant: faults may overlap. A machine boots when nothing keeps it down any more, and each
+//! fault takes back only what it did itself.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use cluster::config::LogKeeping;
 use cluster::env::Env;
@@ -10,11 +14,14 @@ use cluster::{Cluster, ClusterConfig};
 use madsim::runtime::Handle;
 use madsim::task::NodeId;
 use serde_json::json;
+use tokio::sync::{Notify, mpsc};
 
+use crate::dice::Dice;
 use crate::disk::Disk;
 use crate::net::{Host, Network, SimNet};
 use crate::plan::Plan;
-use crate::process;
+use crate::process::{self, End};
+use crate::time::{self, MachineClock};
 use crate::trace::Trace;
 
 /// Where nodes listen for each other.
@@ -23,6 +30,10 @@ const PEER_PORT: u16 = 7000;
 pub const CLIENT_PORT: u16 = 8080;
 /// What links between nodes authenticate with.
 const PEER_SECRET: &str = "the simulated cluster's secret";
+/// A process that does not stop in good order by then is killed, as the service manager does.
+const STOP_WITHIN: Duration = Duration::from_secs(30);
+/// How often one who waits looks.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A cluster of machines, and the network that clients share with them.
 #[derive(Clone)]
@@ -34,18 +45,45 @@ struct Shared {
     network: Network,
     trace: Trace,
     machines: Vec<Machine>,
+    voters: usize,
     log: LogKeeping,
-    /// What nodes said when they could not go on.
-    failures: Mutex<Vec<String>>,
+    tiny: bool,
+    ends: mpsc::UnboundedSender<Ended>,
+    /// For whoever restarts what ended.
+    ended: Mutex<Option<mpsc::UnboundedReceiver<Ended>>>,
+    violations: Mutex<Vec<String>>,
+}
+
+/// A process ended by itself.
+pub struct Ended {
+    /// On which machine.
+    pub machine: usize,
+    /// How.
+    pub end: End,
+    process: NodeId,
 }
 
 /// A machine of the cluster.
-struct Machine {
-    name: String,
-    host: Host,
+pub struct Machine {
+    pub name: String,
+    pub host: Host,
+    pub disk: Disk,
+    pub clock: MachineClock,
     ip: IpAddr,
-    disk: Disk,
-    process: Mutex<Option<Process>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Whether it has a place in the cluster.
+    wanted: bool,
+    /// How many faults keep it down.
+    holds: usize,
+    /// Whether the operator is giving its place to a new node.
+    replacing: bool,
+    /// Whom its disk belongs to, as far as that was seen.
+    identity: Option<String>,
+    process: Option<Process>,
 }
 
 /// A running node.
@@ -53,6 +91,9 @@ struct Process {
     node: NodeId,
     /// Once it has started; for oracles to look into.
     cluster: Option<Cluster>,
+    stop: Arc<Notify>,
+    /// How many faults make it stand still.
+    stalls: usize,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -61,28 +102,63 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl World {
     /// The plan's machines, none of which runs yet.
-    pub fn new(seed: u64, plan: &Plan, trace: Trace) -> Self {
-        let network = Network::new(seed, trace.clone());
-        let machines = (0..plan.nodes).map(|n| {
+    pub fn new(plan: &Plan, trace: Trace) -> Self {
+        let network = Network::new(plan.seed, trace.clone());
+        if plan.tiny {
+            network.make_buffers_tiny();
+        }
+        let machines = (0..plan.machines()).map(|n| {
             let name = format!("n{n}");
             let (host, ip) = network.add_host();
-            let disk = Disk::new(seed, &name, trace.clone());
-            Machine { name, host, ip, disk, process: Mutex::new(None) }
+            let disk = Disk::new(plan.seed, &name, trace.clone());
+            let state = Mutex::new(State { wanted: n < plan.nodes, ..State::default() });
+            Machine { host, ip, disk, clock: clock(plan, &name), state, name }
         });
         let machines = machines.collect();
         let checkpoint = CheckpointEvery { entries: plan.checkpoint_entries, ..CheckpointEvery::default() };
         let log = LogKeeping { checkpoint, kept_entries: plan.kept_entries };
-        Self { shared: Arc::new(Shared { network, trace, machines, log, failures: Mutex::default() }) }
+        let (ends, ended) = mpsc::unbounded_channel();
+        let shared = Shared {
+            network,
+            trace,
+            machines,
+            voters: plan.voters,
+            log,
+            tiny: plan.tiny,
+            ends,
+            ended: Mutex::new(Some(ended)),
+            violations: Mutex::default(),
+        };
+        Self { shared: Arc::new(shared) }
     }
 
-    /// How many machines there are.
+    /// How many machines there are, those included that have no place in the cluster now.
     pub fn len(&self) -> usize {
         self.shared.machines.len()
+    }
+
+    /// The machines that have a place in the cluster.
+    pub fn wanted(&self) -> Vec<usize> {
+        (0..self.len()).filter(|&n| self.state(n).wanted).collect()
     }
 
     /// The trace.
     pub fn trace(&self) -> &Trace {
         &self.shared.trace
+    }
+
+    /// The network.
+    pub fn network(&self) -> &Network {
+        &self.shared.network
+    }
+
+    /// Machine `n`.
+    pub fn machine(&self, n: usize) -> &Machine {
+        &self.shared.machines[n]
+    }
+
+    fn state(&self, n: usize) -> MutexGuard<'_, State> {
+        lock(&self.machine(n).state)
     }
 
     /// The URLs of all nodes, for clients.
@@ -98,63 +174,82 @@ impl World {
 
     /// Whether machine `n` runs a process.
     pub fn is_up(&self, n: usize) -> bool {
-        lock(&self.shared.machines[n].process).is_some()
+        self.state(n).process.is_some()
     }
 
-    /// Starts a node on machine `n`, if none runs there.
+    /// Starts a node on machine `n`, unless one runs there, or something keeps it down.
     pub fn boot(&self, n: usize) {
-        if self.is_up(n) {
+        let machine = self.machine(n);
+        let mut state = self.state(n);
+        if state.process.is_some() || state.holds > 0 || !state.wanted {
             return;
         }
-        let machine = &self.shared.machines[n];
         self.shared.trace.event("boot", json!({ "node": machine.name }));
         let net = Arc::new(self.shared.network.start(machine.host));
         let (kv, blobs) = machine.disk.open();
         let env = Env { net, kv, blobs };
         let config = self.config(n);
-        let listen = format!("{}:{CLIENT_PORT}", machine.ip);
+        let gateway = process::gateway_config(format!("{}:{CLIENT_PORT}", machine.ip), self.shared.tiny);
         let node = Handle::current().create_node().name(&machine.name).build();
-        *lock(&machine.process) = Some(Process { node: node.id(), cluster: None });
+        time::set_clock(node.id(), machine.clock.clone());
+        let stop = Arc::new(Notify::new());
+        state.process = Some(Process { node: node.id(), cluster: None, stop: stop.clone(), stalls: 0 });
         let (world, id) = (self.clone(), node.id());
         node.spawn(async move {
             let started = |cluster: &Cluster| world.started(n, id, cluster);
-            let why = process::run(env, config, &listen, started).await;
-            world.failed(n, &why);
+            let end = process::run(env, config, gateway, started, stop.notified()).await;
+            // Nobody listens once the run is over.
+            let _ = world.shared.ends.send(Ended { machine: n, end, process: id });
         });
     }
 
     fn started(&self, n: usize, id: NodeId, cluster: &Cluster) {
-        if let Some(process) = lock(&self.shared.machines[n].process).as_mut().filter(|process| process.node == id) {
+        let mut state = self.state(n);
+        if let Some(process) = state.process.as_mut().filter(|process| process.node == id) {
             process.cluster = Some(cluster.clone());
+            state.identity = Some(cluster.node_id().to_string());
         }
     }
 
-    fn failed(&self, n: usize, why: &str) {
-        let name = &self.shared.machines[n].name;
-        self.shared.trace.event("failed", json!({ "node": name, "why": why }));
-        lock(&self.shared.failures).push(format!("{name} ended by itself: {why}"));
-    }
-
     fn config(&self, n: usize) -> ClusterConfig {
-        let machine = &self.shared.machines[n];
+        let machine = self.machine(n);
         let others = self.shared.machines.iter().filter(|other| other.name != machine.name);
         ClusterConfig {
             peer_listen: machine.peer_addr(),
             peer_advertise: None,
             client_url: machine.url(),
             join: others.map(Machine::peer_addr).collect(),
-            bootstrap: n == 0,
+            // Only its first disk begins a cluster.
+            bootstrap: n == 0 && !machine.disk.was_wiped(),
             secret: cluster::peer::Secret::new(PEER_SECRET),
-            voters: 3,
+            voters: self.shared.voters,
             limits: cluster::state::Limits::default(),
             log: self.shared.log.clone(),
         }
     }
 
+    // Deaths.
+
+    /// Keeps machine `n` from booting, until [`Self::release`].
+    pub fn hold(&self, n: usize) {
+        self.state(n).holds += 1;
+    }
+
+    /// Boots machine `n` if this was the last that kept it down.
+    pub fn release(&self, n: usize) {
+        self.state(n).holds -= 1;
+        self.boot(n);
+    }
+
+    /// One thing less keeps machine `n` down, but somebody else boots it.
+    pub fn release_only(&self, n: usize) {
+        self.state(n).holds -= 1;
+    }
+
     /// Kills machine `n`'s process, as SIGKILL does, or by cutting the machine's power.
     pub fn kill(&self, n: usize, power: bool) {
-        let machine = &self.shared.machines[n];
-        let Some(process) = lock(&machine.process).take() else { return };
+        let machine = self.machine(n);
+        let Some(process) = self.state(n).process.take() else { return };
         self.shared.trace.event("kill", json!({ "node": machine.name, "power": power }));
         // Nothing that the dying tasks still do reaches the outside.
         if power {
@@ -163,29 +258,143 @@ impl World {
             self.shared.network.kill(machine.host);
         }
         machine.disk.crash();
-        Handle::current().kill(process.node);
+        process.die();
     }
 
-    /// Cuts machine `n` off from everybody, or joins it again.
-    pub fn set_isolated(&self, n: usize, isolated: bool) {
-        let machine = &self.shared.machines[n];
-        self.shared.trace.event("isolate", json!({ "node": machine.name, "isolated": isolated }));
-        for other in (0..self.shared.network.hosts()).filter(|&other| other != machine.host) {
-            self.shared.network.set_cut(machine.host, other, isolated);
-            self.shared.network.set_cut(other, machine.host, isolated);
+    /// Tells machine `n`'s process to stop in good order; returns when it has, or was killed.
+    pub async fn drain(&self, n: usize) {
+        let running = self.state(n).process.as_ref().map(|process| (process.node, process.stop.clone()));
+        let Some((id, stop)) = running else { return };
+        self.shared.trace.event("drain", json!({ "node": self.machine(n).name }));
+        stop.notify_one();
+        let deadline = time::now() + time::nanos(STOP_WITHIN);
+        while self.runs(n, id) {
+            if time::now() >= deadline {
+                self.kill(n, false);
+                return;
+            }
+            time::sleep(LOOK).await;
         }
     }
 
-    /// The name and cluster of every node that has started.
-    pub fn clusters(&self) -> Vec<(String, Cluster)> {
-        let started =
-            |machine: &Machine| Some((machine.name.clone(), lock(&machine.process).as_ref()?.cluster.clone()?));
-        self.shared.machines.iter().filter_map(started).collect()
+    fn runs(&self, n: usize, id: NodeId) -> bool {
+        self.state(n).process.as_ref().is_some_and(|process| process.node == id)
     }
 
-    /// What nodes said that could not go on.
-    pub fn failures(&self) -> Vec<String> {
-        lock(&self.shared.failures).clone()
+    /// What ended by itself from now on; for one listener.
+    pub fn ends(&self) -> Option<mpsc::UnboundedReceiver<Ended>> {
+        lock(&self.shared.ended).take()
+    }
+
+    /// Clears away a process that ended by itself; `false` when it was killed meanwhile.
+    pub fn bury(&self, ended: &Ended) -> bool {
+        let n = ended.machine;
+        if !self.runs(n, ended.process) {
+            return false;
+        }
+        if let End::Failed(why) = &ended.end {
+            self.shared.trace.event("failed", json!({ "node": self.machine(n).name, "why": why }));
+            self.kill(n, false);
+            return true;
+        }
+        if let Some(process) = self.state(n).process.take() {
+            self.shared.trace.event("stopped", json!({ "node": self.machine(n).name }));
+            self.shared.network.kill(self.machine(n).host);
+            self.machine(n).disk.close();
+            process.die();
+        }
+        true
+    }
+
+    /// Makes machine `n`'s process stand still; says which one it was.
+    pub fn stall(&self, n: usize) -> Option<NodeId> {
+        let mut state = self.state(n);
+        let process = state.process.as_mut()?;
+        process.stalls += 1;
+        Handle::current().pause(process.node);
+        Some(process.node)
+    }
+
+    /// Lets the process go on that stood still, if it lives and nothing else holds it.
+    pub fn unstall(&self, n: usize, id: NodeId) {
+        let mut state = self.state(n);
+        if let Some(process) = state.process.as_mut().filter(|process| process.node == id) {
+            process.stalls -= 1;
+            if process.stalls == 0 {
+                Handle::current().resume(id);
+            }
+        }
+    }
+
+    // Places in the cluster.
+
+    /// Gives machine `n` a place in the cluster, or takes it away.
+    pub fn set_wanted(&self, n: usize, wanted: bool) {
+        self.state(n).wanted = wanted;
+    }
+
+    /// Notes that the operator is giving machine `n`'s place to a new node, or has done so.
+    pub fn set_replacing(&self, n: usize, replacing: bool) {
+        self.state(n).replacing = replacing;
+    }
+
+    /// Whether any machine's place is being given to a new node.
+    pub fn is_replacing(&self) -> bool {
+        (0..self.len()).any(|n| self.state(n).replacing)
+    }
+
+    /// Whom machine `n`'s disk belongs to, as far as that was seen.
+    pub fn identity(&self, n: usize) -> Option<String> {
+        self.state(n).identity.clone()
+    }
+
+    /// Empties machine `n`'s disk; returns whom it belonged to. No process runs there.
+    pub fn wipe(&self, n: usize) -> Option<String> {
+        self.shared.trace.event("wipe", json!({ "node": self.machine(n).name }));
+        self.machine(n).disk.wipe();
+        self.state(n).identity.take()
+    }
+
+    // Looking.
+
+    /// What the node on machine `n` says, by its own clock; `None` unless it has started.
+    pub fn ask<T>(&self, n: usize, question: impl FnOnce(&Cluster) -> T) -> Option<T> {
+        let (id, cluster) = self.node(n)?;
+        Some(time::seen_by(id, || question(&cluster)))
+    }
+
+    /// The process on machine `n`, once it has started.
+    pub fn node(&self, n: usize) -> Option<(NodeId, Cluster)> {
+        let state = self.state(n);
+        let process = state.process.as_ref()?;
+        Some((process.node, process.cluster.clone()?))
+    }
+
+    /// The name and cluster of every node that has started. Whatever depends on time must be asked
+    /// by [`Self::ask`].
+    pub fn clusters(&self) -> Vec<(String, Cluster)> {
+        let started = |n| Some((self.machine(n).name.clone(), self.node(n)?.1));
+        (0..self.len()).filter_map(started).collect()
+    }
+
+    /// Notes something that never may happen.
+    pub fn violated(&self, text: String) {
+        lock(&self.shared.violations).push(text);
+    }
+
+    /// What happened that never may.
+    pub fn violations(&self) -> Vec<String> {
+        lock(&self.shared.violations).clone()
+    }
+}
+
+impl Process {
+    fn die(self) {
+        if self.stalls > 0 {
+            // Its tasks are dropped where their clock is known.
+            Handle::current().resume(self.node);
+        }
+        Handle::current().kill(self.node);
     }
 }
 
@@ -197,4 +406,13 @@ impl Machine {
     fn url(&self) -> String {
         format!("ws://{}:{CLIENT_PORT}/ws", self.ip)
     }
+}
+
+/// A machine's clock, as wrong as the plan allows.
+fn clock(plan: &Plan, name: &str) -> MachineClock {
+    let dice = Dice::new(plan.seed, &format!("clock of {name}"));
+    let around = |most: u64| i64::try_from(dice.between(0, 2 * most)).unwrap_or(0) - i64::try_from(most).unwrap_or(0);
+    let clock = MachineClock::new(dice.between(0, 1 << 50), around(plan.clock_drift_ppm));
+    clock.jump(around(plan.clock_offset_ms));
+    clock
 }

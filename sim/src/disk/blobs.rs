@@ -10,6 +10,7 @@ use cluster::env::Blobs;
 use cluster::env::blobs::check_name;
 
 use super::User;
+use super::faults::Operation;
 use crate::dice::Dice;
 
 /// The objects of a disk.
@@ -44,6 +45,22 @@ impl Objects {
         }
     }
 
+    /// What a copy of the disk holds.
+    pub fn copy(&self) -> Self {
+        Self { visible: self.visible.clone(), ..Self::default() }
+    }
+
+    /// Flips a bit of some object; says of which. No checksum finds it here.
+    pub fn flip_bit(&mut self, dice: &Dice) -> Option<String> {
+        let at = dice.between(0, (self.visible.len() as u64).checked_sub(1)?);
+        let (name, bytes) = self.visible.iter_mut().nth(at as usize)?;
+        if bytes.is_empty() {
+            return None;
+        }
+        flip(bytes, dice);
+        Some(name.clone())
+    }
+
     /// Decides what became of the unfinished.
     pub fn crash(&mut self, dice: &Dice) {
         for (name, bytes) in std::mem::take(&mut self.going) {
@@ -57,6 +74,14 @@ impl Objects {
             }
         }
     }
+}
+
+/// Flips one bit of bytes that are not empty.
+pub fn flip(bytes: &mut Bytes, dice: &Dice) {
+    let mut flipped = bytes.to_vec();
+    let at = dice.between(0, flipped.len() as u64 - 1) as usize;
+    flipped[at] ^= 1 << dice.between(0, 7);
+    *bytes = flipped.into();
 }
 
 /// `Blobs` of one process.
@@ -80,20 +105,24 @@ impl Drop for Put<'_> {
 impl Blobs for SimBlobs {
     async fn put(&self, name: &str, parts: Vec<Bytes>) -> io::Result<()> {
         check_name(name)?;
-        self.0.alive()?;
+        self.0.meet(Operation::Write)?;
         let bytes = Bytes::from(parts.concat());
         self.0.disk.shared.trace.detail("put", &[bytes.len() as u64], name.as_bytes());
         let number = self.0.disk.objects().begin(name, bytes);
         let put = Put { user: &self.0, number };
         self.0.spin().await;
-        self.0.alive()?;
+        if let Err(error) = self.0.meet(Operation::Sync) {
+            // It may still be there after a crash.
+            std::mem::forget(put);
+            return Err(error);
+        }
         drop(put);
         Ok(())
     }
 
     async fn read(&self, name: &str, range: Range<u64>) -> io::Result<Bytes> {
         check_name(name)?;
-        self.0.alive()?;
+        self.0.meet(Operation::Read)?;
         let bytes = self.0.disk.objects().visible.get(name).cloned().ok_or(ErrorKind::NotFound)?;
         if range.end > bytes.len() as u64 {
             return Err(ErrorKind::UnexpectedEof.into());
@@ -106,18 +135,19 @@ impl Blobs for SimBlobs {
 
     async fn len(&self, name: &str) -> io::Result<Option<u64>> {
         check_name(name)?;
-        self.0.alive()?;
+        self.0.meet(Operation::Read)?;
         Ok(self.0.disk.objects().visible.get(name).map(|bytes| bytes.len() as u64))
     }
 
     async fn list(&self) -> io::Result<Vec<String>> {
-        self.0.alive()?;
+        self.0.meet(Operation::Read)?;
         Ok(self.0.disk.objects().visible.keys().cloned().collect())
     }
 
     async fn delete(&self, name: &str) -> io::Result<()> {
         check_name(name)?;
-        self.0.alive()?;
+        // A full disk lets one delete.
+        self.0.meet(Operation::Read)?;
         self.0.disk.objects().delete(name);
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Ordered records in memory, with an undo log back to the last sync.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, ErrorKind};
 use std::ops::Bound;
 
@@ -10,6 +10,7 @@ use cluster::env::Kv;
 use cluster::env::kv::Write;
 
 use super::User;
+use super::faults::{Excuse, Operation};
 use crate::dice::Dice;
 
 const MAX_KEY: usize = 256;
@@ -23,6 +24,8 @@ pub struct Records {
     undo: VecDeque<Vec<(Bytes, Option<Bytes>)>>,
     /// Batches that are durable.
     durable: u64,
+    /// Records that fail the store's own checksum, until they are overwritten.
+    damaged: BTreeSet<Bytes>,
 }
 
 impl Records {
@@ -33,6 +36,7 @@ impl Records {
                 Write::Put(key, value) => (key, self.visible.insert(key.clone(), value.clone())),
                 Write::Delete(key) => (key, self.visible.remove(key)),
             };
+            self.damaged.remove(key);
             undo.push((key.clone(), old));
         }
         self.undo.push_back(undo);
@@ -46,6 +50,29 @@ impl Records {
         let more = upto.saturating_sub(self.durable);
         self.undo.drain(..usize::try_from(more).expect("batches fit into memory"));
         self.durable = self.durable.max(upto);
+    }
+
+    /// All that was written is there when it is opened again.
+    pub fn close(&mut self) {
+        self.make_durable(self.written());
+    }
+
+    /// What a copy of the disk holds, made between two batches.
+    pub fn copy(&self) -> Self {
+        Self { visible: self.visible.clone(), damaged: self.damaged.clone(), ..Self::default() }
+    }
+
+    /// Flips a bit somewhere; says where. The store's checksum finds it, or is fooled.
+    pub fn flip_bit(&mut self, dice: &Dice) -> Option<String> {
+        let at = dice.between(0, (self.visible.len() as u64).checked_sub(1)?);
+        let (key, value) = self.visible.iter_mut().nth(at as usize)?;
+        let name = String::from_utf8_lossy(key).into_owned();
+        if value.is_empty() || dice.one_in(2) {
+            self.damaged.insert(key.clone());
+            return Some(format!("{name}, which the store finds"));
+        }
+        super::blobs::flip(value, dice);
+        Some(name)
     }
 
     /// Drops some of the batches that are not durable, the last ones; says how many.
@@ -68,8 +95,18 @@ impl Records {
 /// `Kv` of one process.
 pub struct SimKv(pub User);
 
-fn found(record: (&Bytes, &Bytes)) -> (Bytes, Bytes) {
-    (record.0.clone(), record.1.clone())
+impl SimKv {
+    /// A record that was found, unless it is damaged.
+    fn found(&self, records: &Records, record: (&Bytes, &Bytes)) -> io::Result<(Bytes, Bytes)> {
+        if records.damaged.contains(record.0) {
+            let mut faults = self.0.disk.faults();
+            faults.tell(Excuse::Damaged);
+            let text = "a stored record is corrupt: its checksum does not match";
+            faults.fail(ErrorKind::InvalidData, text.to_owned());
+            return Err(io::Error::new(ErrorKind::InvalidData, text));
+        }
+        Ok((record.0.clone(), record.1.clone()))
+    }
 }
 
 type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
@@ -81,24 +118,30 @@ fn bounds<'a>(from: &'a [u8], to: &'a [u8]) -> Option<Bounds<'a>> {
 #[async_trait]
 impl Kv for SimKv {
     fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
-        self.0.alive()?;
-        Ok(self.0.disk.records().visible.get(key).cloned())
+        self.0.meet_for_good(Operation::Read)?;
+        let records = self.0.disk.records();
+        let found = records.visible.get_key_value(key).map(|record| self.found(&records, record));
+        Ok(found.transpose()?.map(|(_, value)| value))
     }
 
     fn range(&self, from: &[u8], to: &[u8], limit: usize) -> io::Result<Vec<(Bytes, Bytes)>> {
-        self.0.alive()?;
+        self.0.meet_for_good(Operation::Read)?;
         let Some(bounds) = bounds(from, to) else { return Ok(Vec::new()) };
-        Ok(self.0.disk.records().visible.range::<[u8], _>(bounds).take(limit).map(found).collect())
+        let records = self.0.disk.records();
+        let found = records.visible.range::<[u8], _>(bounds).take(limit);
+        found.map(|record| self.found(&records, record)).collect()
     }
 
     fn last(&self, from: &[u8], to: &[u8]) -> io::Result<Option<(Bytes, Bytes)>> {
-        self.0.alive()?;
+        self.0.meet_for_good(Operation::Read)?;
         let Some(bounds) = bounds(from, to) else { return Ok(None) };
-        Ok(self.0.disk.records().visible.range::<[u8], _>(bounds).next_back().map(found))
+        let records = self.0.disk.records();
+        let found = records.visible.range::<[u8], _>(bounds).next_back();
+        found.map(|record| self.found(&records, record)).transpose()
     }
 
     fn write(&self, batch: &[Write]) -> io::Result<()> {
-        self.0.alive()?;
+        self.0.meet_for_good(Operation::Write)?;
         for write in batch {
             let (key, len) = match write {
                 Write::Put(key, value) => (key, value.len()),
@@ -115,10 +158,10 @@ impl Kv for SimKv {
     }
 
     async fn sync(&self) -> io::Result<()> {
-        self.0.alive()?;
+        self.0.meet_for_good(Operation::Read)?;
         let upto = self.0.disk.records().written();
         self.0.spin().await;
-        self.0.alive()?;
+        self.0.meet_for_good(Operation::Sync)?;
         self.0.disk.records().make_durable(upto);
         Ok(())
     }

@@ -1,12 +1,13 @@
 //! A simulated machine's disk: it outlives processes, and forgets what was not synced when one dies.
 //!
 //! Invariant: as [`cluster::env::kv`] says, a crash drops a suffix of whole unsynced batches; how
-//! long a suffix is chance. Faults of the disk itself are still to come here.
+//! long a suffix is chance. What is wrong with the disk itself is in [`faults`].
 
 mod blobs;
+mod faults;
 mod kv;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{io, io::ErrorKind};
@@ -17,6 +18,8 @@ use crate::dice::Dice;
 use crate::time;
 use crate::trace::Trace;
 use blobs::{Objects, SimBlobs};
+pub use faults::{Excuse, Trouble, asks_to_begin_anew};
+use faults::{Faults, Operation};
 use kv::{Records, SimKv};
 
 /// A sync takes at least and at most this long, mostly; one in [`SLOW_ONE_IN`] takes up to [`SLOW`].
@@ -36,6 +39,10 @@ struct Shared {
     life: AtomicU64,
     records: Mutex<Records>,
     objects: Mutex<Objects>,
+    faults: Mutex<Faults>,
+    /// Whether it was damaged, or replaced by an old copy, since it was last empty.
+    spoilt: Mutex<Option<Excuse>>,
+    wiped: AtomicBool,
     dice: Dice,
     trace: Trace,
 }
@@ -49,6 +56,9 @@ impl Disk {
             life: AtomicU64::new(0),
             records: Mutex::default(),
             objects: Mutex::default(),
+            faults: Mutex::default(),
+            spoilt: Mutex::default(),
+            wiped: AtomicBool::new(false),
             dice,
             trace,
         };
@@ -63,10 +73,78 @@ impl Disk {
 
     /// The process that uses it dies at this instant.
     pub fn crash(&self) {
-        self.shared.life.fetch_add(1, Ordering::Relaxed);
+        self.end_process();
         let dropped = self.records().crash(&self.shared.dice);
         self.objects().crash(&self.shared.dice);
         self.shared.trace.event("disk_crash", serde_json::json!({ "disk": self.shared.name, "batches_lost": dropped }));
+    }
+
+    /// The process that uses it ends in good order.
+    pub fn close(&self) {
+        self.end_process();
+        self.records().close();
+        self.objects().crash(&self.shared.dice);
+    }
+
+    fn end_process(&self) {
+        self.shared.life.fetch_add(1, Ordering::Relaxed);
+        self.faults().next_process();
+    }
+
+    /// Begins a trouble, or ends it.
+    pub fn set_trouble(&self, trouble: Trouble, on: bool) {
+        self.faults().set(trouble, on);
+    }
+
+    /// Why the process that uses it may end by itself.
+    pub fn excuses(&self) -> Vec<Excuse> {
+        let spoilt = *self.spoilt();
+        self.faults().told().iter().copied().chain(spoilt).collect()
+    }
+
+    /// Flips a bit of what is stored, anywhere; says where.
+    pub fn flip_bit(&self) -> Option<String> {
+        let dice = &self.shared.dice;
+        let at = if dice.one_in(2) { self.records().flip_bit(dice) } else { self.objects().flip_bit(dice) };
+        if at.is_some() {
+            self.spoilt().get_or_insert(Excuse::Damaged);
+        }
+        at
+    }
+
+    /// What a copy of it holds that is made now.
+    pub fn copy(&self) -> Image {
+        Image { records: self.records().copy(), objects: self.objects().copy() }
+    }
+
+    /// Puts an old copy in the place of what is stored; no process uses it.
+    pub fn restore(&self, copy: Image) {
+        *self.records() = copy.records;
+        *self.objects() = copy.objects;
+        *self.spoilt() = Some(Excuse::OldCopy);
+    }
+
+    /// Whether it was ever emptied.
+    pub fn was_wiped(&self) -> bool {
+        self.shared.wiped.load(Ordering::Relaxed)
+    }
+
+    /// Whether it was damaged, or replaced by an old copy, since it was last empty.
+    pub fn is_spoilt(&self) -> bool {
+        self.spoilt().is_some()
+    }
+
+    /// Its process has caught up from what an old copy held: it is as good as another.
+    pub fn trust(&self) {
+        *self.spoilt() = None;
+    }
+
+    /// Empties it; no process uses it.
+    pub fn wipe(&self) {
+        self.shared.wiped.store(true, Ordering::Relaxed);
+        *self.records() = Records::default();
+        *self.objects() = Objects::default();
+        *self.spoilt() = None;
     }
 
     fn records(&self) -> MutexGuard<'_, Records> {
@@ -76,6 +154,20 @@ impl Disk {
     fn objects(&self) -> MutexGuard<'_, Objects> {
         self.shared.objects.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn faults(&self) -> MutexGuard<'_, Faults> {
+        self.shared.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn spoilt(&self) -> MutexGuard<'_, Option<Excuse>> {
+        self.shared.spoilt.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a disk held at some time.
+pub struct Image {
+    records: Records,
+    objects: Objects,
 }
 
 /// One process's use of a disk.
@@ -93,11 +185,24 @@ impl User {
         Err(io::Error::new(ErrorKind::NotConnected, "this process is dead"))
     }
 
+    /// What a file meets that does this.
+    fn meet(&self, operation: Operation) -> io::Result<()> {
+        self.alive()?;
+        self.disk.faults().meet(operation)
+    }
+
+    /// What a store meets that does this, and never recovers from.
+    fn meet_for_good(&self, operation: Operation) -> io::Result<()> {
+        self.alive()?;
+        self.disk.faults().meet_for_good(operation)
+    }
+
     /// Takes as long as a disk takes.
     async fn spin(&self) {
         let dice = &self.disk.shared.dice;
         let slowest = if dice.one_in(SLOW_ONE_IN) { SLOW } else { SYNC.1 };
-        let nanos = dice.between(time::nanos(SYNC.0), time::nanos(slowest));
+        let slowest = self.disk.faults().slow_ms().map_or(slowest, Duration::from_millis);
+        let nanos = dice.between(time::nanos(SYNC.0), time::nanos(slowest).max(time::nanos(SYNC.1)));
         time::sleep(Duration::from_nanos(nanos)).await;
     }
 }

@@ -66,8 +66,9 @@ impl End {
 }
 
 impl Conn {
-    pub fn new(client: End, server: End) -> Self {
-        Self { pipes: Default::default(), ends: [client, server] }
+    /// With so many bytes of buffer at either end of each direction.
+    pub fn new(client: End, server: End, window: usize) -> Self {
+        Self { pipes: [Pipe::new(window), Pipe::new(window)], ends: [client, server] }
     }
 
     /// Whether no process will look at it again.
@@ -132,7 +133,7 @@ impl Conn {
             self.reset(peer, there);
         } else {
             if !self.pipes[side].is_ended() {
-                self.pipes[side].finish(there);
+                self.pipes[side].finish(now, there);
             }
             if coming {
                 // It will arrive at a closed end.

@@ -6,6 +6,7 @@
 //! know them.
 
 mod conn;
+mod links;
 mod pipe;
 mod stream;
 mod switch;
@@ -20,13 +21,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cluster::env::Net;
 use cluster::env::net::{BoxConn, Listener};
-use tokio::sync::Notify;
 
 use crate::dice::Dice;
 use crate::time;
 use crate::trace::Trace;
+pub use links::Weakness;
 use stream::Stream;
-use switch::{Asked, Listening, Switch};
+use switch::{Asked, Buffers, Listening, Switch};
 
 /// A machine's number.
 pub type Host = usize;
@@ -44,8 +45,6 @@ pub struct Life {
 #[derive(Clone)]
 pub struct Network {
     switch: Arc<Mutex<Switch>>,
-    /// Something changed that connecting waits for.
-    changed: Arc<Notify>,
 }
 
 /// Wakers to be called once the network's lock is free: they may drop streams.
@@ -62,7 +61,12 @@ impl Network {
     /// A network without machines.
     pub fn new(seed: u64, trace: Trace) -> Self {
         let switch = Switch::new(Dice::new(seed, "network"), trace);
-        Self { switch: Arc::new(Mutex::new(switch)), changed: Arc::default() }
+        Self { switch: Arc::new(Mutex::new(switch)) }
+    }
+
+    /// Gives streams that are opened from now on tiny buffers.
+    pub fn make_buffers_tiny(&self) {
+        self.with(|switch, _| switch.buffers = Buffers::TINY);
     }
 
     /// Adds a machine, powered, and tells its address.
@@ -78,7 +82,6 @@ impl Network {
     /// Starts a process on a machine; an earlier one must have been killed.
     pub fn start(&self, host: Host) -> SimNet {
         let life = self.with(|switch, later| switch.start(host, later));
-        self.changed.notify_waiters();
         SimNet { network: self.clone(), life }
     }
 
@@ -92,11 +95,15 @@ impl Network {
         self.with(|switch, later| switch.power_off(host, later));
     }
 
-    /// Cuts the way from one machine to another, or joins it again. What was under way arrives, what
-    /// is sent meanwhile waits.
-    pub fn set_cut(&self, from: Host, to: Host, cut: bool) {
-        self.with(|switch, later| switch.set_cut(from, to, cut, later));
-        self.changed.notify_waiters();
+    /// Weakens the way from one machine to another, or ends that. Through a cut, what was under way
+    /// arrives, and what is sent meanwhile waits.
+    pub fn set_way(&self, from: Host, to: Host, weakness: Weakness, on: bool) {
+        self.with(|switch, later| switch.set_way(from, to, weakness, on, later));
+    }
+
+    /// Resets all streams between two machines, as a box on the way does that forgot them.
+    pub fn reset_between(&self, one: Host, other: Host) {
+        self.with(|switch, later| switch.reset_between(one, other, later));
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut Switch, &mut Later) -> T) -> T {
@@ -123,34 +130,33 @@ impl Net for SimNet {
 
     async fn connect(&self, addr: &str) -> io::Result<BoxConn> {
         let addr = parse(addr)?;
+        let mut pause = SYN_AGAIN;
         loop {
-            let changed = self.network.changed.notified();
-            let Some(delay) = self.network.with(|switch, _| switch.way(self.life, addr))? else {
-                // No answer, as long as it takes.
-                changed.await;
-                continue;
-            };
-            time::sleep(delay).await;
-            let asked = self.network.with(|switch, later| switch.ask(self.life, addr, later))?;
-            match asked {
-                Asked::Opened(id, delay) => {
-                    let stream = Stream::new(self.network.clone(), id, 0, addr);
-                    time::sleep(delay).await;
-                    return Ok(Box::new(stream));
+            if let Some(delay) = self.network.with(|switch, _| switch.way(self.life, addr))? {
+                time::sleep(delay).await;
+                match self.network.with(|switch, later| switch.ask(self.life, addr, later))? {
+                    Asked::Opened(id, delay) => {
+                        let stream = Stream::new(self.network.clone(), id, 0, addr);
+                        time::sleep(delay).await;
+                        return Ok(Box::new(stream));
+                    }
+                    Asked::Refused(delay) => {
+                        time::sleep(delay).await;
+                        return Err(ErrorKind::ConnectionRefused.into());
+                    }
+                    Asked::Lost => {}
                 }
-                Asked::Refused(delay) => {
-                    time::sleep(delay).await;
-                    return Err(ErrorKind::ConnectionRefused.into());
-                }
-                // Lost on the way: TCP asks again.
-                Asked::Lost => time::sleep(RETRY).await,
             }
+            // No answer: TCP asks again, ever more slowly.
+            time::sleep(pause).await;
+            pause = (pause * 2).min(SYN_AT_LEAST_EVERY);
         }
     }
 }
 
-/// Pause before a lost request to connect is repeated.
-const RETRY: Duration = Duration::from_millis(200);
+/// The first pause before an unanswered request to connect is repeated, and the longest.
+const SYN_AGAIN: Duration = Duration::from_secs(1);
+const SYN_AT_LEAST_EVERY: Duration = Duration::from_secs(64);
 
 fn parse(addr: &str) -> io::Result<SocketAddr> {
     addr.parse().map_err(|_| io::Error::new(ErrorKind::InvalidInput, format!("{addr:?} is no address")))
@@ -160,6 +166,13 @@ fn parse(addr: &str) -> io::Result<SocketAddr> {
 fn ip(host: Host) -> IpAddr {
     let [_, _, high, low] = u32::try_from(host + 1).expect("few machines").to_be_bytes();
     Ipv4Addr::new(10, 0, high, low).into()
+}
+
+/// The machine whose address this would be.
+fn host_of(ip: IpAddr) -> Option<Host> {
+    let IpAddr::V4(ip) = ip else { return None };
+    let [10, 0, high, low] = ip.octets() else { return None };
+    Host::from(u16::from_be_bytes([high, low])).checked_sub(1)
 }
 
 struct Accepting {

@@ -6,14 +6,16 @@ use bytes::{Buf, Bytes};
 
 use crate::time::NEVER;
 
-/// Bytes that the sender's and the receiver's system hold together.
-pub const CAPACITY: usize = 128 << 10;
-/// The receiver's part: what arrived within it is acknowledged.
+/// The receiver's part of the bytes in buffers: what arrived within it is acknowledged. The sender's
+/// part is as large.
 pub const WINDOW: usize = 64 << 10;
+/// The same where buffers are tiny: a few frames.
+pub const TINY_WINDOW: usize = 512;
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Pipe {
+    window: usize,
     segments: VecDeque<Segment>,
     len: usize,
     /// When the end arrives, if the sender has closed.
@@ -22,6 +24,8 @@ pub struct Pipe {
     last: u64,
     /// When the receiver's system last took something, or the sender began to wait for that.
     progress: u64,
+    /// Since when a cut holds something back.
+    held_since: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -42,9 +46,14 @@ pub enum Found {
 }
 
 impl Pipe {
+    /// With so many bytes of buffer at either end.
+    pub fn new(window: usize) -> Self {
+        Self { window, segments: VecDeque::new(), len: 0, end: None, last: 0, progress: 0, held_since: None }
+    }
+
     /// How many bytes the sender may write.
     pub fn room(&self) -> usize {
-        CAPACITY.saturating_sub(self.len)
+        (2 * self.window).saturating_sub(self.len)
     }
 
     /// Whether the sender has closed.
@@ -68,14 +77,26 @@ impl Pipe {
             self.progress = now;
         }
         self.len += bytes.len();
-        self.last = self.last.max(arrives);
+        self.schedule(now, arrives);
         self.segments.push_back(Segment { arrives: self.last, bytes });
     }
 
     /// Sends the end.
-    pub fn finish(&mut self, arrives: u64) {
-        self.last = self.last.max(arrives);
+    pub fn finish(&mut self, now: u64, arrives: u64) {
+        self.schedule(now, arrives);
         self.end = Some(self.last);
+    }
+
+    fn schedule(&mut self, now: u64, arrives: u64) {
+        self.last = self.last.max(arrives);
+        if self.last == NEVER {
+            self.held_since.get_or_insert(now);
+        }
+    }
+
+    /// Since when a cut holds something back.
+    pub fn held_since(&self) -> Option<u64> {
+        self.held_since
     }
 
     /// Takes at most `limit` bytes that arrived.
@@ -93,7 +114,7 @@ impl Pipe {
         if !segment.bytes.has_remaining() {
             self.segments.pop_front();
         }
-        if self.len > WINDOW {
+        if self.len > self.window {
             self.progress = now;
         }
         self.len -= bytes.len();
@@ -116,10 +137,11 @@ impl Pipe {
         self.segments.iter_mut().for_each(|segment| held(&mut segment.arrives));
         self.end.as_mut().map(held);
         held(&mut self.last);
+        self.held_since = None;
     }
 
     fn is_unacknowledged(&self, now: u64) -> bool {
-        self.len > WINDOW || self.segments.back().is_some_and(|segment| segment.arrives > now)
+        self.len > self.window || self.segments.back().is_some_and(|segment| segment.arrives > now)
     }
 
     /// Since when the sender waits for an acknowledgement without any progress.

@@ -1,6 +1,6 @@
 //! What the network knows and does, under one lock.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::task::Waker;
@@ -9,7 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::conn::{Conn, End, Standing, Wait};
-use super::{Host, Later, Life, Listeners, ip};
+use super::links::{Links, Weakness};
+use super::pipe::{TINY_WINDOW, WINDOW};
+use super::{Host, Later, Life, Listeners, host_of, ip};
 use crate::dice::Dice;
 use crate::time::{NEVER, nanos, now};
 use crate::trace::Trace;
@@ -18,18 +20,23 @@ use crate::trace::Trace;
 const BACKLOG: usize = 4096;
 /// First port for those that ask for any.
 const FIRST_PORT: u16 = 32_768;
-/// Latency within a machine, one way.
-const LOCAL: Duration = Duration::from_micros(20);
-/// Fixed part of a link's latency, one way: at least and at most.
-const LINK: (Duration, Duration) = (Duration::from_micros(100), Duration::from_micros(800));
-/// Most that one packet takes longer; one in [`TAIL_ONE_IN`] takes up to [`TAIL`] longer.
-const JITTER: Duration = Duration::from_micros(200);
-const TAIL: Duration = Duration::from_millis(10);
-const TAIL_ONE_IN: u64 = 500;
-/// After a cut ends, TCP tries again within this.
+/// A machine that is back hears again within this from those who still send to it.
 const RETRANSMIT: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(200));
-/// One write in so many is taken, one read in so many given, only in part.
-const PARTIAL_ONE_IN: u64 = 8;
+/// What streams have to do with.
+#[derive(Debug, Clone, Copy)]
+pub struct Buffers {
+    /// Bytes at either end.
+    window: usize,
+    /// One write in so many is taken, one read in so many given, only in part.
+    partial_one_in: u64,
+}
+
+impl Buffers {
+    /// As systems have them.
+    pub const USUAL: Self = Self { window: WINDOW, partial_one_in: 8 };
+    /// So small that whatever can wait does.
+    pub const TINY: Self = Self { window: TINY_WINDOW, partial_one_in: 2 };
+}
 
 /// A listening address.
 pub struct Listening {
@@ -60,11 +67,11 @@ pub enum Asked {
 /// See the module.
 pub struct Switch {
     machines: Vec<Machine>,
-    latency: BTreeMap<(Host, Host), u64>,
-    cut: BTreeSet<(Host, Host)>,
+    links: Links,
     listeners: Listeners,
     conns: BTreeMap<u64, Conn>,
     next_conn: u64,
+    pub buffers: Buffers,
     dice: Dice,
     trace: Trace,
 }
@@ -77,11 +84,11 @@ impl Switch {
     pub fn new(dice: Dice, trace: Trace) -> Self {
         Self {
             machines: Vec::new(),
-            latency: BTreeMap::new(),
-            cut: BTreeSet::new(),
+            links: Links::new(dice.clone()),
             listeners: BTreeMap::new(),
             conns: BTreeMap::new(),
             next_conn: 0,
+            buffers: Buffers::USUAL,
             dice,
             trace,
         }
@@ -90,12 +97,7 @@ impl Switch {
     pub fn add_host(&mut self) -> (Host, IpAddr) {
         let host = self.machines.len();
         self.machines.push(Machine { powered: true, life: 0, running: false, next_port: FIRST_PORT });
-        for other in 0..host {
-            for way in [(host, other), (other, host)] {
-                self.latency.insert(way, self.dice.between(nanos(LINK.0), nanos(LINK.1)));
-            }
-        }
-        self.latency.insert((host, host), nanos(LOCAL));
+        self.links.add_host();
         (host, ip(host))
     }
 
@@ -182,24 +184,41 @@ impl Switch {
         }
     }
 
-    pub fn set_cut(&mut self, from: Host, to: Host, cut: bool, later: &mut Later) {
-        if cut {
-            self.cut.insert((from, to));
+    /// Weakens a way for as long as a fault lasts, or ends that. What a cut held back is sent again
+    /// some time after it ends.
+    pub fn set_way(&mut self, from: Host, to: Host, weakness: Weakness, on: bool, later: &mut Later) {
+        let was_cut = self.links.is_cut(from, to);
+        self.links.set(from, to, weakness, on);
+        if !was_cut || self.links.is_cut(from, to) {
             return;
         }
-        self.cut.remove(&(from, to));
-        let (low, high) = RETRANSMIT;
         for conn in self.conns.values_mut() {
             for side in [0, 1] {
-                if conn.ends[side].life.host == from && conn.ends[1 - side].life.host == to {
-                    let arrives = now() + self.dice.between(nanos(low), nanos(high));
-                    conn.pipes[side].release(arrives);
-                    if conn.ends[1 - side].standing == Standing::Closed && !conn.pipes[side].is_empty() {
-                        conn.reset(side, arrives + self.latency[&(to, from)]);
-                        conn.ends[side].wake(later);
-                    }
-                    conn.ends[1 - side].wake(later);
+                if conn.ends[side].life.host != from || conn.ends[1 - side].life.host != to {
+                    continue;
                 }
+                let Some(since) = conn.pipes[side].held_since() else { continue };
+                let arrives = self.links.retry_after_cut(since);
+                conn.pipes[side].release(arrives);
+                if conn.ends[1 - side].standing == Standing::Closed && !conn.pipes[side].is_empty() {
+                    conn.reset(side, arrives + self.links.latency(to, from));
+                    conn.ends[side].wake(later);
+                }
+                conn.ends[1 - side].wake(later);
+            }
+        }
+    }
+
+    /// Something on the way resets all streams between two machines.
+    pub fn reset_between(&mut self, one: Host, other: Host, later: &mut Later) {
+        for conn in self.conns.values_mut() {
+            let hosts = [conn.ends[0].life.host, conn.ends[1].life.host];
+            if hosts != [one, other] && hosts != [other, one] {
+                continue;
+            }
+            for side in [0, 1] {
+                conn.reset(side, now() + self.links.latency(hosts[1 - side], hosts[side]));
+                conn.ends[side].wake(later);
             }
         }
     }
@@ -207,21 +226,6 @@ impl Switch {
     fn alive(&self, life: Life) -> io::Result<()> {
         let machine = &self.machines[life.host];
         if machine.running && machine.life == life.number { Ok(()) } else { Err(dead()) }
-    }
-
-    /// How long a packet takes, in nanoseconds.
-    fn latency(&self, from: Host, to: Host) -> u64 {
-        let fixed = self.latency[&(from, to)];
-        if from == to {
-            return fixed;
-        }
-        let tail = if self.dice.one_in(TAIL_ONE_IN) { self.dice.between(0, nanos(TAIL)) } else { 0 };
-        fixed + self.dice.between(0, nanos(JITTER)) + tail
-    }
-
-    /// When something sent now arrives; [`NEVER`] while the way is cut.
-    fn arrival(&self, from: Host, to: Host) -> u64 {
-        if self.cut.contains(&(from, to)) { NEVER } else { now() + self.latency(from, to) }
     }
 
     // Listening and connecting.
@@ -276,16 +280,18 @@ impl Switch {
         if addr.ip().is_loopback() {
             return Some(life.host);
         }
-        (0..self.machines.len()).find(|&host| ip(host) == addr.ip())
+        host_of(addr.ip()).filter(|&host| host < self.machines.len())
     }
 
-    /// How long a request to connect to `addr` takes; `None` while it gets no answer.
+    /// How long a request to connect to `addr` takes; `None` when it gets no answer.
     pub fn way(&mut self, life: Life, addr: SocketAddr) -> io::Result<Option<Duration>> {
         self.alive(life)?;
         let Some(host) = self.host_at(life, addr) else { return Ok(None) };
         let silent = !self.machines[host].powered
-            || [(life.host, host), (host, life.host)].iter().any(|way| self.cut.contains(way));
-        Ok((!silent).then(|| Duration::from_nanos(self.latency(life.host, host))))
+            || self.links.loses_connects(life.host, host)
+            || self.links.loses_connects(host, life.host)
+            || self.links.loses_one(life.host, host);
+        Ok((!silent).then(|| Duration::from_nanos(self.links.latency(life.host, host))))
     }
 
     /// A request to connect arrives.
@@ -294,7 +300,7 @@ impl Switch {
             return Ok(Asked::Lost);
         }
         let Some(host) = self.host_at(life, addr) else { return Ok(Asked::Lost) };
-        let back = Duration::from_nanos(self.latency(host, life.host));
+        let back = Duration::from_nanos(self.links.latency(host, life.host));
         let client = SocketAddr::new(ip(life.host), self.free_port(life.host));
         let Some(listening) = self.listeners.get_mut(&SocketAddr::new(ip(host), addr.port())) else {
             return Ok(Asked::Refused(back));
@@ -304,7 +310,7 @@ impl Switch {
         }
         let id = self.next_conn;
         self.next_conn += 1;
-        self.conns.insert(id, Conn::new(End::new(life), End::new(listening.life)));
+        self.conns.insert(id, Conn::new(End::new(life), End::new(listening.life), self.buffers.window));
         listening.queue.push_back((id, client));
         later.wake(&mut listening.accepter);
         self.trace.detail("connect", &[id, life.host as u64, host as u64], b"");
@@ -339,10 +345,14 @@ impl Switch {
         let len = self.part(room.min(bytes.len()));
         let bytes = Bytes::copy_from_slice(&bytes[..len]);
         self.trace.detail("write", &[id, side as u64], &bytes);
-        let arrives = self.arrival(from, to);
+        let arrives = self.links.arrival(from, to, len);
         // A reset is not repeated: what a cut stops is lost.
-        let answered = if peer == Standing::Closed { arrives.max(self.arrival(to, from)) } else { NEVER };
-        let answered = if answered == NEVER { NEVER } else { answered + self.latency(to, from) };
+        let answered = match peer {
+            Standing::Closed if arrives != NEVER && !self.links.is_cut(to, from) => {
+                arrives + self.links.latency(to, from)
+            }
+            _ => NEVER,
+        };
         let conn = self.conn(id, side)?;
         if peer == Standing::Closed && arrives != NEVER {
             conn.reset(side, answered);
@@ -373,16 +383,20 @@ impl Switch {
 
     /// Some of `len`, mostly all of it.
     fn part(&self, len: usize) -> usize {
-        if len > 1 && self.dice.one_in(PARTIAL_ONE_IN) { self.dice.between(1, len as u64) as usize } else { len }
+        if len > 1 && self.dice.one_in(self.buffers.partial_one_in) {
+            self.dice.between(1, len as u64) as usize
+        } else {
+            len
+        }
     }
 
     pub fn shutdown(&mut self, id: u64, side: usize, later: &mut Later) -> io::Result<()> {
         let conn = self.conn(id, side)?;
         let (from, to) = (conn.ends[side].life.host, conn.ends[1 - side].life.host);
-        let arrives = self.arrival(from, to);
+        let arrives = self.links.arrival(from, to, 0);
         let conn = self.conn(id, side)?;
         if !conn.pipes[side].is_ended() {
-            conn.pipes[side].finish(arrives);
+            conn.pipes[side].finish(now(), arrives);
             conn.ends[1 - side].wake(later);
         }
         Ok(())
@@ -392,7 +406,7 @@ impl Switch {
     pub fn close(&mut self, id: u64, side: usize, later: &mut Later) {
         let Ok(conn) = self.conn(id, side) else { return };
         let (from, to) = (conn.ends[side].life.host, conn.ends[1 - side].life.host);
-        let (there, back) = (self.arrival(from, to), self.latency(to, from));
+        let (there, back) = (self.links.arrival(from, to, 0), self.links.latency(to, from));
         self.trace.detail("close", &[id, side as u64], b"");
         let Some(conn) = self.conns.get_mut(&id) else { return };
         conn.close(side, now(), there, back, later);

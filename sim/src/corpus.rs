@@ -1,0 +1,47 @@
+//! The plans that are kept: scenarios that operators know, and what once found a bug.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::{fs, io, thread};
+
+use crate::child;
+
+/// The folders of plans.
+const FOLDERS: [&str; 2] =
+    [concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios"), concat!(env!("CARGO_MANIFEST_DIR"), "/corpus")];
+
+/// Runs every plan that is kept, `jobs` at a time; prints each failure with the command that replays
+/// it, and a summary. Returns whether all were clean.
+///
+/// # Errors
+/// When files cannot be listed, or processes not be started.
+pub fn run(jobs: usize) -> io::Result<bool> {
+    let mut plans = Vec::new();
+    for folder in FOLDERS {
+        for file in fs::read_dir(folder)? {
+            plans.extend(Some(file?.path()).filter(|path| path.extension().is_some_and(|end| end == "toml")));
+        }
+    }
+    plans.sort();
+    let count = plans.len();
+    let (plans, failed) = (Mutex::new(plans), Mutex::new(0));
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(|| work(&plans, &failed))).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().expect("a worker does not panic"))
+    })?;
+    let failed = failed.into_inner().expect("a worker does not panic");
+    println!("{count} plans, {failed} failed");
+    Ok(failed == 0)
+}
+
+fn work(plans: &Mutex<Vec<PathBuf>>, failed: &Mutex<usize>) -> io::Result<()> {
+    loop {
+        let Some(plan) = plans.lock().expect("a worker does not panic").pop() else { return Ok(()) };
+        let path = plan.to_string_lossy();
+        let done = child::run(&["replay", &path])?;
+        if done.code != 0 {
+            *failed.lock().expect("a worker does not panic") += 1;
+            println!("{path} failed with {}:\n{}  replay: cargo sim replay {path}", done.code, done.said);
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Draws a plan from a seed, by *swarm*: each seed has a random subset of kinds, so that each pair
+//! of kinds is often seen without the noise of all others.
+
+use super::Kind;
+use crate::dice::Dice;
+use crate::plan::{Fault, Plan, Target};
+
+/// Faults of one plan, at most.
+const MOST_FAULTS: u64 = 12;
+/// Faults of one plan that spoil a disk, at most: each takes long to mend.
+const MOST_SPOILT: usize = 2;
+/// A day, in ms.
+const DAY_MS: f64 = 86_400_000.0;
+/// How long an outage lasts that outlasts every timeout, ms.
+const OUTAGE_MS: (u64, u64) = (15_000, 40_000);
+
+impl Plan {
+    /// The plan of `seed`.
+    pub fn draw(seed: u64) -> Self {
+        let dice = Dice::new(seed, "plan");
+        let nodes = dice.pick(&[3, 3, 5]);
+        let mut plan = Self {
+            seed,
+            nodes,
+            voters: if dice.one_in(8) { 3 } else { nodes },
+            traffic_ms: dice.between(10_000, 20_000),
+            pause_ms: dice.between(20, 200),
+            // Small mostly, so that lagging replicas are sent checkpoints, and restarts begin from one.
+            checkpoint_entries: dice.pick(&[5, 50, 300, 10_000]),
+            kept_entries: dice.pick(&[0, 20, 200, 20_000]),
+            tiny: dice.one_in(5),
+            clock_offset_ms: dice.pick(&[0, 0, 50, 5_000, 600_000]),
+            clock_drift_ppm: dice.pick(&[0, 0, 100, 1_000, 20_000]),
+            ..Self::default()
+        };
+        let kinds = swarm(&dice);
+        for n in 0..dice.between(1, MOST_FAULTS) {
+            // The first is a death in the middle of traffic: what everything is built for.
+            let kind = if n == 0 { Kind::Kill } else { dice.pick(&kinds) };
+            let spoilt = plan.faults.iter().filter(|fault| fault.kind.spoils_disk()).count();
+            if !kind.spoils_disk() || spoilt < MOST_SPOILT {
+                let fault = draw(&dice, kind, &plan);
+                plan.faults.push(fault);
+            }
+        }
+        plan.faults.sort_by_key(|fault| fault.at_ms);
+        plan
+    }
+
+    /// With the faults that its rates come to under its seed.
+    pub fn with_chance(mut self) -> Self {
+        let dice = Dice::new(self.seed, "rates");
+        for rate in std::mem::take(&mut self.rates) {
+            let mean_pause_ms = DAY_MS / rate.per_day;
+            let mut at_ms = 0.0;
+            loop {
+                // Independent of each other: pauses are exponential.
+                let uniform = (dice.between(1, 1 << 53) as f64) / (1_u64 << 53) as f64;
+                at_ms += -uniform.ln() * mean_pause_ms;
+                if at_ms >= self.traffic_ms as f64 {
+                    break;
+                }
+                let target = any(&dice, &self);
+                let lasts_ms = dice.between(rate.lasts_ms.0, rate.lasts_ms.1);
+                let amount = amount(&dice, rate.amount);
+                self.faults.push(Fault { kind: rate.kind, target, at_ms: at_ms as u64, lasts_ms, amount });
+            }
+        }
+        self.faults.sort_by_key(|fault| fault.at_ms);
+        self
+    }
+}
+
+fn any(dice: &Dice, plan: &Plan) -> Target {
+    Target::Node(dice.between(0, plan.nodes as u64 - 1) as usize)
+}
+
+fn amount(dice: &Dice, (low, high): (i64, i64)) -> i64 {
+    low + i64::try_from(dice.between(0, high.abs_diff(low))).expect("amounts are small")
+}
+
+/// The kinds of one seed.
+fn swarm(dice: &Dice) -> Vec<Kind> {
+    let percent = dice.pick(&[5, 15, 30, 60]);
+    let mut kinds: Vec<_> = Kind::ALL.into_iter().filter(|_| dice.percent(percent)).collect();
+    if kinds.is_empty() {
+        kinds.push(dice.pick(&Kind::ALL));
+    }
+    kinds
+}
+
+fn draw(dice: &Dice, kind: Kind, plan: &Plan) -> Fault {
+    let range = kind.range();
+    let outage = matches!(kind, Kind::Kill | Kind::PowerCut | Kind::Isolate) && dice.one_in(8);
+    let (low, high) = if outage { OUTAGE_MS } else { range.lasts_ms };
+    let amount = range
+        .amount
+        .map_or(0, |(low, high)| low + i64::try_from(dice.between(0, high.abs_diff(low))).expect("amounts are small"));
+    Fault {
+        kind,
+        target: match dice.between(0, 5) {
+            0 | 1 => Target::Leader,
+            2 => Target::Follower,
+            _ => any(dice, plan),
+        },
+        at_ms: dice.between(1_000, plan.traffic_ms - 1_000),
+        lasts_ms: dice.between(low, high),
+        amount,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::plan::Rate;
+
+    #[test]
+    fn seeds_differ_and_all_kinds_come() {
+        let plans: Vec<_> = (0..300).map(Plan::draw).collect();
+        let kinds: BTreeSet<_> = plans.iter().flat_map(|plan| &plan.faults).map(|fault| fault.kind).collect();
+        assert_eq!(kinds.len(), Kind::ALL.len(), "{kinds:?}");
+        assert!(plans.iter().any(|plan| plan.nodes == 5) && plans.iter().any(|plan| plan.nodes == 3));
+        assert_eq!(Plan::draw(7), Plan::draw(7));
+    }
+
+    #[test]
+    fn rates_come_to_as_many_faults() {
+        let rate = Rate { kind: Kind::Kill, per_day: 24.0, lasts_ms: (1, 9), amount: (0, 0), reason: String::new() };
+        let plan = Plan { traffic_ms: 864_000_000, rates: vec![rate], ..Plan::default() }.with_chance();
+        assert!((200..280).contains(&plan.faults.len()), "{} in ten days", plan.faults.len());
+        assert!(plan.faults.iter().all(|fault| fault.at_ms < plan.traffic_ms) && plan.rates.is_empty());
+    }
+}

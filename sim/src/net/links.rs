@@ -1,0 +1,198 @@
+//! The ways from machine to machine: how long they take, what they lose, and whether they are open.
+//!
+//! Invariant: nothing here is shared between the two directions of a link, and what one fault did
+//! to a way is undone by its own end only, however many overlap.
+
+use std::time::Duration;
+
+use super::Host;
+use crate::dice::Dice;
+use crate::time::{NEVER, nanos, now};
+
+/// Latency within a machine, one way.
+const LOCAL: Duration = Duration::from_micros(20);
+/// Fixed part of a link's latency, one way: at least and at most.
+const LINK: (Duration, Duration) = (Duration::from_micros(100), Duration::from_micros(800));
+/// Most that one packet takes longer; one in [`TAIL_ONE_IN`] takes up to [`TAIL`] longer.
+const JITTER: Duration = Duration::from_micros(200);
+const TAIL: Duration = Duration::from_millis(10);
+const TAIL_ONE_IN: u64 = 500;
+/// TCP's first pause before it sends again what was lost; each further one is twice as long.
+const RETRANSMIT: Duration = Duration::from_millis(200);
+/// Most doublings of that pause that are played: a connection gives up sooner by its own timeouts.
+const MOST_DOUBLINGS: u32 = 8;
+
+/// A weakness of a way, for as long as a fault lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weakness {
+    /// Nothing passes.
+    Cut,
+    /// Requests to connect get lost; streams that are open go on.
+    HangingConnects,
+    /// Each packet takes up to so many milliseconds longer, so streams overtake each other.
+    SlowMs(u64),
+    /// So many of 100 packets are lost, and sent again after TCP's pauses.
+    LossPercent(u64),
+    /// No more than so many KiB pass in a second.
+    KibPerS(u64),
+}
+
+/// One direction between two machines.
+#[derive(Default)]
+struct Way {
+    /// In nanoseconds.
+    latency: u64,
+    weak: Vec<Weakness>,
+    /// Whether any weakness is a cut.
+    cut: bool,
+    /// When the last byte that was sent has left, where that takes time.
+    free_at: u64,
+}
+
+/// All ways.
+pub struct Links {
+    /// By sender, then receiver.
+    ways: Vec<Vec<Way>>,
+    dice: Dice,
+}
+
+impl Links {
+    pub fn new(dice: Dice) -> Self {
+        Self { ways: Vec::new(), dice }
+    }
+
+    /// Adds a machine, linked to all others.
+    pub fn add_host(&mut self) {
+        let host = self.ways.len();
+        let mut out = Vec::with_capacity(host + 1);
+        for ways in &mut self.ways {
+            let fixed = || self.dice.between(nanos(LINK.0), nanos(LINK.1));
+            ways.push(Way { latency: fixed(), ..Way::default() });
+            out.push(Way { latency: fixed(), ..Way::default() });
+        }
+        out.push(Way { latency: nanos(LOCAL), ..Way::default() });
+        self.ways.push(out);
+    }
+
+    /// Weakens a way, on top of whatever else does; `false` takes one such weakness away again.
+    pub fn set(&mut self, from: Host, to: Host, weakness: Weakness, on: bool) {
+        let way = &mut self.ways[from][to];
+        if on {
+            way.weak.push(weakness);
+        } else if let Some(at) = way.weak.iter().position(|weak| *weak == weakness) {
+            way.weak.swap_remove(at);
+        }
+        way.cut = way.weak.contains(&Weakness::Cut);
+    }
+
+    pub fn is_cut(&self, from: Host, to: Host) -> bool {
+        self.ways[from][to].cut
+    }
+
+    /// Whether a request to connect gets lost on this way.
+    pub fn loses_connects(&self, from: Host, to: Host) -> bool {
+        let way = &self.ways[from][to];
+        way.cut || (!way.weak.is_empty() && way.weak.contains(&Weakness::HangingConnects))
+    }
+
+    /// Whether a single packet, which nobody sends again, gets lost.
+    pub fn loses_one(&self, from: Host, to: Host) -> bool {
+        let way = &self.ways[from][to];
+        way.cut || way.weak.iter().any(|weak| matches!(weak, Weakness::LossPercent(cases) if self.dice.percent(*cases)))
+    }
+
+    /// How long a small packet takes, in nanoseconds, cut or not.
+    pub fn latency(&self, from: Host, to: Host) -> u64 {
+        let way = &self.ways[from][to];
+        if from == to {
+            return way.latency;
+        }
+        let tail = if self.dice.one_in(TAIL_ONE_IN) { self.dice.between(0, nanos(TAIL)) } else { 0 };
+        let mut taken = way.latency + self.dice.between(0, nanos(JITTER)) + tail;
+        for weak in &way.weak {
+            if let Weakness::SlowMs(most) = weak {
+                taken += self.dice.between(0, most * 1_000_000);
+            }
+        }
+        taken
+    }
+
+    /// When `len` bytes sent now arrive; [`NEVER`] while the way is cut.
+    pub fn arrival(&mut self, from: Host, to: Host, len: usize) -> u64 {
+        if self.is_cut(from, to) {
+            return NEVER;
+        }
+        let taken = self.latency(from, to);
+        let way = &mut self.ways[from][to];
+        if way.weak.is_empty() {
+            return now() + taken;
+        }
+        let (mut left, mut lost) = (now(), 0);
+        for weak in &way.weak {
+            match *weak {
+                Weakness::KibPerS(kib) => {
+                    left = left.max(way.free_at) + (len as u64 * 1_000_000_000) / (kib.max(1) << 10);
+                    way.free_at = left;
+                }
+                Weakness::LossPercent(cases) => {
+                    let mut times = 0;
+                    while times < MOST_DOUBLINGS && self.dice.percent(cases) {
+                        lost += nanos(RETRANSMIT) << times;
+                        times += 1;
+                    }
+                }
+                Weakness::Cut | Weakness::HangingConnects | Weakness::SlowMs(_) => {}
+            }
+        }
+        left + lost + taken
+    }
+
+    /// When TCP tries again after a cut that held something back since `since`: its pauses double,
+    /// so the longer the cut, the longer it takes.
+    pub fn retry_after_cut(&self, since: u64) -> u64 {
+        let held = now().saturating_sub(since);
+        now() + self.dice.between(1_000_000, held.max(nanos(RETRANSMIT)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn two() -> Links {
+        let mut links = Links::new(Dice::new(1, "test"));
+        links.add_host();
+        links.add_host();
+        links
+    }
+
+    #[test]
+    fn overlapping_faults_end_by_themselves() {
+        let mut links = two();
+        links.set(0, 1, Weakness::Cut, true);
+        links.set(0, 1, Weakness::Cut, true);
+        links.set(0, 1, Weakness::Cut, false);
+        assert!(links.is_cut(0, 1), "the second cut goes on");
+        assert!(!links.is_cut(1, 0), "the way back is another");
+        links.set(0, 1, Weakness::Cut, false);
+        assert!(!links.is_cut(0, 1));
+    }
+
+    #[test]
+    fn a_narrow_way_takes_its_time() {
+        let mut links = two();
+        links.set(0, 1, Weakness::KibPerS(10), true);
+        let first = links.arrival(0, 1, 10 << 10);
+        let second = links.arrival(0, 1, 10 << 10);
+        assert!((1_000_000_000..1_100_000_000).contains(&first), "10 KiB at 10 KiB/s: {first}");
+        assert!((2_000_000_000..2_100_000_000).contains(&second), "behind the first: {second}");
+    }
+
+    #[test]
+    fn what_is_lost_comes_after_a_pause() {
+        let mut links = two();
+        links.set(0, 1, Weakness::LossPercent(50), true);
+        let late = (0..1000).filter(|_| links.arrival(0, 1, 1) >= nanos(RETRANSMIT)).count();
+        assert!((400..600).contains(&late), "{late} of 1000");
+    }
+}
