@@ -27,8 +27,11 @@ pub enum End {
 /// What the gateway is told, with windows so small that whatever can wait does, if `tiny`.
 pub fn gateway_config(listen: String, tiny: bool) -> GatewayConfig {
     let auth = AuthConfig { secret: Some(Masked::new(TOKEN_SECRET)), ..AuthConfig::default() };
-    let usual = GatewayConfig { listen, auth, ..GatewayConfig::default() };
-    if tiny { GatewayConfig { window_messages: 3, window_bytes: 1 << 10, ..usual } } else { usual }
+    let mut config = GatewayConfig { listen, auth, ..GatewayConfig::default() };
+    if tiny {
+        (config.limits.window_messages, config.limits.window_bytes) = (3, 1 << 10);
+    }
+    config
 }
 
 /// Runs a node until it is told to `stop`, or cannot go on.
