@@ -83,7 +83,7 @@ export async function askForToken(user) {
     throw new Error(`The node gave no token (status ${response.status}).`);
   }
   const why = response.status === 400
-    ? `The node does not accept this name. ${await response.text()}`
+    ? `The node does not accept this name: ${(await response.json()).error.message}.`
     : `The node gives out no tokens (status ${response.status}). It does so in development mode only, and only to browsers on its own machine.`;
   throw Object.assign(new Error(why), { final: true });
 }

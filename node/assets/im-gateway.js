@@ -67,6 +67,9 @@ const PASSING_CODES = {
   4005: "A newer connection of this client is already there.",
 };
 
+/** What 1006 means where no connection ever stood. */
+const NO_ANSWER = "The node does not answer.";
+
 /** Why a message was not sent: `code` is the node's error code, or `too_large`, `outbox_full`, `closed`, or `unknown`. */
 export class SendError extends Error {
   constructor(code, message) {
@@ -252,7 +255,8 @@ export class ImGateway {
     if (final && !(code === 4502 && this.#dialing)) return this.#stop(code, FINAL_CODES[code] ?? reason, reason);
     if (this.#link || this.#dialing) return;
     this.#urls = [...this.#urls.filter((url) => url !== link.url), link.url].filter((url) => this.#urls.includes(url));
-    this.#retryLater(code, PASSING_CODES[code] ?? (reason || `The connection was closed (${code}).`));
+    const why = code === 1006 && !wasInUse ? NO_ANSWER : PASSING_CODES[code];
+    this.#retryLater(code, why ?? (reason || `The connection was closed (${code}).`));
   }
 
   #retryLater(code, reason) {

@@ -47,7 +47,7 @@ export function newDevice() {
   tab.device = `tab-${randomHex(4)}`;
   lockDevice();
   // The other device will answer for these.
-  for (const message of allMessages()) if (message.state === "sending") message.state = "unknown";
+  for (const message of allMessages()) if (message.state === "sending") Object.assign(message, { state: "unknown", again: true });
   save();
 }
 

@@ -52,7 +52,7 @@ pub async fn token(
 fn issue(app: &App, user: &str, device: Option<&str>) -> Response {
     let names = UserId::new(user).and_then(|_| device.map(DeviceId::new).transpose());
     if let Err(error) = names {
-        return (StatusCode::BAD_REQUEST, error.to_string()).into_response();
+        return answer::error(StatusCode::BAD_REQUEST, "bad_name", &error.to_string());
     }
     let Some(secret) = app.node.verifier.secret() else {
         let message = "this node checks tokens by public keys, so it cannot sign any";

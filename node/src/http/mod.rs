@@ -22,6 +22,7 @@ use axum::routing::{delete, get, post};
 use cluster::Cluster;
 
 pub use accept::{HttpLimits, accept};
+pub use page::{ASSETS, Asset};
 
 use crate::auth::{AuthConfig, Masked};
 use crate::session::{Connections, Node};

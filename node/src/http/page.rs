@@ -19,10 +19,12 @@ const CSS: &str = "text/css; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
 /// All of them.
-pub const ASSETS: [Asset; 6] = [
+pub const ASSETS: [Asset; 8] = [
     Asset { path: "/", content_type: HTML, text: include_str!("../../assets/index.html") },
     Asset { path: "/style.css", content_type: CSS, text: include_str!("../../assets/style.css") },
     Asset { path: "/app.js", content_type: SCRIPT, text: include_str!("../../assets/app.js") },
+    Asset { path: "/conversations.js", content_type: SCRIPT, text: include_str!("../../assets/conversations.js") },
+    Asset { path: "/dom.js", content_type: SCRIPT, text: include_str!("../../assets/dom.js") },
     Asset { path: "/cluster.js", content_type: SCRIPT, text: include_str!("../../assets/cluster.js") },
     Asset { path: "/tab.js", content_type: SCRIPT, text: include_str!("../../assets/tab.js") },
     Asset { path: "/im-gateway.js", content_type: SCRIPT, text: include_str!("../../assets/im-gateway.js") },

@@ -8,6 +8,7 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use cluster::env::clock;
 use futures_util::{SinkExt, StreamExt};
+use im_gateway::http::ASSETS;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -17,17 +18,9 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
-const PATIENCE: Duration = Duration::from_secs(60);
-const NODE: &str = "0123456789abcd";
+use crate::common::PATIENCE;
 
-const FILES: [(&str, &str, &str); 6] = [
-    ("/", "text/html; charset=utf-8", include_str!("../../assets/index.html")),
-    ("/style.css", "text/css", include_str!("../../assets/style.css")),
-    ("/app.js", "text/javascript", include_str!("../../assets/app.js")),
-    ("/cluster.js", "text/javascript", include_str!("../../assets/cluster.js")),
-    ("/tab.js", "text/javascript", include_str!("../../assets/tab.js")),
-    ("/im-gateway.js", "text/javascript", include_str!("../../assets/im-gateway.js")),
-];
+const NODE: &str = "0123456789abcd";
 
 /// The server's side; the test accepts its WebSockets in the order in which they come.
 pub struct Fake {
@@ -153,6 +146,6 @@ fn answer(path: &str, addr: SocketAddr, token_life: Duration) -> (&'static str, 
         return ("application/json", json!({"node": NODE, "nodes": [node]}).to_string());
     }
     let bare = path.split('?').next().unwrap_or_default();
-    let found = FILES.into_iter().find(|(name, ..)| *name == bare);
-    found.map_or(("", String::new()), |(_, kind, text)| (kind, text.to_owned()))
+    let found = ASSETS.into_iter().find(|asset| asset.path == bare);
+    found.map_or(("", String::new()), |asset| (asset.content_type, asset.text.to_owned()))
 }

@@ -1,6 +1,10 @@
 //! The demo page in a real browser: against a scripted server for the manners of its protocol
 //! client, and against real nodes for the chat as a whole.
 
+#[path = "../common/mod.rs"]
+mod common;
+
+mod chat;
 mod fake;
 mod manners;
 mod webdriver;

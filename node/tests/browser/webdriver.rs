@@ -8,14 +8,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use cluster::env::clock;
-use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
 
-/// How long a page may take for what a test waits for. Machines that run this can be slow and busy.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::common::{PATIENCE, eventually, http};
 
 const FLAGS: [&str; 9] = [
     "--headless=new",
@@ -41,40 +36,6 @@ pub struct Browser {
 pub struct Tab<'a> {
     browser: &'a Browser,
     handle: String,
-}
-
-/// Waits until `check` gives something.
-pub async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
-    let start = clock::now();
-    loop {
-        if let Some(found) = check().await {
-            return found;
-        }
-        assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
-        clock::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// One HTTP request to a server on the loopback; the answer's status and body.
-pub async fn http(
-    addr: SocketAddr,
-    method: &str,
-    path: &str,
-    body: Option<&Value>,
-) -> Result<(u16, Bytes), Box<dyn std::error::Error>> {
-    let stream = TcpStream::connect(addr).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    let body = body.map(Value::to_string).unwrap_or_default();
-    let request = hyper::Request::builder()
-        .method(method)
-        .uri(path)
-        .header("host", addr.to_string())
-        .header("content-type", "application/json")
-        .body(Full::new(Bytes::from(body)))?;
-    let response = sender.send_request(request).await?;
-    let status = response.status().as_u16();
-    Ok((status, response.into_body().collect().await?.to_bytes()))
 }
 
 /// A browser, or none (said loudly) where Chromium or its driver is not installed.
@@ -104,7 +65,7 @@ impl Browser {
             .stderr(Stdio::null())
             .spawn()
             .expect("chromedriver starts");
-        let port = until("chromedriver tells its port", async || {
+        let port = eventually("chromedriver tells its port", async || {
             let mut text = String::new();
             File::open(&log).ok()?.read_to_string(&mut text).ok()?;
             let (_, rest) = text.split_once("started successfully on port ")?;
@@ -127,14 +88,24 @@ impl Browser {
     }
 
     async fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, String> {
-        let (status, answer) = http(self.addr, method, path, body).await.map_err(|error| error.to_string())?;
-        let mut answer: Value = serde_json::from_slice(&answer).map_err(|error| error.to_string())?;
-        let value = answer["value"].take();
-        if status == 200 { Ok(value) } else { Err(value.to_string()) }
+        let (addr, body) = (self.addr.to_string(), body.map(Value::to_string).unwrap_or_default());
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\n");
+        let head = format!("{head}content-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
+        let answer = http::request(&addr, &(head + &body)).await.map_err(|error| error.to_string())?;
+        let mut json: Value = serde_json::from_str(&answer.body).map_err(|error| error.to_string())?;
+        let value = json["value"].take();
+        if answer.status == 200 { Ok(value) } else { Err(value.to_string()) }
     }
 
     async fn command(&self, name: &str, body: &Value) -> Result<Value, String> {
         self.call("POST", &format!("/session/{}/{name}", self.session), Some(body)).await
+    }
+
+    /// All tabs.
+    async fn handles(&self) -> Vec<String> {
+        let path = format!("/session/{}/window/handles", self.session);
+        let handles = self.call("GET", &path, None).await.expect("the browser knows its tabs");
+        serde_json::from_value(handles).expect("a list of names")
     }
 
     /// A new tab on this page.
@@ -212,6 +183,17 @@ impl Tab<'_> {
         let element = self.element(css).await;
         let clicked = self.command(&format!("element/{element}/click"), &json!({})).await;
         clicked.unwrap_or_else(|error| panic!("{css}: {error}"));
+    }
+
+    /// What the browser's own "duplicate tab" makes: a tab that begins with a copy of this one's storage.
+    pub async fn duplicate(&self) -> Self {
+        let before = self.browser.handles().await;
+        self.eval("void window.open(location.href)", &[]).await;
+        let handle = eventually("the new tab is there", async || {
+            self.browser.handles().await.into_iter().find(|handle| !before.contains(handle))
+        })
+        .await;
+        Self { browser: self.browser, handle }
     }
 
     /// Loads the page again.
