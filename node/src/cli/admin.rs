@@ -11,8 +11,9 @@ use super::process::{local_runtime, print};
 /// Asks a node's `path`, and turns what is no success into words for the operator.
 async fn ask(target: &AdminTarget, method: Method, path: &str) -> Result<Answer, Failure> {
     let endpoint = Endpoint::new(&target.url, target.admin_token.clone());
-    let endpoint = endpoint.map_err(|error| Failure::Usage(error.to_string()))?;
-    let answer = endpoint.request(method, path).await.map_err(Failure::Failed)?;
+    let endpoint = endpoint.map_err(|error| Failure::Usage(format!("--url: {error}")))?;
+    let answer = endpoint.request(method, path).await;
+    let answer = answer.or_else(|error| failed(format!("{error}; see that it runs, or give another node by --url")))?;
     match answer.status {
         200..=299 => Ok(answer),
         401 | 403 => failed(format!(

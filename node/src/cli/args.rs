@@ -28,10 +28,10 @@ pub enum Command {
     /// Show the cluster as one node sees it
     Status(StatusArgs),
     /// Change who belongs to the cluster
-    #[command(subcommand)]
+    #[command(subcommand, arg_required_else_help = false)]
     Member(MemberCommand),
     /// Change who leads
-    #[command(subcommand)]
+    #[command(subcommand, arg_required_else_help = false)]
     Leader(LeaderCommand),
     /// Put load on a cluster and measure it
     Bench(Box<BenchArgs>),

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::IsTerminal;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ const TOKEN_TTL: Duration = Duration::from_secs(3_600);
 const DISCOVERY: Duration = Duration::from_secs(1);
 /// How long the last messages may take to be stored when the input has ended.
 const FLUSH: Duration = Duration::from_secs(30);
+/// From then on a wait for that says so.
+const FLUSH_TELLS: Duration = Duration::from_secs(1);
 /// Sent messages remembered for their delivery mark.
 const MARKS: usize = 1_000;
 
@@ -75,9 +78,11 @@ struct Chat {
     /// Dim and normal, on a terminal.
     style: (&'static str, &'static str),
     troubled: bool,
+    /// Why connecting failed so far, since the last time that it did not.
+    obstacles: Vec<String>,
 }
 
-type Waiting = std::pin::Pin<Box<dyn Future<Output = (u64, clock::Instant, Fate)> + Send>>;
+type Waiting = Pin<Box<dyn Future<Output = (u64, clock::Instant, Fate)> + Send>>;
 
 impl Chat {
     async fn new(args: &ChatArgs) -> Result<Self, Failure> {
@@ -108,6 +113,7 @@ impl Chat {
             stored: VecDeque::new(),
             style: if std::io::stdout().is_terminal() { ("\x1b[2m", "\x1b[0m") } else { ("", "") },
             troubled: false,
+            obstacles: Vec::new(),
         })
     }
 
@@ -117,7 +123,7 @@ impl Chat {
         loop {
             tokio::select! {
                 biased;
-                _ = &mut interrupted => return self.end(false).await,
+                _ = &mut interrupted => return self.end().await,
                 Some((number, since, fate)) = self.waiting.next(), if !self.waiting.is_empty() => {
                     self.show_fate(number, since, fate)?;
                 }
@@ -127,27 +133,44 @@ impl Chat {
                 },
                 // Lines wait in the pipe while too many have no answer.
                 line = self.lines.next_line(), if self.waiting.len() < UNANSWERED => match line {
-                    Ok(Some(line)) if line.trim() == "/quit" => return self.end(true).await,
-                    Ok(Some(line)) => self.line(line.trim()).await?,
-                    Ok(None) => return self.end(true).await,
+                    Ok(Some(line)) if line.trim() != "/quit" => self.line(line.trim()).await?,
+                    Ok(_) => {
+                        self.flush(interrupted).await?;
+                        return self.end().await;
+                    }
                     Err(error) => return failed(format!("cannot read standard input: {error}")),
                 },
             }
         }
     }
 
-    /// Ends the conversation; first the last messages find their place, if `flush`.
-    async fn end(mut self, flush: bool) -> Result<(), Failure> {
-        if flush {
-            let deadline = clock::now() + FLUSH;
-            while let Ok(Some((number, since, fate))) = clock::timeout_at(deadline, self.waiting.next()).await {
-                self.show_fate(number, since, fate)?;
+    /// Waits until the last messages have found their place, or nobody wants to wait any longer.
+    async fn flush(&mut self, mut interrupted: Pin<&mut impl Future>) -> Result<(), Failure> {
+        let start = clock::now();
+        let (mut until, mut told) = (start + FLUSH_TELLS, false);
+        while !self.waiting.is_empty() {
+            tokio::select! {
+                biased;
+                _ = &mut interrupted => return Ok(()),
+                Some((number, since, fate)) = self.waiting.next() => self.show_fate(number, since, fate)?,
+                () = clock::sleep_until(until) => {
+                    if told {
+                        return Ok(());
+                    }
+                    self.note(&format!("waiting up to {FLUSH:?} for what has no answer yet; Ctrl-C ends at once"))?;
+                    (until, told) = (start + FLUSH, true);
+                }
             }
         }
+        Ok(())
+    }
+
+    /// Ends the conversation.
+    async fn end(self) -> Result<(), Failure> {
         let unanswered = self.waiting.len();
         self.client.close().await;
         if unanswered > 0 {
-            return failed(format!("{unanswered} messages have no answer; they may be delivered or not"));
+            return failed(format!("without an answer: {unanswered} of your messages; they may be delivered or not"));
         }
         if self.troubled { failed("not every message was stored; see above") } else { Ok(()) }
     }
@@ -214,8 +237,16 @@ impl Chat {
                 let took = since.elapsed().as_millis();
                 self.note(&format!("✓✓ {number} delivered to {}, {took} ms", visible(&by)))
             }
-            Event::Connected { node, address, .. } => self.note(&format!("connected to node {node} at {address}")),
-            Event::Disconnected { reason } => self.note(&format!("{reason}; connecting again")),
+            Event::Connected { node, address, .. } => {
+                self.obstacles.clear();
+                self.note(&format!("connected to node {node} at {address}"))
+            }
+            Event::Disconnected { reason } if self.obstacles.contains(&reason) => Ok(()),
+            Event::Disconnected { reason } => {
+                self.note(&format!("{reason}; trying again, and keeping what you write"))?;
+                self.obstacles.push(reason);
+                Ok(())
+            }
             Event::Stopped(Stopped::Closed) => Ok(()),
             Event::Stopped(Stopped::Refused { code, reason }) => failed(match code {
                 4500 => format!("{reason}; sign tokens with the node's secret (IMGW_JWT_SECRET), or give --token"),

@@ -27,6 +27,21 @@ pub fn print(line: &str) -> Result<(), Failure> {
     }
 }
 
+/// How this program was called, for commands that people copy: with `cargo run` it is in no search path.
+pub fn program() -> String {
+    std::env::args().next().map_or_else(|| "im-gateway".to_owned(), |name| quote(&name))
+}
+
+/// For a shell to read `word` as one word.
+pub fn quote(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,=+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}
+
 /// A runtime of `threads` workers named `name`.
 ///
 /// # Errors

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use cluster::env::{Env, clock};
 use cluster::{Cluster, StartError};
-use im_gateway::env::terminated;
+use im_gateway::env::{OpenError, terminated};
 use im_gateway::gateway::Gateway;
 use im_gateway::telemetry::Metrics;
 
 use super::args::ServeArgs;
 use super::failure::{Failure, failed};
-use super::process::{print, runtime};
+use super::process::{print, program, runtime};
 use crate::config::{Config, Sources, load};
 
 /// How long a node may take to stop in good order.
@@ -70,12 +70,21 @@ fn node(config: &Config, warnings: &[String], alone: bool) -> Result<(), Failure
     if let Err(error) = im_gateway::env::raise_file_limit() {
         tracing::warn!(%error, "the limit on open files stays as it is");
     }
+    // Looked at before anything has begun, so that a taken port leaves nothing behind.
+    if let Err(error) = TcpListener::bind(&config.listen.http) {
+        return failed(taken("clients", &config.listen.http, &error, "--http or IMGW_HTTP"));
+    }
     let cores = available_parallelism().map_or(1, std::num::NonZero::get);
     let or = |given: usize, default: usize| if given == 0 { default } else { given };
     // Apart, so that clients' work delays no heartbeat.
     let below = runtime("cluster", or(config.threads.cluster, cores.div_ceil(2).min(4)))?;
     let above = runtime("gateway", or(config.threads.gateway, cores))?;
-    let env = im_gateway::env::open(&config.data).or_else(|error| failed(error.to_string()))?;
+    let env = im_gateway::env::open(&config.data).or_else(|error| {
+        failed(match error {
+            OpenError::Io { .. } => format!("{error}; check its permissions, or choose another --data or IMGW_DATA"),
+            error => error.to_string(),
+        })
+    })?;
     let metrics = Arc::new(Metrics::new());
     let starting = Cluster::start(env.clone(), config.cluster(), metrics.clone());
     let cluster = below.block_on(starting).or_else(|error| failed(explain(&error)))?;
@@ -115,18 +124,26 @@ fn explain(error: &StartError) -> String {
              --join HOST:PORT, the peer address of one that runs"
                 .to_owned()
         }
+        StartError::Listen { addr, error } => taken("other nodes", addr, error, "--peer or IMGW_PEER"),
         error => error.to_string(),
     }
 }
 
+/// Why an address cannot be listened on, with what its setting is called.
+fn taken(whom: &str, addr: &str, error: &std::io::Error, setting: &str) -> String {
+    format!("cannot listen for {whom} on {addr}: {error}; end what listens there, or choose another {setting}")
+}
+
 /// What the single node tells whoever started it.
 fn welcome(config: &Config) -> String {
-    let url = format!("http://{}", config.listen.http);
+    let (url, program) = (format!("http://{}", config.listen.http), program());
+    let other =
+        if config.listen.http == Config::default().listen.http { String::new() } else { format!(" --url {url}") };
     format!(
         "im-gateway, a single development node, data in {}\n\n  \
          Open {url} in two tabs and chat.\n  \
-         In a terminal:   im-gateway chat --user alice --to bob\n  \
-         Three nodes:     end this one with Ctrl-C, then im-gateway up\n",
+         In a terminal:   {program} chat --user alice --to bob{other}\n  \
+         Three nodes:     end this one with Ctrl-C, then {program} up\n",
         config.data.display()
     )
 }

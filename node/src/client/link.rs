@@ -13,9 +13,10 @@ use cluster::env::net::BoxConn;
 use futures_util::{Sink, SinkExt, StreamExt};
 use http::{Request, header};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig, frame::coding::CloseCode};
+use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::route::Address;
 use super::shared::Shared;
@@ -132,11 +133,11 @@ impl Link {
     async fn greet(mut self, hello: Hello<'_>, renew: Option<Instant>) -> Result<(Self, Session), Ended> {
         let hello = ClientFrame { id: Some(HELLO_ID), body: ClientBody::Hello(hello) }.encode();
         let sent = self.socket.send(Message::text(hello)).await;
-        sent.map_err(|error| Ended::broken(format!("the connection broke: {error}")))?;
+        sent.map_err(|error| broke(&error))?;
         loop {
             let message = match self.socket.next().await {
                 Some(Ok(message)) => message,
-                Some(Err(error)) => return Err(Ended::broken(format!("the connection broke: {error}"))),
+                Some(Err(error)) => return Err(broke(&error)),
                 None => return Err(Ended::broken("the node closed the connection")),
             };
             match &message {
@@ -210,7 +211,7 @@ impl Link {
                 Err(ended) => return Poll::Ready(Turn::Ended(ended)),
             }
             if let Err(error) = self.write(cx) {
-                return Poll::Ready(Turn::Ended(Ended::broken(format!("the connection broke: {error}"))));
+                return Poll::Ready(Turn::Ended(broke(&error)));
             }
             if let Some((at, url)) = &mut self.leave
                 && at.as_mut().poll(cx).is_ready()
@@ -249,7 +250,7 @@ impl Link {
             let message = match self.socket.poll_next_unpin(cx) {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(None) => return Err(Ended::broken("the connection was closed")),
-                Poll::Ready(Some(Err(error))) => return Err(Ended::broken(format!("the connection broke: {error}"))),
+                Poll::Ready(Some(Err(error))) => return Err(broke(&error)),
                 Poll::Ready(Some(Ok(message))) => message,
             };
             self.heard = clock::now();
@@ -282,7 +283,7 @@ impl Link {
     }
 
     /// Writes as much as there is room for.
-    fn write(&mut self, cx: &mut Context<'_>) -> Result<(), tokio_tungstenite::tungstenite::Error> {
+    fn write(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
         while Pin::new(&mut self.socket).poll_ready(cx)?.is_ready() {
             let Some(text) = self.next_frame() else { break };
             Pin::new(&mut self.socket).start_send(Message::text(text))?;
@@ -336,6 +337,18 @@ fn end_of(frame: Option<&CloseFrame>, leave_within: Duration) -> Ended {
         || Ended::broken("the node closed the connection"),
         |frame| closed(frame.code.into(), &frame.reason, leave_within),
     )
+}
+
+/// A connection that ended without a close frame; how exactly is for experts, as long as it is the
+/// network's doing.
+fn broke(error: &Error) -> Ended {
+    match error {
+        Error::Io(error) => Ended::broken(format!("the connection was lost: {error}")),
+        Error::ConnectionClosed
+        | Error::AlreadyClosed
+        | Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Ended::broken("the connection was lost"),
+        error => Ended::broken(format!("the connection broke: {error}")),
+    }
 }
 
 /// When a token should be renewed: after three quarters of the time that it has left. `None` for

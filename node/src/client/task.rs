@@ -118,7 +118,8 @@ impl Task {
         let address = self.route.current();
         let connecting = self.net.connect(&address.authority);
         let stream = clock::timeout(CONNECT, connecting).await.map_err(|_| late("connecting", CONNECT))?;
-        let stream = stream.map_err(|error| Ended::broken(format!("cannot connect: {error}")))?;
+        let stream =
+            stream.map_err(|error| Ended::broken(format!("cannot connect to {}: {error}", address.authority)))?;
         let hello = Hello {
             token: Some(token.as_str().into()),
             device: Some(self.device.as_str().into()),

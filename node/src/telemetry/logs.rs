@@ -53,9 +53,15 @@ pub enum LogError {
 /// # Errors
 /// When the filter is malformed, or logging was set up before.
 pub fn init(filter: &str, format: Format) -> Result<(), LogError> {
-    // The libraries' own reports are for those who ask for them.
-    let plain = filter.parse::<Level>().is_ok();
-    let directives = if plain { format!("{filter},openraft=warn,sled=warn") } else { filter.to_owned() };
+    // The libraries' own reports are for those who ask for them. openraft warns of every heartbeat
+    // that a dead node misses; that the node is lost is in the log once, from us.
+    let directives = match filter.parse::<Level>() {
+        Ok(Level::ERROR) => filter.to_owned(),
+        Ok(_) => format!("{filter},openraft=error,sled=warn"),
+        Err(_) if filter == "off" || filter.contains(['=', ',', '[']) => filter.to_owned(),
+        // It would be taken for a module's name: a typing error, and then silence.
+        Err(_) => return Err(LogError::Filter { filter: filter.to_owned(), why: "it is no level".to_owned() }),
+    };
     let filter = EnvFilter::try_new(directives)
         .map_err(|error| LogError::Filter { filter: filter.to_owned(), why: error.to_string() })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);

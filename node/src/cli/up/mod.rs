@@ -17,7 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::args::UpArgs;
 use super::failure::{Failure, failed};
 use super::http::Endpoint;
-use super::process::print;
+use super::process::{print, program, quote};
 use child::{Launch, Process, last_words};
 use plan::{Folder, Node};
 
@@ -170,11 +170,11 @@ impl Up {
             print(&format!("{:<4}  {:<22}  {:<8}  ready", member.node.number, url(&member.node), member.pid()))?;
         }
         let urls: Vec<_> = self.members.iter().map(|member| url(&member.node)).collect();
-        let pid = self.members[0].pid();
+        let (pid, program) = (self.members[0].pid(), program());
         print(&format!(
             "\nChat in a browser:   {} in one tab, {} in another\n\
-             Chat in a terminal:  im-gateway chat --user alice --to bob --url {}\n\
-             See the cluster:     im-gateway status --url {}\n\
+             Chat in a terminal:  {program} chat --user alice --to bob --url {}\n\
+             See the cluster:     {program} status --url {}\n\
              Kill a node:         kill -9 {pid}\n\
              Data and logs:       {}\n\
              Ctrl-C ends all nodes.\n",
@@ -243,16 +243,6 @@ fn url(node: &Node) -> String {
 fn lost(node: &Node, how: &str) -> String {
     let words = last_words(node).map(|words| format!(": {words}")).unwrap_or_default();
     format!("node {} {how}{words} (log: {})", node.number, node.log.display())
-}
-
-/// For a shell to read `word` as one word.
-fn quote(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,=+".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', "'\\''"))
-    }
 }
 
 async fn is_ready(node: &Node) -> Result<(), String> {
