@@ -6,6 +6,7 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
+use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::watch;
 
 use crate::config::{ClusterConfig, LogKeeping};
@@ -167,6 +168,20 @@ impl Cluster {
     #[must_use]
     pub fn status(&self) -> Status {
         Status::of(&self.inner, self.not_ready())
+    }
+
+    /// Index of the last log entry that this replica has applied.
+    #[must_use]
+    pub fn applied(&self) -> u64 {
+        self.inner.state().applied()
+    }
+
+    /// Raft's term here, and whether this node leads in it, as far as it knows.
+    #[must_use]
+    pub fn leadership(&self) -> (u64, bool) {
+        let metrics = self.inner.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        (metrics.vote.leader_id.term, metrics.current_leader == Some(self.inner.me))
     }
 
     /// A hash over this replica's state and the log index it is the state at.

@@ -106,6 +106,9 @@ pub struct Inner {
     by_user: HashMap<UserId, Vec<Key>>,
     awaited: Awaited,
     next_key: Key,
+    /// This process has had a generation. What its node did before is another process's, which
+    /// counted it: a restarted node applies the end of its log again.
+    counting: bool,
 }
 
 impl Router {
@@ -122,6 +125,7 @@ impl Router {
                 by_user: HashMap::new(),
                 awaited: Awaited::default(),
                 next_key: 1,
+                counting: false,
             }),
             work: Notify::new(),
             settled: Notify::new(),
@@ -207,7 +211,9 @@ impl Router {
     fn apply(&self, inner: &mut Inner, effect: Effect) {
         match effect {
             Effect::BatchApplied { node, generation, seq, outcomes } if node == self.node => {
-                self.count(&outcomes);
+                if inner.counting {
+                    self.count(&outcomes);
+                }
                 let events = inner.origin.on_applied(generation, seq, &outcomes);
                 inner.dispatch(events);
                 self.settled.notify_one();
@@ -224,20 +230,21 @@ impl Router {
             }
             Effect::Lapsed { user, lost, node } => {
                 inner.wake(&user);
-                if self.counts(node) {
+                if self.counts(inner, node) {
                     self.observer.failed("inbox_limit", lost);
                 }
             }
             Effect::Acked { node, count, first, epoch } => {
-                if node == self.node {
+                if self.counts(inner, Some(node)) {
                     self.observer.delivered(count);
                 }
                 for ack in first {
                     self.first_ack(inner, &ack, epoch);
                 }
             }
-            Effect::Expired { count } if self.counts(None) => self.observer.failed("expired", count),
+            Effect::Expired { count } if self.counts(inner, None) => self.observer.failed("expired", count),
             Effect::NodeUp { node, generation, nonce } if node == self.node && nonce == self.boot_nonce => {
+                inner.counting = true;
                 let events = inner.origin.on_node_up(generation);
                 inner.dispatch(events);
                 self.settled.notify_one();
@@ -256,8 +263,8 @@ impl Router {
     }
 
     /// Whether this node counts what concerns a session of `node`, or of none.
-    fn counts(&self, node: Option<NodeId>) -> bool {
-        node.map_or_else(|| self.leads.load(Ordering::Relaxed), |node| node == self.node)
+    fn counts(&self, inner: &Inner, node: Option<NodeId>) -> bool {
+        inner.counting && node.map_or_else(|| self.leads.load(Ordering::Relaxed), |node| node == self.node)
     }
 
     fn count(&self, outcomes: &[Outcome]) {

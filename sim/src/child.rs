@@ -7,7 +7,7 @@ use std::time::Duration;
 use std::{env, fs, io, thread};
 
 /// Real time that a run may take before it counts as spinning.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(1_800);
 /// How often a child is looked after.
 const LOOK: Duration = Duration::from_millis(5);
 /// Exit code of a run that did not end.
@@ -67,4 +67,20 @@ fn pause() {
 /// A file for this process's own use.
 pub fn scratch(name: &str) -> PathBuf {
     env::temp_dir().join(format!("im-gateway-sim-{}-{name}", std::process::id()))
+}
+
+/// Real time that passes.
+pub struct Watch(std::time::Instant);
+
+impl Watch {
+    /// From now on.
+    #[allow(clippy::disallowed_methods)] // Outside of any run, in real time.
+    pub fn start() -> Self {
+        Self(std::time::Instant::now())
+    }
+
+    /// Since it was started.
+    pub fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
 }

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use crate::disk::Disk;
 use crate::net::{Host, Network, SimNet};
+use crate::oracle::Journal;
 use crate::time;
 use crate::trace::Trace;
 
@@ -55,7 +56,7 @@ struct Machine(Disk);
 
 impl Machine {
     fn new(seed: u64) -> Self {
-        Self(Disk::new(seed, "machine", Trace::default()))
+        Self(Disk::new(seed, "machine", Trace::default(), Journal::default()))
     }
 }
 

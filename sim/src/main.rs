@@ -10,16 +10,21 @@ compile_error!("the simulator is built by its alias: `cargo sim run --seed 1`");
 mod child;
 mod conformance;
 mod corpus;
+mod coverage;
 mod dice;
 mod disk;
+mod judge;
 mod ledger;
 mod nemesis;
 mod net;
 mod oracle;
 mod plan;
 mod process;
+mod report;
 mod run;
 mod shrink;
+mod slo;
+mod summary;
 mod sweep;
 mod time;
 mod trace;
@@ -38,6 +43,8 @@ use madsim::runtime::Runtime;
 
 use oracle::{Kind, Violation};
 use plan::Plan;
+use run::Outcome;
+use summary::Summary;
 use trace::Trace;
 
 #[derive(Parser)]
@@ -64,6 +71,18 @@ enum Command {
         /// An earlier run's trace: this one's must be the same bytes.
         #[arg(long, requires = "trace")]
         expect: Option<PathBuf>,
+        /// Where to write a page that shows it, with its trace beside it.
+        #[arg(long)]
+        report: Option<PathBuf>,
+        /// Where to write what came of it, as JSON, for whoever adds up many.
+        #[arg(long, hide = true)]
+        summary: Option<PathBuf>,
+        /// Runs of the scenario under seeds from this one on, side by side, held against the objectives.
+        #[arg(long, requires = "scenario")]
+        days: Option<u64>,
+        /// How many days at a time.
+        #[arg(long, default_value_t = 2)]
+        jobs: usize,
     },
     /// A run of the plan in a file, under the seed that it names.
     Replay {
@@ -72,6 +91,9 @@ enum Command {
         /// Where to write what happened, as JSON lines.
         #[arg(long)]
         trace: Option<PathBuf>,
+        /// Where to write a page that shows it, with its trace beside it.
+        #[arg(long)]
+        report: Option<PathBuf>,
     },
     /// Finds the smallest plan that still fails as a seed's does.
     Shrink {
@@ -96,6 +118,9 @@ enum Command {
         /// How many at a time.
         #[arg(long, default_value_t = 2)]
         jobs: usize,
+        /// Where to write a page that shows it.
+        #[arg(long)]
+        report: Option<PathBuf>,
     },
     /// Every plan that is kept: the scenarios, and what once found a bug.
     Corpus {
@@ -120,14 +145,24 @@ fn seeds(text: &str) -> Result<Range<u64>, String> {
 
 fn main() -> ExitCode {
     let success = match Args::parse().command {
-        Command::Run { seed, scenario, trace, expect } => {
-            return run_one(plan_of(seed, scenario.as_deref()), trace.as_deref(), expect.as_deref());
+        Command::Run { seed, scenario: Some(scenario), report, days: Some(days), jobs, .. } => {
+            slo::days(&scenario, seed, days, jobs, report.as_deref())
         }
-        Command::Replay { file, trace } => return run_one(Plan::read(&file), trace.as_deref(), None),
+        Command::Run { seed, scenario, trace, expect, report, summary, .. } => {
+            let replay = match &scenario {
+                Some(scenario) => format!("cargo sim run --scenario {scenario} --seed {seed}"),
+                None => format!("cargo sim run --seed {seed}"),
+            };
+            return run_one(plan_of(seed, scenario.as_deref()), &Files { replay, trace, expect, report, summary });
+        }
+        Command::Replay { file, trace, report } => {
+            let replay = format!("cargo sim replay {}", file.display());
+            return run_one(Plan::read(&file), &Files { replay, trace, expect: None, report, summary: None });
+        }
         Command::Shrink { seed, scenario, trials, out } => plan_of(seed, scenario.as_deref())
             .map_err(io::Error::other)
             .and_then(|plan| shrink::shrink(plan, trials, &out)),
-        Command::Sweep { seeds, jobs } => sweep::sweep(seeds, jobs),
+        Command::Sweep { seeds, jobs, report } => sweep::sweep(seeds, jobs, report.as_deref()),
         Command::Corpus { jobs } => corpus::run(jobs),
         Command::Meta { seed } => sweep::meta(seed),
         Command::Conformance => {
@@ -149,7 +184,17 @@ fn plan_of(seed: u64, scenario: Option<&str>) -> Result<Plan, String> {
     scenario.map_or_else(|| Ok(Plan::draw(seed)), |name| Plan::load(name, seed))
 }
 
-fn run_one(plan: Result<Plan, String>, path: Option<&Path>, expect: Option<&Path>) -> ExitCode {
+/// What a run reads and writes.
+struct Files {
+    /// The command that makes it again.
+    replay: String,
+    trace: Option<PathBuf>,
+    expect: Option<PathBuf>,
+    report: Option<PathBuf>,
+    summary: Option<PathBuf>,
+}
+
+fn run_one(plan: Result<Plan, String>, files: &Files) -> ExitCode {
     let plan = match plan {
         Ok(plan) => plan,
         Err(error) => {
@@ -158,8 +203,10 @@ fn run_one(plan: Result<Plan, String>, path: Option<&Path>, expect: Option<&Path
         }
     };
     let seed = plan.seed;
-    let trace = match path.map(Trace::to_file).transpose() {
-        Ok(trace) => trace.unwrap_or_default(),
+    let beside = files.report.as_ref().map(|page| page.with_extension("jsonl"));
+    let path = files.trace.clone().or(beside);
+    let trace = match Trace::new(path.as_deref(), files.report.is_some()) {
+        Ok(trace) => trace,
         Err(error) => {
             eprintln!("sim: the trace cannot be written: {error}");
             return ExitCode::FAILURE;
@@ -170,26 +217,48 @@ fn run_one(plan: Result<Plan, String>, path: Option<&Path>, expect: Option<&Path
     let runtime = Runtime::with_seed_and_config(seed, madsim::Config::default());
     let ran = catch_unwind(AssertUnwindSafe(|| runtime.block_on(run::run(plan, trace.clone()))));
     let lines = trace.finish();
-    let mut violations = match ran {
-        Ok(outcome) => {
-            println!(
-                "seed {seed}: {:.1} s of virtual time, {} faults, {} messages stored, {} received, {lines} events",
-                outcome.took.as_secs_f64(),
-                outcome.faults,
-                outcome.stored,
-                outcome.received
-            );
-            outcome.violations
-        }
-        Err(_) => vec![panicked()],
-    };
-    violations.extend(path.zip(expect).and_then(|(path, expect)| unexpected(path, expect)));
-    for violation in &violations {
-        println!("{:?}: {}", violation.kind, violation.text);
+    let mut outcome = ran.unwrap_or_else(|_| Outcome {
+        violations: vec![panicked()],
+        summary: Summary { seed, ..Summary::default() },
+        latencies: Vec::new(),
+    });
+    let unlike = path.as_deref().zip(files.expect.as_deref()).and_then(|(path, expect)| unexpected(path, expect));
+    outcome.violations.extend(unlike);
+    let Summary { took, stored, received, faults, .. } = &outcome.summary;
+    let (seconds, faults) = (*took as f64 / 1e9, faults.values().sum::<u64>());
+    println!(
+        "seed {seed}: {seconds:.1} s of virtual time, {faults} faults, {stored} messages stored, {received} received, {lines} events"
+    );
+    for violation in &outcome.violations {
+        println!("{violation}");
+    }
+    if let Err(error) = write_down(&mut outcome, files, &trace) {
+        eprintln!("sim: {error}");
+        return ExitCode::FAILURE;
     }
     // The world is not taken down: nobody is left to see how it would end.
-    let code = violations.iter().map(|violation| violation.kind).min().map_or(0, Kind::exit_code);
+    let code = outcome.violations.iter().map(|violation| violation.kind).min().map_or(0, Kind::exit_code);
     std::process::exit(code.into());
+}
+
+/// Writes the page and the summary, where they are wanted.
+fn write_down(outcome: &mut Outcome, files: &Files, trace: &Trace) -> io::Result<()> {
+    let said = |violation: &Violation| (format!("{:?}", violation.kind), violation.text.clone());
+    outcome.summary.violations = outcome.violations.iter().map(said).collect();
+    if let Some(path) = &files.summary {
+        std::fs::write(path, serde_json::to_vec(&outcome.summary)?)?;
+    }
+    if let Some(path) = &files.report {
+        let page = report::page(&report::Report {
+            replay: &files.replay,
+            events: &trace.recorded(),
+            violations: &outcome.violations,
+            summary: &outcome.summary,
+            latencies: &outcome.latencies,
+        });
+        std::fs::write(path, page)?;
+    }
+    Ok(())
 }
 
 /// How this run's trace differs from the expected one.
@@ -201,7 +270,7 @@ fn unexpected(path: &Path, expect: &Path) -> Option<Violation> {
         }
         Err(error) => (Kind::Harness, format!("the traces cannot be compared: {error}")),
     };
-    Some(Violation { kind, text })
+    Some(Violation { kind, text, at: None })
 }
 
 /// Where the last panic was, and what it said.
@@ -225,5 +294,5 @@ fn panicked() -> Violation {
         at if at.starts_with("sim/") => Kind::Harness,
         _ => Kind::Safety,
     };
-    Violation { kind, text }
+    Violation { kind, text, at: None }
 }

@@ -7,10 +7,12 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
+use cluster::state::Limits;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::nemesis::Kind;
+use crate::workload::Mix;
 
 /// Where the scenarios are.
 const SCENARIOS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios");
@@ -43,6 +45,10 @@ pub struct Plan {
     pub clock_offset_ms: u64,
     /// Machines' clocks go wrong by up to so many parts per million.
     pub clock_drift_ppm: u64,
+    /// Which other clients there are.
+    pub clients: Mix,
+    /// Limits that the cluster begins with.
+    pub limits: Limits,
     /// What goes wrong.
     pub faults: Vec<Fault>,
     /// What goes wrong by chance besides; becomes faults when the plan is loaded under a seed.
@@ -145,6 +151,8 @@ impl Default for Plan {
             tiny: false,
             clock_offset_ms: 0,
             clock_drift_ppm: 0,
+            clients: Mix::default(),
+            limits: Limits::default(),
             faults: Vec::new(),
             rates: Vec::new(),
         }

@@ -5,67 +5,91 @@ use std::time::Duration;
 use im_gateway::client::Fate;
 use serde_json::json;
 
-use crate::ledger::Ledger;
+use crate::coverage;
+use crate::judge::Judge;
+use crate::ledger::{Book, Ledger};
 use crate::nemesis::{self, operator};
-use crate::oracle::{self, Kind, Replicas, Violation, liveness, safety};
+use crate::oracle::{Journal, Violation, harness};
 use crate::plan::Plan;
+use crate::report::fault_spans;
+use crate::slo::{self, Slo};
+use crate::summary::Summary;
 use crate::time;
 use crate::trace::Trace;
-use crate::workload::Workload;
+use crate::workload::{Prober, Scraper, Workload};
 use crate::world::World;
 
 /// Virtual time for a fresh cluster to serve its first clients.
 const START: Duration = Duration::from_secs(30);
 /// Virtual time for everything to be answered and delivered once faults are over.
 const SETTLE: Duration = Duration::from_secs(60);
-/// How often oracles look.
+/// How often metrics are scraped, availability is probed, and the judge looks, in a short run.
+const SCRAPE: Duration = Duration::from_secs(5);
+const PROBE: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(100);
-/// Violations of one run that are kept; the first ones say most.
-const MOST: usize = 20;
+/// The same in a run of hours.
+const LONG: Duration = Duration::from_secs(3_600);
+const LONG_PERIOD: Duration = Duration::from_secs(15);
+const LONG_LOOK: Duration = Duration::from_secs(1);
 
 /// What came of a run.
 pub struct Outcome {
     /// What was broken.
     pub violations: Vec<Violation>,
-    /// Messages that were `ok`'d, and all receptions of messages.
-    pub stored: usize,
-    pub received: usize,
-    /// Faults that happened.
-    pub faults: usize,
-    /// Virtual time.
-    pub took: Duration,
+    /// For whoever adds up many.
+    pub summary: Summary,
+    /// When each message was sent and how long it took, in ns.
+    pub latencies: Vec<(u64, u64)>,
 }
 
 /// Makes the run of a plan, within its runtime.
 pub async fn run(plan: Plan, trace: Trace) -> Outcome {
     time::start();
     trace.event("plan", plan.to_json());
-    let world = World::new(&plan, trace.clone());
-    let ledger = Ledger::new(trace.clone());
-    let mut run = Run { world, ledger, replicas: Replicas::default(), violations: Vec::new() };
+    let journal = Journal::default();
+    let world = World::new(&plan, trace.clone(), journal.clone());
+    let ledger = Ledger::new(world.client_addrs(), journal.clone(), trace.clone());
+    let long = plan.traffic() >= LONG;
+    let scraper = Scraper::start(world.clone(), journal.clone(), if long { LONG_PERIOD } else { SCRAPE });
+    let judge = Judge::new(world.clone(), ledger.clone(), journal, scraper.clone(), &plan);
+    let prober = Prober::new(world.clone(), ledger.clone(), plan.seed);
+    let mut run = Run { world, ledger, judge, scraper, prober, long };
     run.whole(&plan).await;
-    let book = run.ledger.book();
-    run.violations.extend(oracle::check(&book));
-    run.violations.extend(run.world.violations().into_iter().map(safety));
-    run.violations.truncate(MOST);
-    let stored = book.sent.values().filter(|sent| matches!(sent.fate, Some(Fate::Stored(_)))).count();
-    let received = book.clients.iter().map(|client| client.received.len()).sum();
-    if run.violations.is_empty() && (stored == 0 || received == 0) {
-        run.violations.push(Violation { kind: Kind::Harness, text: "vacuous: nothing was sent and received".into() });
+    let mut violations = run.judge.verdict();
+    let summary = summarize(&plan, &run.ledger.book(), &run.prober, &trace);
+    if violations.is_empty() && (summary.stored == 0 || summary.received == 0) {
+        violations.push(harness("vacuous: nothing was sent and received".into()));
     }
-    for violation in &run.violations {
+    for violation in &violations {
         trace.event("violation", json!({ "kind": format!("{:?}", violation.kind), "text": violation.text }));
     }
-    trace.event("end", json!({ "stored": stored, "received": received, "violations": run.violations.len() }));
-    let took = Duration::from_nanos(time::now());
-    Outcome { violations: run.violations.clone(), stored, received, faults: plan.faults.len(), took }
+    let (stored, received) = (summary.stored, summary.received);
+    trace.event("end", json!({ "stored": stored, "received": received, "violations": violations.len() }));
+    let latencies = slo::latencies(&run.ledger.book());
+    Outcome { violations, summary, latencies }
+}
+
+fn summarize(plan: &Plan, book: &Book, prober: &Prober, trace: &Trace) -> Summary {
+    let took = time::now();
+    let spans = fault_spans(&trace.recorded(), took);
+    let mut summary = Summary { seed: plan.seed, took, ..Summary::default() };
+    summary.stored = book.all_sent().filter(|(_, sent)| matches!(sent.fate, Some(Fate::Stored(_)))).count();
+    summary.received = book.clients.iter().map(|client| client.received.len()).sum();
+    for span in &spans {
+        *summary.faults.entry(span.kind.clone()).or_default() += 1;
+    }
+    summary.coverage = coverage::counts().into_iter().map(|(point, count)| (point.to_owned(), count)).collect();
+    summary.slo = Slo::of(book, &prober.probes(), &spans);
+    summary
 }
 
 struct Run {
     world: World,
     ledger: Ledger,
-    replicas: Replicas,
-    violations: Vec<Violation>,
+    judge: Judge,
+    scraper: Scraper,
+    prober: Prober,
+    long: bool,
 }
 
 impl Run {
@@ -78,56 +102,45 @@ impl Run {
         if !self.until(START, Self::unconnected).await {
             return;
         }
+        let (probe, look) = if self.long { (LONG_PERIOD, LONG_LOOK) } else { (PROBE, LOOK) };
+        self.prober.start(probe);
         let course = tokio::spawn({
             let (world, plan) = (self.world.clone(), plan.clone());
             async move {
                 tokio::join!(workload.chat(plan.traffic()), nemesis::run(&world, &plan));
-                workload
             }
         });
         while !course.is_finished() {
-            self.look();
-            time::sleep(LOOK).await;
+            self.judge.look();
+            time::sleep(look).await;
         }
         self.world.trace().event("quiet", json!({}));
-        self.until(SETTLE, Self::unsettled).await;
+        self.until(SETTLE, |run| run.judge.unsettled()).await;
+        for n in 0..self.world.len() {
+            self.scraper.ask(n).await;
+        }
     }
 
     /// Looks until nothing is said to be missing; what still is after `patience` breaks a promise.
-    async fn until(&mut self, patience: Duration, missing: fn(&Self) -> Vec<String>) -> bool {
+    async fn until(&mut self, patience: Duration, missing: fn(&mut Self) -> Vec<String>) -> bool {
         let deadline = time::now() + time::nanos(patience);
         loop {
-            self.look();
+            self.judge.look();
             let missing = missing(self);
             if missing.is_empty() {
                 return true;
             }
             if time::now() >= deadline {
-                let late = missing.into_iter().map(|what| liveness(format!("after {patience:?}: {what}")));
-                self.violations.extend(late.take(MOST));
+                self.judge.late(missing.into_iter().map(|what| format!("after {patience:?}: {what}")));
                 return false;
             }
             time::sleep(LOOK).await;
         }
     }
 
-    /// Compares the replicas that are at the same entry.
-    fn look(&mut self) {
-        for (node, cluster) in self.world.clusters() {
-            let (index, hash) = cluster.state_hash();
-            self.violations.extend(self.replicas.seen(&node, index, hash));
-        }
-    }
-
-    fn unconnected(&self) -> Vec<String> {
+    fn unconnected(&mut self) -> Vec<String> {
         let book = self.ledger.book();
         let waiting = book.clients.iter().filter(|client| client.sessions.is_empty());
         waiting.map(|client| format!("{} has no session with the fresh cluster", client.device)).collect()
-    }
-
-    fn unsettled(&self) -> Vec<String> {
-        let mut missing = oracle::missing(&self.ledger.book());
-        missing.extend(operator::unmended(&self.world));
-        missing
     }
 }

@@ -1,46 +1,134 @@
 //! Many runs, one process each.
 
+use std::io::{IsTerminal, Write};
 use std::ops::Range;
-use std::sync::Mutex;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use std::{fs, io, thread};
 
 use crate::child::{self, Done, scratch};
+use crate::coverage::POINTS;
+use crate::report::{self, Seed};
+use crate::summary::Summary;
+
+/// A sweep of so many seeds must have met every rare thing.
+const MEETS_ALL: usize = 200;
+/// How often it says how far it is.
+const PROGRESS: Duration = Duration::from_secs(5);
 
 /// Runs `seeds`, `jobs` at a time; prints each failure with the command that replays it, and a
-/// summary. Returns whether all were clean.
+/// summary; writes a page where `report` says. Returns whether all were clean.
+///
+/// # Errors
+/// When processes cannot be started, or the page not be written.
+pub fn sweep(seeds: Range<u64>, jobs: usize, report: Option<&Path>) -> io::Result<bool> {
+    let watch = child::Watch::start();
+    let replay = |seed: u64| format!("cargo sim run --seed {seed}");
+    let done = each(seeds.clone(), jobs, &|seed| vec!["run".into(), "--seed".into(), seed.to_string()], &replay)?;
+    let failed = done.iter().filter(|seed| seed.code != 0).count();
+    let seconds = watch.elapsed().as_secs_f64();
+    println!("{} seeds, {failed} failed, {seconds:.0} s", done.len());
+    let unmet = unmet(&done);
+    for point in &unmet {
+        println!("never met: {point}");
+    }
+    if let Some(path) = report {
+        let title = format!("Simulated seeds {} to {}", seeds.start, seeds.end - 1);
+        fs::write(path, report::sweep_page(&title, &done))?;
+    }
+    Ok(failed == 0 && (done.len() < MEETS_ALL || unmet.is_empty()))
+}
+
+/// Rare things that no run met.
+fn unmet(done: &[Seed]) -> Vec<&'static str> {
+    let met =
+        |point: &str| done.iter().any(|seed| seed.summary.as_ref().is_some_and(|of| of.coverage.contains_key(point)));
+    POINTS.into_iter().filter(|point| !met(point)).collect()
+}
+
+/// Runs a process for each number; prints failures with the command that replays them. In the order
+/// of the numbers.
 ///
 /// # Errors
 /// When processes cannot be started.
-pub fn sweep(seeds: Range<u64>, jobs: usize) -> io::Result<bool> {
-    let next = AtomicU64::new(seeds.start);
-    let done = Mutex::new(Vec::new());
+pub fn each(
+    numbers: Range<u64>,
+    jobs: usize,
+    args: &(dyn Fn(u64) -> Vec<String> + Sync),
+    replay: &(dyn Fn(u64) -> String + Sync),
+) -> io::Result<Vec<Seed>> {
+    let next = AtomicU64::new(numbers.start);
+    let done = Mutex::new(Progress { all: numbers.end - numbers.start, said: Duration::ZERO, done: Vec::new() });
+    let watch = child::Watch::start();
     thread::scope(|scope| {
-        let workers: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(|| work(&next, seeds.end, &done))).collect();
+        let work = || work(&next, numbers.end, &done, &watch, args, replay);
+        let workers: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(work)).collect();
         workers.into_iter().try_for_each(|worker| worker.join().expect("a worker does not panic"))
     })?;
-    let done = done.into_inner().expect("a worker does not panic");
-    let failed = done.iter().filter(|done| done.code != 0).count();
-    println!("{} seeds, {failed} failed", done.len());
-    Ok(failed == 0)
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner).done;
+    done.sort_by_key(|seed| seed.seed);
+    Ok(done)
 }
 
-fn work(next: &AtomicU64, end: u64, done: &Mutex<Vec<Done>>) -> io::Result<()> {
+/// How far it is.
+struct Progress {
+    all: u64,
+    said: Duration,
+    done: Vec<Seed>,
+}
+
+fn work(
+    next: &AtomicU64,
+    end: u64,
+    progress: &Mutex<Progress>,
+    watch: &child::Watch,
+    args: &(dyn Fn(u64) -> Vec<String> + Sync),
+    replay: &(dyn Fn(u64) -> String + Sync),
+) -> io::Result<()> {
     loop {
-        let seed = next.fetch_add(1, Ordering::Relaxed);
-        if seed >= end {
+        let number = next.fetch_add(1, Ordering::Relaxed);
+        if number >= end {
             return Ok(());
         }
-        let run = one(seed, &[])?;
+        let (path, began) = (scratch(&format!("{number}.json")), watch.elapsed());
+        let path_text = path.to_string_lossy();
+        let mut all = args(number);
+        all.extend(["--summary".to_owned(), path_text.into_owned()]);
+        let run = child::run(&all.iter().map(String::as_str).collect::<Vec<_>>())?;
+        let summary = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Summary>(&bytes).ok());
+        // A run that was killed wrote none.
+        let _ = fs::remove_file(&path);
+        let now = watch.elapsed();
+        let wall_ms = u64::try_from((now - began).as_millis()).unwrap_or(u64::MAX);
         if run.code != 0 {
-            println!(
-                "seed {seed} failed with {}:\n{}  replay: cargo sim run --seed {seed}",
-                run.code,
-                indent(&run.said)
-            );
+            let (said, code) = (indent(&run.said), run.code);
+            println!("seed {number} failed with {code}:\n{said}  replay: {}", replay(number));
         }
-        done.lock().expect("a worker does not panic").push(run);
+        let mut progress = lock(progress);
+        progress.done.push(Seed { code: run.code, summary, seed: number, wall_ms });
+        progress.say(now);
     }
+}
+
+impl Progress {
+    /// Says how far it is, now and then: to people who wait.
+    fn say(&mut self, now: Duration) {
+        let due = now >= self.said + PROGRESS;
+        if !due || !io::stderr().is_terminal() {
+            return;
+        }
+        self.said = now;
+        let failed = self.done.iter().filter(|seed| seed.code != 0).count();
+        let (done, all) = (self.done.len(), self.all);
+        let left = now.as_secs_f64() / done as f64 * (all as f64 - done as f64);
+        let _ = write!(io::stderr(), "\r{done} of {all} done, {failed} failed, {left:.0} s to go   ");
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn indent(text: &str) -> String {

@@ -33,6 +33,17 @@ pub fn difference(a: &Path, b: &Path) -> io::Result<Option<(usize, String, Strin
     }
 }
 
+/// A line, kept for the report.
+#[derive(Debug, Clone)]
+pub struct Recorded {
+    /// When, in ns.
+    pub at: u64,
+    /// What.
+    pub event: String,
+    /// Its fields.
+    pub of: Value,
+}
+
 /// A run's trace.
 #[derive(Clone, Default)]
 pub struct Trace(Arc<Mutex<Inner>>);
@@ -40,18 +51,21 @@ pub struct Trace(Arc<Mutex<Inner>>);
 #[derive(Default)]
 struct Inner {
     out: Option<BufWriter<File>>,
+    /// All lines, or only those of faults.
+    recorded: Vec<Recorded>,
+    keep_all: bool,
     digest: u32,
     lines: u64,
 }
 
 impl Trace {
-    /// Writes to the file `path`, replacing it.
+    /// Writes to the file `path`, if there is one, replacing it; remembers all lines if `record`.
     ///
     /// # Errors
     /// When the file cannot be created.
-    pub fn to_file(path: &Path) -> io::Result<Self> {
-        let out = Some(BufWriter::new(File::create(path)?));
-        Ok(Self(Arc::new(Mutex::new(Inner { out, ..Inner::default() }))))
+    pub fn new(path: Option<&Path>, record: bool) -> io::Result<Self> {
+        let out = path.map(File::create).transpose()?.map(BufWriter::new);
+        Ok(Self(Arc::new(Mutex::new(Inner { out, keep_all: record, ..Inner::default() }))))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -73,13 +87,35 @@ impl Trace {
     ///
     /// # Panics
     /// When the file cannot be written.
-    pub fn event(&self, what: &str, mut fields: Value) {
+    pub fn event(&self, what: &str, fields: Value) {
+        self.lazy(what, || fields);
+    }
+
+    /// Writes a line whose fields are only made when somebody wants them.
+    ///
+    /// # Panics
+    /// When the file cannot be written.
+    pub fn lazy(&self, what: &str, fields: impl FnOnce() -> Value) {
         let mut inner = self.lock();
         inner.lines += 1;
+        let keep = inner.keep_all || what == "fault";
+        if inner.out.is_none() && !keep {
+            return;
+        }
+        let (at, of) = (time::now(), fields());
         let digest = format!("{:08x}", inner.digest);
-        let Some(out) = &mut inner.out else { return };
-        let line = json!({ "t_us": time::now() / 1000, "event": what, "digest": digest, "of": fields.take() });
-        writeln!(out, "{line}").expect("the trace file can be written");
+        if let Some(out) = &mut inner.out {
+            let line = json!({ "t_us": at / 1000, "event": what, "digest": digest, "of": of });
+            writeln!(out, "{line}").expect("the trace file can be written");
+        }
+        if keep {
+            inner.recorded.push(Recorded { at, event: what.to_owned(), of });
+        }
+    }
+
+    /// The lines so far: all, if they are remembered, and those of faults in any case.
+    pub fn recorded(&self) -> Vec<Recorded> {
+        self.lock().recorded.clone()
     }
 
     /// Everything is in the file; returns how many lines.

@@ -19,6 +19,7 @@ use tokio::sync::{Notify, mpsc};
 use crate::dice::Dice;
 use crate::disk::Disk;
 use crate::net::{Host, Network, SimNet};
+use crate::oracle::Journal;
 use crate::plan::Plan;
 use crate::process::{self, End};
 use crate::time::{self, MachineClock};
@@ -44,9 +45,11 @@ pub struct World {
 struct Shared {
     network: Network,
     trace: Trace,
+    journal: Journal,
     machines: Vec<Machine>,
     voters: usize,
     log: LogKeeping,
+    limits: cluster::state::Limits,
     tiny: bool,
     ends: mpsc::UnboundedSender<Ended>,
     /// For whoever restarts what ended.
@@ -91,6 +94,10 @@ struct Process {
     node: NodeId,
     /// Once it has started; for oracles to look into.
     cluster: Option<Cluster>,
+    /// When it was started, in ns.
+    since: u64,
+    /// Index up to which the log was committed then.
+    committed: u64,
     stop: Arc<Notify>,
     /// How many faults make it stand still.
     stalls: usize,
@@ -102,7 +109,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl World {
     /// The plan's machines, none of which runs yet.
-    pub fn new(plan: &Plan, trace: Trace) -> Self {
+    pub fn new(plan: &Plan, trace: Trace, journal: Journal) -> Self {
         let network = Network::new(plan.seed, trace.clone());
         if plan.tiny {
             network.make_buffers_tiny();
@@ -110,7 +117,7 @@ impl World {
         let machines = (0..plan.machines()).map(|n| {
             let name = format!("n{n}");
             let (host, ip) = network.add_host();
-            let disk = Disk::new(plan.seed, &name, trace.clone());
+            let disk = Disk::new(plan.seed, &name, trace.clone(), journal.clone());
             let state = Mutex::new(State { wanted: n < plan.nodes, ..State::default() });
             Machine { host, ip, disk, clock: clock(plan, &name), state, name }
         });
@@ -121,9 +128,11 @@ impl World {
         let shared = Shared {
             network,
             trace,
+            journal,
             machines,
             voters: plan.voters,
             log,
+            limits: plan.limits.clone(),
             tiny: plan.tiny,
             ends,
             ended: Mutex::new(Some(ended)),
@@ -193,7 +202,14 @@ impl World {
         let node = Handle::current().create_node().name(&machine.name).build();
         time::set_clock(node.id(), machine.clock.clone());
         let stop = Arc::new(Notify::new());
-        state.process = Some(Process { node: node.id(), cluster: None, stop: stop.clone(), stalls: 0 });
+        state.process = Some(Process {
+            node: node.id(),
+            cluster: None,
+            since: time::now(),
+            committed: self.shared.journal.committed(),
+            stop: stop.clone(),
+            stalls: 0,
+        });
         let (world, id) = (self.clone(), node.id());
         node.spawn(async move {
             let started = |cluster: &Cluster| world.started(n, id, cluster);
@@ -207,6 +223,7 @@ impl World {
         let mut state = self.state(n);
         if let Some(process) = state.process.as_mut().filter(|process| process.node == id) {
             process.cluster = Some(cluster.clone());
+            self.shared.journal.identify(&self.machine(n).name, cluster.node_id());
             state.identity = Some(cluster.node_id().to_string());
         }
     }
@@ -223,7 +240,7 @@ impl World {
             bootstrap: n == 0 && !machine.disk.was_wiped(),
             secret: cluster::peer::Secret::new(PEER_SECRET),
             voters: self.shared.voters,
-            limits: cluster::state::Limits::default(),
+            limits: self.shared.limits.clone(),
             log: self.shared.log.clone(),
         }
     }
@@ -368,6 +385,19 @@ impl World {
         let state = self.state(n);
         let process = state.process.as_ref()?;
         Some((process.node, process.cluster.clone()?))
+    }
+
+    /// The process on machine `n`, once it has started: its node id, since when it runs, in ns, and
+    /// up to which index the log was committed then.
+    pub fn process(&self, n: usize) -> Option<(cluster::id::NodeId, u64, u64)> {
+        let state = self.state(n);
+        let process = state.process.as_ref()?;
+        Some((process.cluster.as_ref()?.node_id(), process.since, process.committed))
+    }
+
+    /// Where clients reach the nodes, `host:port`.
+    pub fn client_addrs(&self) -> Vec<String> {
+        self.shared.machines.iter().map(|machine| format!("{}:{CLIENT_PORT}", machine.ip)).collect()
     }
 
     /// The name and cluster of every node that has started. Whatever depends on time must be asked

@@ -57,6 +57,11 @@ impl Records {
         self.make_durable(self.written());
     }
 
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (&Bytes, &Bytes)> {
+        self.visible.iter()
+    }
+
     /// What a copy of the disk holds, made between two batches.
     pub fn copy(&self) -> Self {
         Self { visible: self.visible.clone(), damaged: self.damaged.clone(), ..Self::default() }
@@ -154,6 +159,7 @@ impl Kv for SimKv {
             self.0.disk.shared.trace.detail(&self.0.disk.shared.name, &tag, b"");
         }
         self.0.disk.records().apply(batch);
+        self.0.disk.shared.journal.written(&self.0.disk.shared.name, batch);
         Ok(())
     }
 
@@ -163,6 +169,7 @@ impl Kv for SimKv {
         self.0.spin().await;
         self.0.meet_for_good(Operation::Sync)?;
         self.0.disk.records().make_durable(upto);
+        self.0.disk.shared.journal.synced(&self.0.disk.shared.name, upto);
         Ok(())
     }
 }

@@ -15,6 +15,7 @@ use std::{io, io::ErrorKind};
 use cluster::env::{Blobs, Kv};
 
 use crate::dice::Dice;
+use crate::oracle::Journal;
 use crate::time;
 use crate::trace::Trace;
 use blobs::{Objects, SimBlobs};
@@ -45,11 +46,13 @@ struct Shared {
     wiped: AtomicBool,
     dice: Dice,
     trace: Trace,
+    /// Who follows what is written.
+    journal: Journal,
 }
 
 impl Disk {
     /// An empty disk.
-    pub fn new(seed: u64, name: &str, trace: Trace) -> Self {
+    pub fn new(seed: u64, name: &str, trace: Trace, journal: Journal) -> Self {
         let dice = Dice::new(seed, &format!("disk of {name}"));
         let shared = Shared {
             name: name.to_owned(),
@@ -61,6 +64,7 @@ impl Disk {
             wiped: AtomicBool::new(false),
             dice,
             trace,
+            journal,
         };
         Self { shared: Arc::new(shared) }
     }
@@ -75,6 +79,7 @@ impl Disk {
     pub fn crash(&self) {
         self.end_process();
         let dropped = self.records().crash(&self.shared.dice);
+        self.shared.journal.crashed(&self.shared.name, dropped);
         self.objects().crash(&self.shared.dice);
         self.shared.trace.event("disk_crash", serde_json::json!({ "disk": self.shared.name, "batches_lost": dropped }));
     }
@@ -83,6 +88,7 @@ impl Disk {
     pub fn close(&self) {
         self.end_process();
         self.records().close();
+        self.shared.journal.crashed(&self.shared.name, 0);
         self.objects().crash(&self.shared.dice);
     }
 
@@ -119,6 +125,7 @@ impl Disk {
 
     /// Puts an old copy in the place of what is stored; no process uses it.
     pub fn restore(&self, copy: Image) {
+        self.shared.journal.replaced(&self.shared.name, copy.records.iter());
         *self.records() = copy.records;
         *self.objects() = copy.objects;
         *self.spoilt() = Some(Excuse::OldCopy);
@@ -143,6 +150,7 @@ impl Disk {
     pub fn wipe(&self) {
         self.shared.wiped.store(true, Ordering::Relaxed);
         *self.records() = Records::default();
+        self.shared.journal.replaced(&self.shared.name, Records::default().iter());
         *self.objects() = Objects::default();
         *self.spoilt() = None;
     }

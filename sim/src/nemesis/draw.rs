@@ -4,6 +4,7 @@
 use super::Kind;
 use crate::dice::Dice;
 use crate::plan::{Fault, Plan, Target};
+use crate::workload::{Mix, draw_limits};
 
 /// Faults of one plan, at most.
 const MOST_FAULTS: u64 = 12;
@@ -33,6 +34,9 @@ impl Plan {
             clock_drift_ppm: dice.pick(&[0, 0, 100, 1_000, 20_000]),
             ..Self::default()
         };
+        let clients = Dice::new(seed, "clients");
+        (plan.users, plan.limits) = (clients.between(2, 8), draw_limits(&clients));
+        plan.clients = Mix::draw(&clients);
         let kinds = swarm(&dice);
         for n in 0..dice.between(1, MOST_FAULTS) {
             // The first is a death in the middle of traffic: what everything is built for.

@@ -120,6 +120,13 @@ pub struct SimNet {
     life: Life,
 }
 
+impl SimNet {
+    /// Kills this process, as its machine's system sees it.
+    pub fn kill(&self) {
+        self.network.kill(self.life.host);
+    }
+}
+
 #[async_trait]
 impl Net for SimNet {
     async fn listen(&self, addr: &str) -> io::Result<Box<dyn Listener>> {

@@ -9,6 +9,7 @@
 
 mod cache;
 mod flusher;
+mod inspect;
 mod reader;
 mod sweep;
 #[cfg(test)]
@@ -25,6 +26,7 @@ use serde::de::DeserializeOwned;
 
 use self::cache::Cache;
 use self::flusher::Flusher;
+pub use self::inspect::{LogRecord, entry_index, read_record};
 pub use self::reader::LogReader;
 use self::sweep::Garbage;
 use self::weight::Weight;

@@ -1,0 +1,41 @@
+//! Rare things that a sweep must meet somewhere, or it proves little about them.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// All of them.
+pub const POINTS: [&str; 13] = [
+    "a leader was replaced",
+    "a replica was sent a checkpoint",
+    "a crash lost writes that were not synced",
+    "an entry that was not committed was replaced",
+    "a node's batch was fenced",
+    "a node's batch was proposed twice",
+    "a session was registered again by its node",
+    "a repeated send was recognised",
+    "a send was refused: inbox full",
+    "a device was told of a gap",
+    "a client was replaced by a newer one",
+    "the fate of a message stayed unknown",
+    "a stranger was shown the door",
+];
+
+static REACHED: Mutex<BTreeMap<&'static str, u64>> = Mutex::new(BTreeMap::new());
+
+fn lock() -> MutexGuard<'static, BTreeMap<&'static str, u64>> {
+    REACHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// It happened.
+///
+/// # Panics
+/// When it is none of [`POINTS`].
+pub fn reached(point: &'static str) {
+    assert!(POINTS.contains(&point), "{point:?} is not listed");
+    *lock().entry(point).or_default() += 1;
+}
+
+/// How often each happened in this process.
+pub fn counts() -> BTreeMap<&'static str, u64> {
+    lock().clone()
+}

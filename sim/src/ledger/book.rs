@@ -1,0 +1,207 @@
+//! What clients did and saw, as plain data: histories that oracles judge and tests doctor.
+
+use std::fmt;
+
+use cluster::id::MessageId;
+use im_gateway::client::Fate;
+
+/// A user's device.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Device {
+    /// The user.
+    pub user: String,
+    /// The device.
+    pub device: String,
+}
+
+impl Device {
+    /// A user's device.
+    pub fn new(user: &str, device: &str) -> Self {
+        Self { user: user.to_owned(), device: device.to_owned() }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.user, self.device)
+    }
+}
+
+/// One running client; a device can have several, one after another.
+pub type ClientId = usize;
+
+/// A message: the sender's client and its how manieth. Stands at the beginning of the body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name {
+    /// By which client.
+    pub client: ClientId,
+    /// Its how manieth.
+    pub number: usize,
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}#{}", self.client, self.number)
+    }
+}
+
+impl Name {
+    /// Reads a body, the JSON text: a string that begins with a name.
+    pub fn of_body(json: &str) -> Option<Self> {
+        let text = json.strip_prefix('"')?;
+        let end = text.find([' ', '"'])?;
+        let (client, number) = text[..end].split_once('#')?;
+        Some(Self { client: client.parse().ok()?, number: number.parse().ok()? })
+    }
+}
+
+/// A message as its sender knows it.
+#[derive(Debug, Clone)]
+pub struct Sent {
+    /// To whom.
+    pub to: String,
+    /// When it was given to the SDK, in ns.
+    pub at: u64,
+    /// What became of it, if that is known.
+    pub fate: Option<Fate>,
+    /// When that was, in ns.
+    pub answered_at: u64,
+    /// Index up to which the log was on the disks of a quorum then.
+    pub durable: u64,
+}
+
+/// What a client surfaced.
+#[derive(Debug, Clone)]
+pub struct Received {
+    /// When, in ns.
+    pub at: u64,
+    /// Index up to which the log was on the disks of a quorum then.
+    pub durable: u64,
+    /// Its place in the device's order.
+    pub seq: u64,
+    /// What it is.
+    pub what: Surfaced,
+}
+
+/// A message, or word of some that are lost.
+#[derive(Debug, Clone)]
+pub enum Surfaced {
+    /// A message.
+    Message {
+        /// The name in its body, if it has one.
+        name: Option<Name>,
+        /// Its id.
+        mid: MessageId,
+        /// Who is said to have sent it.
+        from: Device,
+        /// To whom it is said to be.
+        to: Option<String>,
+    },
+    /// Messages up to here are lost.
+    Gap {
+        /// How many.
+        lost: u64,
+    },
+}
+
+/// A session of a client.
+#[derive(Debug, Clone, Copy)]
+pub struct Session {
+    /// When the client began to ask for it, in ns: when it started, or lost the one before.
+    pub began_at: u64,
+    /// When it was welcomed, in ns.
+    pub at: u64,
+    /// Its epoch.
+    pub epoch: u64,
+    /// On which machine.
+    pub node: usize,
+    /// When it ended, in ns, as far as the client knows.
+    pub ended_at: Option<u64>,
+}
+
+/// A client's life.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// As which device.
+    pub device: Device,
+    /// Its device is forgotten when it closes.
+    pub ephemeral: bool,
+    /// Its application is slow: it learns of its sessions late.
+    pub slow: bool,
+    /// When it started, in ns.
+    pub started_at: u64,
+    /// Its sessions.
+    pub sessions: Vec<Session>,
+    /// Attempts to connect that came to nothing.
+    pub failed_attempts: u64,
+    /// How the node ended it, if so: when, in ns, and the close code.
+    pub refused: Option<(u64, u16)>,
+    /// When its application closed it, in ns.
+    pub closed_at: Option<u64>,
+    /// What it surfaced, in order.
+    pub received: Vec<Received>,
+    /// What it sent, by number.
+    pub sent: Vec<Sent>,
+}
+
+impl Client {
+    /// A client without a past.
+    pub fn new(device: Device, ephemeral: bool, started_at: u64) -> Self {
+        Self {
+            device,
+            ephemeral,
+            slow: false,
+            started_at,
+            sessions: Vec::new(),
+            failed_attempts: 0,
+            refused: None,
+            closed_at: None,
+            received: Vec::new(),
+            sent: Vec::new(),
+        }
+    }
+
+    /// The session that it believes to have.
+    pub fn session(&self) -> Option<&Session> {
+        self.sessions.last().filter(|session| session.ended_at.is_none())
+    }
+
+    /// Whether it still is, or tries to be, connected.
+    pub fn is_running(&self) -> bool {
+        self.refused.is_none() && self.closed_at.is_none()
+    }
+}
+
+/// All clients and all messages.
+#[derive(Debug, Clone, Default)]
+pub struct Book {
+    /// Clients in the order they started.
+    pub clients: Vec<Client>,
+}
+
+impl Book {
+    /// A message, if anybody sent it.
+    pub fn sent(&self, name: Name) -> Option<&Sent> {
+        self.clients.get(name.client)?.sent.get(name.number)
+    }
+
+    /// All messages.
+    pub fn all_sent(&self) -> impl Iterator<Item = (Name, &Sent)> {
+        self.clients.iter().enumerate().flat_map(|(client, life)| {
+            life.sent.iter().enumerate().map(move |(number, sent)| (Name { client, number }, sent))
+        })
+    }
+
+    /// A client, for people.
+    pub fn client(&self, id: ClientId) -> String {
+        format!("{}@{id}", self.clients[id].device)
+    }
+
+    /// A message, for people.
+    pub fn message(&self, name: Name) -> String {
+        match self.clients.get(name.client) {
+            Some(client) => format!("{}@{name}", client.device),
+            None => format!("?@{name}"),
+        }
+    }
+}

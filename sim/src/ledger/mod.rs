@@ -1,0 +1,179 @@
+//! What clients did and saw, written down as it happens: the evidence that oracles judge by.
+
+mod book;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use im_gateway::client::{Fate, Incoming};
+use serde_json::json;
+
+pub use book::{Book, Client, ClientId, Device, Name, Received, Sent, Session, Surfaced};
+
+use crate::coverage;
+use crate::oracle::{Journal, Violation, safety};
+use crate::time;
+use crate::trace::Trace;
+
+/// The shared book.
+#[derive(Clone)]
+pub struct Ledger {
+    book: Arc<Mutex<Book>>,
+    /// Where clients reach each machine, `host:port`.
+    nodes: Arc<Vec<String>>,
+    journal: Journal,
+    trace: Trace,
+    /// What strangers found wrong.
+    complaints: Arc<Mutex<Vec<Violation>>>,
+}
+
+impl Ledger {
+    /// Empty. `nodes`: where clients reach each machine, `host:port`.
+    pub fn new(nodes: Vec<String>, journal: Journal, trace: Trace) -> Self {
+        Self { book: Arc::default(), nodes: Arc::new(nodes), journal, trace, complaints: Arc::default() }
+    }
+
+    /// The book.
+    pub fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A client that keeps to no rules finds that a node does not either.
+    pub fn complain(&self, text: String) {
+        let violation = safety(text).at(time::now());
+        self.complaints.lock().unwrap_or_else(PoisonError::into_inner).push(violation);
+    }
+
+    /// What was complained of.
+    pub fn complaints(&self) -> Vec<Violation> {
+        self.complaints.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A client starts.
+    pub fn start(&self, device: Device, ephemeral: bool, slow: bool) -> ClientId {
+        let mut book = self.book();
+        book.clients.push(Client { slow, ..Client::new(device, ephemeral, time::now()) });
+        book.clients.len() - 1
+    }
+
+    /// A client was welcomed.
+    pub fn connected(&self, id: ClientId, address: &str, session: &str) {
+        let mut book = self.book();
+        let node = self.nodes.iter().position(|node| node == address).expect("nodes do not move");
+        let epoch = session.parse().expect("a session's name is its epoch");
+        let client = &mut book.clients[id];
+        let lost_at = client.sessions.last().map(|before| before.ended_at.unwrap_or(before.at));
+        let began_at = lost_at.unwrap_or(client.started_at);
+        client.sessions.push(Session { began_at, at: time::now(), epoch, node, ended_at: None });
+        self.trace
+            .lazy("connected", || json!({ "client": book.client(id), "node": format!("n{node}"), "epoch": epoch }));
+    }
+
+    /// A client's connection ended, or did not come about.
+    pub fn disconnected(&self, id: ClientId, reason: &str) {
+        let mut book = self.book();
+        let client = &mut book.clients[id];
+        match client.sessions.last_mut().filter(|session| session.ended_at.is_none()) {
+            Some(session) => session.ended_at = Some(time::now()),
+            None => client.failed_attempts += 1,
+        }
+        self.trace.lazy("disconnected", || json!({ "client": book.client(id), "reason": reason }));
+    }
+
+    fn ended(&self, id: ClientId) -> MutexGuard<'_, Book> {
+        let mut book = self.book();
+        if let Some(session) = book.clients[id].sessions.last_mut() {
+            session.ended_at.get_or_insert(time::now());
+        }
+        book
+    }
+
+    /// A node told a client not to come back.
+    pub fn refused(&self, id: ClientId, code: u16) {
+        let mut book = self.ended(id);
+        book.clients[id].refused = Some((time::now(), code));
+        if code == 4502 {
+            coverage::reached("a client was replaced by a newer one");
+        }
+        self.trace.lazy("refused", || json!({ "client": book.client(id), "code": code }));
+    }
+
+    /// A client's application closes it.
+    pub fn closed(&self, id: ClientId) {
+        let mut book = self.ended(id);
+        book.clients[id].closed_at.get_or_insert(time::now());
+        self.trace.lazy("closed", || json!({ "client": book.client(id) }));
+    }
+
+    /// A client surfaced a message.
+    pub fn received(&self, id: ClientId, message: Incoming) {
+        let name = Name::of_body(message.body.get());
+        let what = Surfaced::Message {
+            name,
+            mid: message.mid,
+            from: Device { user: message.from, device: message.device },
+            to: message.to,
+        };
+        self.surfaced(id, message.seq, what);
+    }
+
+    /// A client was told that it lost messages.
+    pub fn gap(&self, id: ClientId, seq: u64, lost: u64) {
+        coverage::reached("a device was told of a gap");
+        self.surfaced(id, seq, Surfaced::Gap { lost });
+    }
+
+    fn surfaced(&self, id: ClientId, seq: u64, what: Surfaced) {
+        let durable = self.journal.committed();
+        let mut book = self.book();
+        self.trace.lazy("received", || {
+            let what = match &what {
+                Surfaced::Message { name: Some(name), .. } => book.message(*name),
+                Surfaced::Message { name: None, mid, .. } => mid.to_string(),
+                Surfaced::Gap { lost } => format!("gap of {lost}"),
+            };
+            json!({ "client": book.client(id), "seq": seq, "message": what })
+        });
+        book.clients[id].received.push(Received { at: time::now(), durable, seq, what });
+    }
+
+    /// A message was given to the SDK; returns its name.
+    pub fn sent(&self, client: ClientId, to: &str) -> Name {
+        let mut book = self.book();
+        let messages = &mut book.clients[client].sent;
+        let name = Name { client, number: messages.len() };
+        messages.push(Sent { to: to.to_owned(), at: time::now(), fate: None, answered_at: 0, durable: 0 });
+        self.trace.lazy("sent", || json!({ "message": book.message(name), "to": to }));
+        name
+    }
+
+    /// What became of a message. A later word counts only where the first one left it open.
+    pub fn fate(&self, name: Name, fate: Fate) {
+        let durable = self.journal.committed();
+        let mut book = self.book();
+        self.trace.lazy("fate", || {
+            let text = match &fate {
+                Fate::Stored(mid) => format!("stored {mid}"),
+                other => format!("{other:?}"),
+            };
+            json!({ "message": book.message(name), "fate": text })
+        });
+        if fate == Fate::Unknown {
+            coverage::reached("the fate of a message stayed unknown");
+        }
+        let sent = &mut book.clients[name.client].sent[name.number];
+        if matches!(sent.fate, None | Some(Fate::Unknown | Fate::NotSent)) {
+            (sent.fate, sent.answered_at, sent.durable) = (Some(fate), time::now(), durable);
+        }
+    }
+
+    /// What earlier clients of this one's device sent and had no answer to, oldest first, and to whom.
+    pub fn unanswered(&self, id: ClientId) -> Vec<(Name, String)> {
+        let book = self.book();
+        let device = &book.clients[id].device;
+        let open = book.all_sent().filter(|(name, sent)| {
+            let open = matches!(sent.fate, None | Some(Fate::Unknown | Fate::NotSent));
+            open && name.client < id && book.clients[name.client].device == *device
+        });
+        open.map(|(name, sent)| (name, sent.to.clone())).collect()
+    }
+}

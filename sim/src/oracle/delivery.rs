@@ -1,0 +1,393 @@
+//! G1, G2, G3: what clients were told and shown fits the log, message by message.
+//!
+//! Each device gets the log's messages to its user, one after the other, from its first session on
+//! (a user's first device: from the beginning); what it does not get, a gap counts.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use im_gateway::client::Fate;
+
+use super::facts::{self, Stored};
+use super::{History, Violation, safety};
+use crate::ledger::{Book, Client, ClientId, Device, Name, Received, Sent, Surfaced};
+
+/// The log, for looking up.
+struct Index<'a> {
+    by_user: HashMap<&'a str, Vec<&'a Stored>>,
+    by_name: HashMap<Name, &'a Stored>,
+    /// The epoch of each device's first registration, and of each user's.
+    first_device: HashMap<&'a Device, u64>,
+    first_user: HashMap<&'a str, u64>,
+}
+
+impl<'a> Index<'a> {
+    fn of(history: &History<'a>) -> Self {
+        let mut index = Self {
+            by_user: HashMap::new(),
+            by_name: HashMap::new(),
+            first_device: HashMap::new(),
+            first_user: HashMap::new(),
+        };
+        for stored in &history.facts.stored {
+            index.by_user.entry(&stored.to).or_default().push(stored);
+            if let Some(name) = stored.name {
+                index.by_name.entry(name).or_insert(stored);
+            }
+        }
+        for registered in &history.facts.registered {
+            index.first_device.entry(&registered.device).or_insert(registered.epoch);
+            index.first_user.entry(&registered.device.user).or_insert(registered.epoch);
+        }
+        index
+    }
+
+    /// The messages to a user, in log order.
+    fn to(&self, user: &str) -> &[&'a Stored] {
+        self.by_user.get(user).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Checks all that holds at any time.
+pub fn check(history: &History, broken: &mut Vec<Violation>) {
+    let index = Index::of(history);
+    check_stored(history, broken);
+    for (name, sent) in history.book.all_sent() {
+        check_fate(history, &index, name, sent, broken);
+    }
+    for (id, client) in history.book.clients.iter().enumerate() {
+        let who = history.book.client(id);
+        for got in &client.received {
+            check_received(history, &index, &who, client, got, broken);
+        }
+    }
+    for ((device, _), clients) in devices(history.book) {
+        walk(history, &index, device, &clients, broken);
+    }
+}
+
+/// G2 and G3 in the log itself: each message once, each sender's in order.
+fn check_stored(history: &History, broken: &mut Vec<Violation>) {
+    let mut mids = HashSet::new();
+    let mut last: HashMap<usize, usize> = HashMap::new();
+    for stored in &history.facts.stored {
+        let called = || called(history.book, stored);
+        if !mids.insert(stored.mid) {
+            broken.push(safety(format!("G2: {} is in the log twice, again at {}", called(), stored.pos)));
+        }
+        let Some(name) = stored.name else { continue };
+        let Some(sent) = history.book.sent(name) else {
+            broken.push(safety(format!("G1: {}, which nobody sent, is in the log", called())));
+            continue;
+        };
+        if sent.to != stored.to {
+            broken.push(safety(format!("G1: {} is for {} and in the log for {}", called(), sent.to, stored.to)));
+        }
+        if let Some(before) = last.insert(name.client, name.number).filter(|before| *before >= name.number) {
+            let text = format!("G3: {} is in the log after its sender's message {before}", called());
+            broken.push(safety(text).at(sent.at));
+        }
+    }
+}
+
+/// G1: an `ok` is never a lie; a refusal is final; what is unknown may be either.
+fn check_fate(history: &History, index: &Index, name: Name, sent: &Sent, broken: &mut Vec<Violation>) {
+    let stored = index.by_name.get(&name);
+    let called = || history.book.message(name);
+    let text = match (&sent.fate, stored) {
+        (Some(Fate::Stored(_)), None) => format!("G1: {} was ok'd and is not in the log", called()),
+        (Some(Fate::Stored(mid)), Some(stored)) if *mid != stored.mid => {
+            format!("G2: {} was ok'd under another id than the log has", called())
+        }
+        (Some(Fate::Stored(_)), Some(stored)) if sent.durable < facts::index(stored.pos) => {
+            format!("G1: {} was ok'd at {} when only {} was durable", called(), stored.pos, sent.durable)
+        }
+        (Some(fate @ (Fate::Refused { .. } | Fate::NotSent | Fate::TooLarge { .. })), Some(_)) => {
+            format!("G1: {} is in the log, and its sender was told {fate:?}", called())
+        }
+        (Some(Fate::Refused { code, .. }), None) if !history.tight => {
+            format!("G1: {} was refused ({code:?}) far from any limit", called())
+        }
+        _ => return,
+    };
+    broken.push(safety(text).at(sent.answered_at));
+}
+
+/// G1, G2: what a client is shown is in the log, durable, as it was sent and for it.
+fn check_received(
+    history: &History,
+    index: &Index,
+    who: &str,
+    client: &Client,
+    got: &Received,
+    broken: &mut Vec<Violation>,
+) {
+    let mut wrong = |text: String| broken.push(safety(text).at(got.at));
+    if got.durable < facts::index(got.seq) {
+        wrong(format!("G1: {who} was shown {}, when only the entries up to {} were durable", got.seq, got.durable));
+    }
+    let Surfaced::Message { name, mid, from, to } = &got.what else {
+        if !history.tight {
+            wrong(format!("G1: {who} was told of a gap far from any limit"));
+        }
+        return;
+    };
+    let sent_to_us = index.to(&client.device.user);
+    let place = sent_to_us.binary_search_by_key(&got.seq, |stored| stored.pos);
+    match place.map(|at| sent_to_us[at]) {
+        Ok(stored) if stored.mid == *mid && stored.name == *name => {}
+        Ok(stored) => wrong(format!("G3: {who} got {mid} at {}, where the log has {}", got.seq, stored.mid)),
+        Err(_) => wrong(format!("G1: {who} got {mid} at {}, where the log has nothing for it", got.seq)),
+    }
+    if to.as_deref() != Some(client.device.user.as_str()) {
+        wrong(format!("G1: {who} got {mid}, which says it is for {to:?}"));
+    }
+    let Some(name) = name else { return };
+    match history.book.clients.get(name.client) {
+        Some(sender) if sender.device == *from => {}
+        _ => wrong(format!("G1: {who} got {} as if from {from}", history.book.message(*name))),
+    }
+}
+
+/// Clients, each with its number.
+type Clients<'a> = Vec<(ClientId, &'a Client)>;
+
+/// Clients by device. A device that is forgotten when it leaves is another one each time.
+fn devices(book: &Book) -> BTreeMap<(&Device, Option<ClientId>), Clients<'_>> {
+    let mut devices: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for (id, client) in book.clients.iter().enumerate() {
+        devices.entry((&client.device, client.ephemeral.then_some(id))).or_default().push((id, client));
+    }
+    devices
+}
+
+/// Follows a device through its user's messages: nothing twice, nothing skipped but by a gap or
+/// because another client of the device had it. Returns how many it has seen or was told of, counted
+/// from the user's first.
+fn walk(
+    history: &History,
+    index: &Index,
+    device: &Device,
+    clients: &[(usize, &Client)],
+    broken: &mut Vec<Violation>,
+) -> usize {
+    let messages = index.to(&device.user);
+    let mut covered = vec![false; messages.len()];
+    let begins = begins(index, device, clients, messages);
+    covered[..begins].fill(true);
+    let mut furthest: Option<(usize, usize, &Received)> = None;
+    for (id, client) in clients {
+        let mut before = 0;
+        for got in &client.received {
+            let end = messages.partition_point(|stored| stored.pos <= got.seq);
+            let count = match got.what {
+                Surfaced::Message { .. } if end <= before => {
+                    let text = format!("G2: {} got {} twice, or out of order", history.book.client(*id), got.seq);
+                    broken.push(safety(text).at(got.at));
+                    continue;
+                }
+                Surfaced::Message { .. } => 1,
+                Surfaced::Gap { lost } => lost as usize,
+            };
+            covered[end.saturating_sub(count)..end].fill(true);
+            before = before.max(end);
+            if furthest.is_none_or(|(_, furthest, _)| end > furthest) {
+                furthest = Some((*id, end, got));
+            }
+        }
+    }
+    let seen = covered.iter().position(|covered| !covered).unwrap_or(messages.len());
+    if let Some((id, end, got)) = furthest.filter(|(_, end, _)| seen < *end) {
+        let missed = covered[seen..end].iter().filter(|covered| !**covered).count();
+        let (who, first) = (history.book.client(id), called(history.book, messages[seen]));
+        let text = format!("G1: {who} went on to {} without {missed} messages, from {first} on", got.seq);
+        broken.push(safety(text).at(got.at));
+    }
+    seen
+}
+
+/// A message, for people.
+fn called(book: &Book, stored: &Stored) -> String {
+    stored.name.map_or_else(|| stored.mid.to_string(), |name| book.message(name))
+}
+
+/// Before which of its user's messages a device must begin.
+fn begins(index: &Index, device: &Device, clients: &[(usize, &Client)], messages: &[&Stored]) -> usize {
+    // A forgotten device inherits what is left, but need not: others may have passed it.
+    let forgotten = clients.iter().find(|(_, client)| client.ephemeral);
+    let own = forgotten.map(|(_, client)| client.sessions.first().map_or(u64::MAX, |session| session.epoch));
+    let Some(epoch) = own.or_else(|| index.first_device.get(device).copied()) else { return messages.len() };
+    if own.is_none() && index.first_user.get(device.user.as_str()) == Some(&epoch) {
+        return 0;
+    }
+    messages.partition_point(|stored| stored.pos <= epoch)
+}
+
+/// What is still missing: answers, sessions, and messages that a running client has not seen.
+pub fn missing(history: &History) -> Vec<String> {
+    let book = history.book;
+    let unanswered = book.all_sent().filter(|(_, sent)| sent.fate.is_none());
+    let mut missing: Vec<_> = unanswered.map(|(name, _)| format!("{} has no answer", book.message(name))).collect();
+    let index = Index::of(history);
+    for ((device, _), clients) in devices(book) {
+        if !clients.iter().any(|(_, client)| client.is_running()) {
+            continue;
+        }
+        if clients.iter().all(|(_, client)| client.sessions.is_empty()) {
+            missing.push(format!("{device} never got a session"));
+            continue;
+        }
+        let messages = index.to(&device.user);
+        let seen = walk(history, &index, device, &clients, &mut Vec::new());
+        if let Some(first) = messages.get(seen) {
+            let (left, first) = (messages.len() - seen, called(book, first));
+            missing.push(format!("{device} did not get {left} messages from {first} on"));
+        }
+    }
+    missing
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Scene, found};
+    use super::*;
+    use cluster::id::MessageId;
+    use im_gateway::protocol::ErrorCode;
+
+    fn check_scene(scene: &Scene) -> Vec<String> {
+        let mut broken = Vec::new();
+        check(&scene.history(), &mut broken);
+        broken.into_iter().map(|violation| violation.text).collect()
+    }
+
+    #[test]
+    fn a_good_history_is_good() {
+        let scene = Scene::good();
+        assert_eq!(check_scene(&scene), Vec::<String>::new());
+        assert_eq!(missing(&scene.history()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_ok_that_the_log_does_not_know() {
+        let mut scene = Scene::good();
+        scene.facts.stored.pop();
+        scene.book.clients[1].received.pop();
+        found(&check_scene(&scene), "was ok'd and is not in the log");
+    }
+
+    #[test]
+    fn an_ok_before_it_was_durable() {
+        let mut scene = Scene::good();
+        scene.book.clients[0].sent[1].durable = 1;
+        found(&check_scene(&scene), "when only 1 was durable");
+    }
+
+    #[test]
+    fn shown_before_it_was_durable() {
+        let mut scene = Scene::good();
+        scene.book.clients[1].received[0].durable = 1;
+        found(&check_scene(&scene), "was shown");
+    }
+
+    #[test]
+    fn refused_and_stored_all_the_same() {
+        let mut scene = Scene::good();
+        scene.book.clients[0].sent[0].fate = Some(Fate::Refused { code: ErrorCode::InboxFull, message: String::new() });
+        found(&check_scene(&scene), "its sender was told Refused");
+        scene.book.clients[0].sent[0].fate = Some(Fate::NotSent);
+        found(&check_scene(&scene), "its sender was told NotSent");
+    }
+
+    #[test]
+    fn refused_far_from_any_limit() {
+        let mut scene = Scene::good();
+        let sent = scene.book.clients[0].sent[0].clone();
+        let fate = Some(Fate::Refused { code: ErrorCode::InboxFull, message: String::new() });
+        scene.book.clients[0].sent.push(Sent { fate, ..sent });
+        found(&check_scene(&scene), "far from any limit");
+        scene.tight = true;
+        assert_eq!(check_scene(&scene), Vec::<String>::new());
+    }
+
+    #[test]
+    fn unknown_stays_unknown() {
+        let mut scene = Scene::good();
+        scene.book.clients[0].sent[0].fate = Some(Fate::Unknown);
+        assert_eq!(check_scene(&scene), Vec::<String>::new());
+        scene.book.clients[0].sent[0].fate = None;
+        found(&missing(&scene.history()), "has no answer");
+    }
+
+    #[test]
+    fn skipped_without_a_gap() {
+        let mut scene = Scene::good();
+        scene.book.clients[1].received.remove(0);
+        found(&check_scene(&scene), "went on to");
+    }
+
+    #[test]
+    fn a_gap_says_how_many() {
+        let mut scene = Scene::good();
+        scene.tight = true;
+        scene.book.clients[1].received[0].what = Surfaced::Gap { lost: 1 };
+        assert_eq!(check_scene(&scene), Vec::<String>::new());
+        scene.tight = false;
+        found(&check_scene(&scene), "a gap far from any limit");
+        scene.tight = true;
+        let received = &mut scene.book.clients[1].received;
+        received.remove(0);
+        received[0].what = Surfaced::Gap { lost: 1 };
+        found(&check_scene(&scene), "without 1 messages");
+        scene.book.clients[1].received[0].what = Surfaced::Gap { lost: 2 };
+        assert_eq!(check_scene(&scene), Vec::<String>::new());
+    }
+
+    #[test]
+    fn seen_twice_or_out_of_order() {
+        let mut scene = Scene::good();
+        let again = scene.book.clients[1].received[0].clone();
+        scene.book.clients[1].received.push(again);
+        found(&check_scene(&scene), "twice, or out of order");
+    }
+
+    #[test]
+    fn stored_twice() {
+        let mut scene = Scene::good();
+        let again = Stored { pos: 99 << 12, ..scene.facts.stored[0].clone() };
+        scene.facts.stored.push(again);
+        found(&check_scene(&scene), "is in the log twice");
+    }
+
+    #[test]
+    fn a_senders_messages_out_of_order() {
+        let mut scene = Scene::good();
+        let (a, b) = (scene.facts.stored[0].pos, scene.facts.stored[1].pos);
+        scene.facts.stored.swap(0, 1);
+        (scene.facts.stored[0].pos, scene.facts.stored[1].pos) = (a, b);
+        found(&check_scene(&scene), "after its sender's message 1");
+    }
+
+    #[test]
+    fn misrouted_or_from_nowhere() {
+        let mut scene = Scene::good();
+        let Surfaced::Message { mid, .. } = &mut scene.book.clients[1].received[0].what else { panic!("a message") };
+        *mid = MessageId([9; 16]);
+        found(&check_scene(&scene), "where the log has");
+        let mut scene = Scene::good();
+        scene.facts.stored[0].to = "v".into();
+        let text = check_scene(&scene);
+        found(&text, "is for w and in the log for v");
+        found(&text, "where the log has nothing for it");
+        let mut scene = Scene::good();
+        let Surfaced::Message { from, .. } = &mut scene.book.clients[1].received[0].what else { panic!("a message") };
+        from.user = "x".into();
+        found(&check_scene(&scene), "as if from x/a");
+    }
+
+    #[test]
+    fn not_delivered_at_last() {
+        let mut scene = Scene::good();
+        scene.book.clients[1].received.pop();
+        assert_eq!(check_scene(&scene), Vec::<String>::new());
+        found(&missing(&scene.history()), "did not get 1 messages");
+    }
+}

@@ -1,0 +1,66 @@
+//! What the committed log says, in its order: the one history that all that clients saw must fit.
+
+use cluster::id::{MessageId, NodeId};
+
+use crate::ledger::{Device, Name};
+
+/// A message's place.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// Its position.
+    pub pos: u64,
+    /// Its id.
+    pub mid: MessageId,
+    /// The name in its body, if it has one.
+    pub name: Option<Name>,
+    /// To whom.
+    pub to: String,
+}
+
+/// A session's registration.
+#[derive(Debug, Clone)]
+pub struct Registered {
+    /// Its epoch.
+    pub epoch: u64,
+    /// Of which device.
+    pub device: Device,
+    /// By which client instance.
+    pub instance: u64,
+    /// On which node.
+    pub node: NodeId,
+}
+
+/// Something that nodes count.
+#[derive(Debug, Clone, Copy)]
+pub struct Counted {
+    /// The entry that says so.
+    pub index: u64,
+    /// Which node counts it; any of them, if none is named.
+    pub node: Option<NodeId>,
+    /// How many.
+    pub count: u64,
+}
+
+/// The log's content.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// Messages, each once, in log order.
+    pub stored: Vec<Stored>,
+    /// Registrations, in log order.
+    pub registered: Vec<Registered>,
+    /// Nodes' incarnations: each counts one.
+    pub ups: Vec<Counted>,
+    /// Devices' first acknowledgements.
+    pub acked: Vec<Counted>,
+    /// Sends refused for good.
+    pub refused: Vec<Counted>,
+    /// Repeats of sends.
+    pub duplicates: Vec<Counted>,
+    /// Messages lost to devices at an inbox limit.
+    pub lapsed: Vec<Counted>,
+}
+
+/// The log entry of a position.
+pub fn index(pos: u64) -> u64 {
+    cluster::id::Pos(pos).index()
+}

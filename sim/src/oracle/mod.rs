@@ -1,0 +1,130 @@
+//! Holds a run against the guarantees.
+//!
+//! Invariant: oracles are pure functions over what was written down: the clients' own book, and the
+//! log as it stands on the simulated disks. What production code says of itself is never evidence,
+//! it is what is judged (its metrics, its replicas).
+
+mod delivery;
+mod facts;
+mod fencing;
+mod metrics;
+mod order;
+mod presence;
+mod quorum;
+mod raft;
+mod reference;
+#[cfg(test)]
+mod testing;
+
+use std::fmt;
+
+pub use facts::Facts;
+#[cfg(test)]
+use facts::{Registered, Stored};
+pub use metrics::{Life, Scrape};
+pub use presence::Live;
+pub use raft::Journal;
+pub use reference::Reference;
+
+use crate::ledger::Book;
+
+/// A broken promise, or a run that proves nothing.
+#[derive(Debug, Clone)]
+pub struct Violation {
+    /// Of which kind.
+    pub kind: Kind,
+    /// Which guarantee, and by what.
+    pub text: String,
+    /// When it happened, in ns, if that is known.
+    pub at: Option<u64>,
+}
+
+impl Violation {
+    /// With its time, in ns.
+    pub fn at(mut self, at: u64) -> Self {
+        self.at = Some(at);
+        self
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.kind, self.text)?;
+        self.at.map_or(Ok(()), |at| write!(f, " (at {:.3} s)", at as f64 / 1e9))
+    }
+}
+
+/// Kinds of violations, the most telling first; each has its exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Two runs of a seed differ.
+    Determinism,
+    /// Something happened that never may.
+    Safety,
+    /// Something did not happen in time.
+    Liveness,
+    /// The simulator itself is at fault, or the run was vacuous.
+    Harness,
+}
+
+impl Kind {
+    /// The exit code of a run that ends with it.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Safety => 10,
+            Self::Liveness => 11,
+            Self::Determinism => 12,
+            Self::Harness => 13,
+        }
+    }
+}
+
+/// A broken promise.
+pub fn safety(text: String) -> Violation {
+    Violation { kind: Kind::Safety, text, at: None }
+}
+
+/// A promise kept too late.
+pub fn liveness(text: String) -> Violation {
+    Violation { kind: Kind::Liveness, text, at: None }
+}
+
+/// The simulator's own fault.
+pub fn harness(text: String) -> Violation {
+    Violation { kind: Kind::Harness, text, at: None }
+}
+
+/// A run, as far as it has come.
+pub struct History<'a> {
+    /// What clients did and saw.
+    pub book: &'a Book,
+    /// What the log says.
+    pub facts: &'a Facts,
+    /// Inboxes are so small that gaps and refusals are to be expected.
+    pub tight: bool,
+    /// Machines by node id, as `usize`.
+    pub machines: &'a [(cluster::id::NodeId, usize)],
+}
+
+/// Everything that must hold at any time.
+pub fn check(history: &History) -> Vec<Violation> {
+    let mut broken = Vec::new();
+    delivery::check(history, &mut broken);
+    order::check(history, &mut broken);
+    fencing::check(history, &mut broken);
+    broken
+}
+
+/// What is still missing once faults are over; empty when the cluster has done its work. `live`:
+/// the sessions that the replicas know.
+pub fn missing(history: &History, live: &[Live]) -> Vec<String> {
+    let mut missing = delivery::missing(history);
+    missing.extend(presence::missing(history, live));
+    missing.extend(fencing::missing(history));
+    missing
+}
+
+/// Metrics equal the ledger.
+pub fn check_metrics(facts: &Facts, book: &Book, lives: &[Life]) -> Vec<Violation> {
+    metrics::check(facts, book, lives)
+}

@@ -1,0 +1,531 @@
+//! Raft's invariants, held against every write of every node's log, vote and commit position, as
+//! they stand on the simulated disks. No node is asked: what a crash would leave is what counts.
+//!
+//! - Election safety: nobody appends as a leader whose election is not on the disks of a quorum;
+//!   a vote never goes back. (Leaders are numbered by term *and* node: two may be elected in one term,
+//!   one after the other, and the later one's number is higher.)
+//! - Log matching: one leader and index, one entry, and one entry before it.
+//! - Nothing is committed that is not on the disks of a quorum, nothing committed is replaced or deleted.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use cluster::env::kv::Write;
+use cluster::id::NodeId;
+use cluster::raft::{Entry, EntryPayload, LeaderId, LogId, LogRecord, Vote, entry_index, read_record};
+
+use super::quorum::Config;
+use super::{Violation, safety};
+use crate::coverage;
+use crate::time;
+
+/// Entries of which all versions are remembered.
+const REMEMBERED: usize = 50_000;
+
+/// Follows the disks of all nodes. Clones are the same.
+#[derive(Clone, Default)]
+pub struct Journal(Arc<Mutex<Raft>>);
+
+impl Journal {
+    fn lock(&self) -> MutexGuard<'_, Raft> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The node whose disk this is, once that is known.
+    pub fn identify(&self, disk: &str, node: NodeId) {
+        self.lock().disk(disk).node = Some(node);
+    }
+
+    /// A batch was written, not durably yet.
+    pub fn written(&self, disk: &str, batch: &[Write]) {
+        let steps = batch.iter().filter_map(Step::read).collect();
+        self.lock().written(disk, steps);
+    }
+
+    /// The first `upto` batches ever written are durable.
+    pub fn synced(&self, disk: &str, upto: u64) {
+        self.lock().synced(disk, upto);
+    }
+
+    /// The last `lost` batches are gone; what is left is durable.
+    pub fn crashed(&self, disk: &str, lost: u64) {
+        self.lock().crashed(disk, lost);
+    }
+
+    /// The disk holds these records now, durably, whatever it held before.
+    pub fn replaced<'a>(&self, disk: &str, records: impl Iterator<Item = (&'a Bytes, &'a Bytes)>) {
+        let steps = records.filter_map(|(key, value)| Step::read(&Write::Put(key.clone(), value.clone()))).collect();
+        let mut raft = self.lock();
+        raft.disks.insert(disk.to_owned(), DiskLog::default());
+        raft.load(disk, steps);
+    }
+
+    /// Whether the node with this disk was sent a checkpoint at or after this moment, in ns.
+    pub fn was_sent_a_checkpoint(&self, disk: &str, since: u64) -> bool {
+        self.lock().disk(disk).installed_at.is_some_and(|at| at >= since)
+    }
+
+    /// Index up to which the log is known to be committed, and was on the disks of a quorum then.
+    pub fn committed(&self) -> u64 {
+        self.lock().committed_upto()
+    }
+
+    /// Entries that were committed since this was asked last, by index; commands only have bytes.
+    pub fn take_committed(&self) -> Vec<(u64, Option<Bytes>)> {
+        std::mem::take(&mut self.lock().fresh)
+    }
+
+    /// What was broken since this was asked last.
+    pub fn take_broken(&self) -> Vec<Violation> {
+        std::mem::take(&mut self.lock().broken)
+    }
+}
+
+/// One write to a disk.
+pub(super) enum Step {
+    Put(LogRecord),
+    Delete(u64),
+}
+
+impl Step {
+    fn read(write: &Write) -> Option<Self> {
+        match write {
+            Write::Put(key, value) => read_record(key, value).ok()?.map(Self::Put),
+            Write::Delete(key) => entry_index(key).map(Self::Delete),
+        }
+    }
+}
+
+/// A change to what a disk holds.
+enum Change {
+    Entry(u64, LeaderId),
+    Vote(Vote),
+    Purged(LogId),
+    Delete(u64),
+}
+
+/// What a disk holds.
+#[derive(Clone, Default)]
+struct View {
+    entries: BTreeMap<u64, LeaderId>,
+    purged: Option<LogId>,
+    vote: Option<Vote>,
+}
+
+impl View {
+    fn apply(&mut self, change: &Change) {
+        match *change {
+            Change::Entry(index, leader) => drop(self.entries.insert(index, leader)),
+            Change::Vote(vote) => self.vote = Some(vote),
+            Change::Purged(upto) => self.purged = Some(upto),
+            Change::Delete(index) => drop(self.entries.remove(&index)),
+        }
+    }
+
+    fn has_purged(&self, index: u64) -> bool {
+        self.purged.is_some_and(|purged| index <= purged.index)
+    }
+
+    fn holds(&self, index: u64, leader: LeaderId) -> bool {
+        self.has_purged(index) || self.entries.get(&index) == Some(&leader)
+    }
+
+    /// Who made the entry at `index`, as far as this disk knows.
+    fn leader_at(&self, index: u64) -> Option<LeaderId> {
+        let purged = self.purged.filter(|purged| purged.index == index).map(|purged| purged.leader_id);
+        self.entries.get(&index).copied().or(purged)
+    }
+}
+
+#[derive(Default)]
+struct DiskLog {
+    node: Option<NodeId>,
+    visible: View,
+    durable: View,
+    /// Changes of each batch that is not durable, oldest first.
+    pending: VecDeque<Vec<Change>>,
+    /// Batches that are.
+    durable_batches: u64,
+    /// When it lost a log to a checkpoint of another node, last.
+    installed_at: Option<u64>,
+}
+
+impl DiskLog {
+    fn batches(&self) -> u64 {
+        self.durable_batches + self.pending.len() as u64
+    }
+}
+
+/// A version of an entry.
+struct Known {
+    leader: LeaderId,
+    before: Option<LeaderId>,
+    crc: u32,
+    command: Option<Bytes>,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Raft {
+    disks: BTreeMap<String, DiskLog>,
+    known: BTreeMap<u64, Vec<Known>>,
+    /// Who made each committed entry, from index 0.
+    committed: Vec<LeaderId>,
+    fresh: Vec<(u64, Option<Bytes>)>,
+    memberships: BTreeMap<(u64, LeaderId), Config>,
+    /// On whose disks the election of each leader is.
+    elected: BTreeMap<LeaderId, BTreeSet<String>>,
+    led: BTreeSet<LeaderId>,
+    pub(super) broken: Vec<Violation>,
+}
+
+impl Raft {
+    fn disk(&mut self, name: &str) -> &mut DiskLog {
+        if !self.disks.contains_key(name) {
+            self.disks.insert(name.to_owned(), DiskLog::default());
+        }
+        self.disks.get_mut(name).expect("it was inserted")
+    }
+
+    fn broken(&mut self, text: String) {
+        self.broken.push(safety(format!("raft: {text}")).at(time::now()));
+    }
+
+    fn committed_upto(&self) -> u64 {
+        (self.committed.len() as u64).saturating_sub(1)
+    }
+
+    pub(super) fn written(&mut self, disk: &str, steps: Vec<Step>) {
+        let changes = steps.into_iter().filter_map(|step| self.step(disk, step)).collect();
+        self.disk(disk).pending.push_back(changes);
+    }
+
+    pub(super) fn synced(&mut self, disk: &str, upto: u64) {
+        let log = self.disk(disk);
+        let mut votes = Vec::new();
+        while log.durable_batches < upto {
+            let Some(changes) = log.pending.pop_front() else { break };
+            log.durable_batches += 1;
+            for change in changes {
+                log.durable.apply(&change);
+                if let Change::Vote(vote) = change {
+                    votes.push(vote.leader_id);
+                }
+            }
+        }
+        for leader in votes {
+            self.elected.entry(leader).or_default().insert(disk.to_owned());
+        }
+    }
+
+    pub(super) fn crashed(&mut self, disk: &str, lost: u64) {
+        if lost > 0 {
+            coverage::reached("a crash lost writes that were not synced");
+        }
+        let upto = self.disk(disk).batches().saturating_sub(lost);
+        self.synced(disk, upto);
+        let log = self.disk(disk);
+        log.pending.clear();
+        log.visible = log.durable.clone();
+    }
+
+    fn load(&mut self, disk: &str, steps: Vec<Step>) {
+        let log = self.disk(disk);
+        for step in steps {
+            let change = match step {
+                Step::Put(LogRecord::Entry(entry)) => Change::Entry(entry.log_id.index, entry.log_id.leader_id),
+                Step::Put(LogRecord::Vote(vote)) => Change::Vote(vote),
+                Step::Put(LogRecord::Purged(upto)) => Change::Purged(upto),
+                Step::Put(LogRecord::Committed(_)) | Step::Delete(_) => continue,
+            };
+            log.durable.apply(&change);
+        }
+        log.visible = log.durable.clone();
+    }
+
+    fn step(&mut self, disk: &str, step: Step) -> Option<Change> {
+        let change = match step {
+            Step::Put(LogRecord::Entry(entry)) => self.append(disk, entry),
+            Step::Put(LogRecord::Vote(vote)) => {
+                if let Some(before) =
+                    self.disk(disk).visible.vote.filter(|before| vote.partial_cmp(before).is_none_or(Ordering::is_lt))
+                {
+                    self.broken(format!("{disk} votes for {} after {}", vote.leader_id, before.leader_id));
+                }
+                Change::Vote(vote)
+            }
+            Step::Put(LogRecord::Purged(upto)) => {
+                let log = self.disk(disk);
+                // What it never had went with a checkpoint that it was sent.
+                if log.visible.entries.last_key_value().is_none_or(|(last, _)| *last < upto.index) {
+                    log.installed_at = Some(time::now());
+                    coverage::reached("a replica was sent a checkpoint");
+                }
+                Change::Purged(upto)
+            }
+            Step::Put(LogRecord::Committed(upto)) => {
+                self.claim(disk, upto);
+                return None;
+            }
+            Step::Delete(index) => {
+                self.delete(disk, index);
+                Change::Delete(index)
+            }
+        };
+        self.disk(disk).visible.apply(&change);
+        Some(change)
+    }
+
+    fn append(&mut self, disk: &str, entry: Entry) -> Change {
+        let LogId { leader_id: leader, index } = entry.log_id;
+        let before = index.checked_sub(1).and_then(|before| self.disk(disk).visible.leader_at(before));
+        let (crc, command) = match &entry.payload {
+            EntryPayload::Normal(payload) => (crc32fast::hash(&payload.0), Some(payload.0.clone())),
+            EntryPayload::Membership(membership) => {
+                self.memberships.insert((index, leader), membership.get_joint_config().clone());
+                (1, None)
+            }
+            EntryPayload::Blank => (0, None),
+        };
+        self.match_known(disk, Known { leader, before, crc, command }, index);
+        if index > 0 && self.led.insert(leader) {
+            if self.led.len() > 2 {
+                coverage::reached("a leader was replaced");
+            }
+            self.check_election(disk, leader, index);
+        }
+        if self.committed.get(index as usize).is_some_and(|committed| *committed != leader) {
+            self.broken(format!("{disk} has {leader}'s entry at {index}, where another one is committed"));
+        }
+        Change::Entry(index, leader)
+    }
+
+    /// Log matching.
+    fn match_known(&mut self, disk: &str, new: Known, index: u64) {
+        let versions = self.known.entry(index).or_default();
+        let Some(old) = versions.iter_mut().find(|old| old.leader == new.leader) else {
+            versions.push(new);
+            while self.known.len() > REMEMBERED {
+                self.known.pop_first();
+            }
+            return;
+        };
+        let same_before = old.before.is_none() || new.before.is_none() || old.before == new.before;
+        let same = old.crc == new.crc && same_before;
+        old.before = old.before.or(new.before);
+        if !same {
+            self.broken(format!("{disk} has another entry at {index} of {}, or another before it", new.leader));
+        }
+    }
+
+    /// Election safety: the first entry of a leader.
+    fn check_election(&mut self, disk: &str, leader: LeaderId, index: u64) {
+        let none = BTreeSet::new();
+        let voters = self.elected.get(&leader).unwrap_or(&none);
+        let configs = self.configs(disk, index - 1);
+        if !configs.is_empty() && !self.is_quorum(&configs, |name, _| voters.contains(name)) {
+            let voters = voters.clone();
+            self.broken(format!("{leader} leads by the durable votes of {voters:?} only"));
+        }
+    }
+
+    /// The memberships that may decide on the entry at `index`, as the log on `disk` has them: the
+    /// last one up to it, and all after it.
+    fn configs(&self, disk: &str, index: u64) -> Vec<&Config> {
+        let Some(log) = self.disks.get(disk) else { return Vec::new() };
+        let in_log = |at: &u64, leader: &LeaderId| {
+            log.visible.holds(*at, *leader) || self.committed.get(*at as usize) == Some(leader)
+        };
+        let mut configs = Vec::new();
+        for ((at, leader), config) in &self.memberships {
+            if in_log(at, leader) {
+                if *at <= index {
+                    configs.clear();
+                }
+                configs.push(config);
+            }
+        }
+        configs
+    }
+
+    /// Whether the disks that `counts` tells are a quorum of any of these.
+    fn is_quorum(&self, configs: &[&Config], counts: impl Fn(&str, &DiskLog) -> bool) -> bool {
+        let counted = self.disks.iter().filter(|(name, log)| counts(name, log)).map(|(_, log)| log.node);
+        let counted: Vec<_> = counted.collect();
+        configs.iter().any(|config| super::quorum::reached(config, &counted))
+    }
+
+    /// A node says that the log is committed up to here.
+    fn claim(&mut self, disk: &str, upto: LogId) {
+        if let Some(leader) = self.committed.get(upto.index as usize) {
+            if *leader != upto.leader_id {
+                let leader = *leader;
+                self.broken(format!("{disk} commits {upto}, where {leader}'s entry is committed"));
+            }
+            return;
+        }
+        for index in self.committed.len() as u64..=upto.index {
+            let Some(leader) = self.disk(disk).visible.leader_at(index) else {
+                return self.broken(format!("{disk} commits up to {upto} and has no entry {index}"));
+            };
+            let configs = self.configs(disk, index);
+            if !configs.is_empty() && !self.is_quorum(&configs, |_, log| log.durable.holds(index, leader)) {
+                let on = self.disks.iter().filter(|(_, log)| log.durable.holds(index, leader));
+                let on: Vec<_> = on.map(|(name, _)| name.clone()).collect();
+                self.broken(format!("G1: {disk} commits entry {index}, which is only on the disks of {on:?}"));
+            }
+            self.committed.push(leader);
+            let known =
+                self.known.get(&index).and_then(|versions| versions.iter().find(|known| known.leader == leader));
+            self.fresh.push((index, known.and_then(|known| known.command.clone())));
+        }
+        let last = self.disk(disk).visible.leader_at(upto.index);
+        if last != Some(upto.leader_id) {
+            self.broken(format!("{disk} commits {upto} and has another entry there"));
+        }
+    }
+
+    /// Committed entries leave a log only with what is purged.
+    fn delete(&mut self, disk: &str, index: u64) {
+        let view = &self.disk(disk).visible;
+        let (purged, leader) = (view.has_purged(index), view.entries.get(&index).copied());
+        if !purged && index as usize >= self.committed.len() {
+            coverage::reached("an entry that was not committed was replaced");
+        }
+        if !purged && leader.is_some() && leader == self.committed.get(index as usize).copied() {
+            self.broken(format!("{disk} deletes the committed entry {index}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cluster::raft::{Member, Membership, Payload};
+
+    use super::super::testing::found;
+    use super::*;
+
+    /// Three nodes on the disks "0" to "2".
+    struct Cluster(Raft);
+
+    fn leader(term: u64, node: u64) -> LeaderId {
+        LeaderId { term, node_id: NodeId(node) }
+    }
+
+    fn entry(leader_id: LeaderId, index: u64, text: &'static str) -> Step {
+        let payload = EntryPayload::Normal(Payload(Bytes::from_static(text.as_bytes())));
+        Step::Put(LogRecord::Entry(Entry { log_id: LogId { leader_id, index }, payload }))
+    }
+
+    fn vote(leader_id: LeaderId) -> Step {
+        Step::Put(LogRecord::Vote(Vote { leader_id, committed: false }))
+    }
+
+    fn commit(leader_id: LeaderId, index: u64) -> Step {
+        Step::Put(LogRecord::Committed(LogId { leader_id, index }))
+    }
+
+    impl Cluster {
+        /// All have the membership, committed, and have durably elected node 0 in term 1.
+        fn new() -> Self {
+            let mut cluster = Self(Raft::default());
+            let voters: BTreeSet<_> = (0..3).map(NodeId).collect();
+            let nodes: BTreeMap<_, _> = voters.iter().map(|node| (*node, Member::default())).collect();
+            let membership = Membership::new(vec![voters], nodes).expect("a membership");
+            for n in 0..3 {
+                cluster.0.disk(&n.to_string()).node = Some(NodeId(n));
+                let payload = EntryPayload::Membership(membership.clone());
+                let first = Entry { log_id: LogId { leader_id: leader(0, 0), index: 0 }, payload };
+                cluster.write(n, Step::Put(LogRecord::Entry(first)), true);
+                cluster.write(n, vote(leader(1, 0)), true);
+            }
+            cluster.write(0, commit(leader(0, 0), 0), true);
+            cluster
+        }
+
+        fn write(&mut self, disk: u64, step: Step, sync: bool) {
+            let disk = disk.to_string();
+            self.0.written(&disk, vec![step]);
+            if sync {
+                let upto = self.0.disk(&disk).batches();
+                self.0.synced(&disk, upto);
+            }
+        }
+
+        fn texts(&self) -> Vec<String> {
+            self.0.broken.iter().map(|violation| violation.text.clone()).collect()
+        }
+    }
+
+    #[test]
+    fn a_good_history_is_good() {
+        let mut cluster = Cluster::new();
+        for n in 0..2 {
+            cluster.write(n, entry(leader(1, 0), 1, "a"), true);
+        }
+        cluster.write(0, commit(leader(1, 0), 1), false);
+        cluster.write(2, entry(leader(1, 0), 1, "a"), false);
+        assert_eq!(cluster.texts(), Vec::<String>::new());
+        assert_eq!(cluster.0.committed_upto(), 1);
+        assert_eq!(cluster.0.fresh.last(), Some(&(1, Some(Bytes::from_static(b"a")))));
+    }
+
+    #[test]
+    fn committed_before_a_quorum_has_it_on_disk() {
+        let mut cluster = Cluster::new();
+        cluster.write(0, entry(leader(1, 0), 1, "a"), true);
+        cluster.write(1, entry(leader(1, 0), 1, "a"), false);
+        cluster.write(0, commit(leader(1, 0), 1), false);
+        found(&cluster.texts(), "which is only on the disks of [\"0\"]");
+    }
+
+    #[test]
+    fn a_leader_without_durable_votes() {
+        let mut cluster = Cluster::new();
+        cluster.write(1, vote(leader(2, 1)), true);
+        cluster.write(2, vote(leader(2, 1)), false);
+        cluster.write(1, entry(leader(2, 1), 1, "a"), true);
+        found(&cluster.texts(), "leads by the durable votes of {\"1\"} only");
+    }
+
+    #[test]
+    fn a_vote_goes_back() {
+        let mut cluster = Cluster::new();
+        cluster.write(1, vote(leader(2, 1)), true);
+        cluster.write(1, vote(leader(1, 2)), true);
+        found(&cluster.texts(), "votes for");
+        let mut cluster = Cluster::new();
+        cluster.write(1, vote(leader(2, 1)), false);
+        cluster.0.crashed("1", 1);
+        cluster.write(1, vote(leader(1, 2)), true);
+        assert_eq!(cluster.texts(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn logs_do_not_match() {
+        let mut cluster = Cluster::new();
+        cluster.write(0, entry(leader(1, 0), 1, "a"), true);
+        cluster.write(1, entry(leader(1, 0), 1, "b"), true);
+        found(&cluster.texts(), "has another entry at 1");
+    }
+
+    #[test]
+    fn a_committed_entry_is_replaced_or_deleted() {
+        let mut cluster = Cluster::new();
+        for n in 0..2 {
+            cluster.write(n, entry(leader(1, 0), 1, "a"), true);
+        }
+        cluster.write(0, commit(leader(1, 0), 1), true);
+        for n in 1..3 {
+            cluster.write(n, vote(leader(2, 2)), true);
+        }
+        cluster.write(2, entry(leader(2, 2), 1, "c"), true);
+        found(&cluster.texts(), "where another one is committed");
+        cluster.write(1, Step::Delete(1), true);
+        found(&cluster.texts(), "1 deletes the committed entry 1");
+        cluster.write(2, commit(leader(2, 2), 1), true);
+        found(&cluster.texts(), "2 commits");
+    }
+}

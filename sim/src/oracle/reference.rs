@@ -1,0 +1,194 @@
+//! A replica of our own: the committed log, applied once and in order by the production state
+//! machine, without nodes, disks or checkpoints.
+//!
+//! Invariant: every node's replica equals it at the same entry, however that node came there: by
+//! applying, after a restart from a checkpoint, or by a checkpoint of another node.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+
+use bytes::Bytes;
+use cluster::id::NodeId;
+use cluster::state::{Batch, BatchRefusal, Command, Effect, Op, Outcome, State};
+
+use super::facts::{Counted, Facts, Registered, Stored};
+use super::presence::Live;
+use super::{Violation, safety};
+use crate::coverage;
+use crate::ledger::{Device, Name};
+use crate::time;
+
+/// Hashes of so many entries back are remembered.
+const REMEMBERED: usize = 1_000;
+
+/// See the module.
+#[derive(Default)]
+pub struct Reference {
+    state: State,
+    /// Committed and not applied.
+    waiting: VecDeque<(u64, Option<Bytes>)>,
+    /// Index of the entry applied last, commands or not.
+    applied: u64,
+    hashes: BTreeMap<u64, ([u8; 32], String)>,
+    facts: Facts,
+    /// Where each epoch is in the facts, as long as its session may live.
+    sessions: HashMap<u64, usize>,
+    last_nodes: HashMap<String, u64>,
+    /// Client instances' attempts that were registered.
+    attempts: HashSet<(u64, u64)>,
+}
+
+impl Reference {
+    /// Takes in what was committed.
+    pub fn committed(&mut self, entries: Vec<(u64, Option<Bytes>)>) {
+        self.waiting.extend(entries);
+    }
+
+    /// What the log says, as far as it was applied.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Whether `node` was already compared at this entry.
+    pub fn has_seen(&self, node: &str, index: u64) -> bool {
+        self.last_nodes.get(node) == Some(&index)
+    }
+
+    /// Compares a replica. Replicas must come in the order of their entries, so that none is passed.
+    pub fn compare(&mut self, node: &str, index: u64, hash: [u8; 32]) -> Option<Violation> {
+        self.last_nodes.insert(node.to_owned(), index);
+        if self.applied < index {
+            self.advance(index);
+            if self.applied == index {
+                self.hashes.insert(index, (self.state.hash(), "the log's replay".to_owned()));
+            }
+        }
+        let (known, by) = self.hashes.entry(index).or_insert_with(|| (hash, node.to_owned()));
+        let differ = *known != hash;
+        let text = format!("replicas: {node} and {by} differ at entry {index}");
+        while self.hashes.len() > REMEMBERED {
+            self.hashes.pop_first();
+        }
+        differ.then(|| safety(text).at(time::now()))
+    }
+
+    /// Applies all up to this entry, as far as it is committed.
+    pub fn advance(&mut self, upto: u64) {
+        while self.waiting.front().is_some_and(|(index, _)| *index <= upto) {
+            let (index, command) = self.waiting.pop_front().expect("it was seen");
+            self.applied = index;
+            let Some(bytes) = command else {
+                self.state.note_applied(index);
+                continue;
+            };
+            let command = Command::decode(&bytes).expect("a command of this build");
+            let mut effects = Vec::new();
+            self.state.apply(index, &command, &mut effects);
+            self.note(index, &command, effects);
+        }
+    }
+
+    /// The live sessions.
+    pub fn live(&mut self) -> Vec<Live> {
+        let (state, facts) = (&self.state, &self.facts);
+        self.sessions.retain(|&epoch, _| state.session(cluster::id::Pos(epoch)).is_some());
+        let mut live: Vec<_> = self
+            .sessions
+            .values()
+            .map(|&at| {
+                let Registered { epoch, device, instance, node } = facts.registered[at].clone();
+                Live { epoch, device, instance, node }
+            })
+            .collect();
+        live.sort_by_key(|live| live.epoch);
+        live
+    }
+
+    fn note(&mut self, index: u64, command: &Command, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::BatchApplied { node, outcomes, .. } => {
+                    if let Command::Batch(batch) = command {
+                        self.note_batch(index, node, batch, &outcomes);
+                    }
+                }
+                Effect::Acked { node, count, .. } => {
+                    self.facts.acked.push(Counted { index, node: Some(node), count });
+                }
+                Effect::BatchRefused { refusal, .. } => match refusal {
+                    BatchRefusal::Fenced => coverage::reached("a node's batch was fenced"),
+                    BatchRefusal::Repeated => coverage::reached("a node's batch was proposed twice"),
+                    BatchRefusal::Gap { .. } => {}
+                },
+                Effect::NodeUp { node, .. } => {
+                    self.facts.ups.push(Counted { index, node: Some(node), count: 1 });
+                }
+                Effect::Lapsed { lost, node, .. } => self.facts.lapsed.push(Counted { index, node, count: lost }),
+                _ => {}
+            }
+        }
+    }
+
+    fn note_batch(&mut self, index: u64, node: NodeId, batch: &Batch, outcomes: &[Outcome]) {
+        let (mut refused, mut duplicates) = (0, 0);
+        for (offset, (op, outcome)) in batch.ops.iter().zip(outcomes).enumerate() {
+            match (op, outcome) {
+                (Op::Register(register), Outcome::Registered(epoch)) => {
+                    self.sessions.insert(epoch.0, self.facts.registered.len());
+                    let device = Device::new(register.user.as_str(), register.device.as_str());
+                    let instance = register.instance;
+                    if !self.attempts.insert((instance, register.attempt)) {
+                        coverage::reached("a session was registered again by its node");
+                    }
+                    self.facts.registered.push(Registered { epoch: epoch.0, device, instance, node });
+                }
+                (Op::Send(send), Outcome::Stored { duplicate: false, .. }) => {
+                    let name = std::str::from_utf8(&send.body).ok().and_then(Name::of_body);
+                    let pos = cluster::id::Pos::new(index, offset).0;
+                    let to = send.to.as_str().to_owned();
+                    self.facts.stored.push(Stored { pos, mid: send.mid, name, to });
+                }
+                (_, Outcome::SendRefused { duplicate: false, .. }) => refused += 1,
+                (_, Outcome::Stored { duplicate: true, .. } | Outcome::SendRefused { duplicate: true, .. }) => {
+                    duplicates += 1;
+                }
+                _ => {}
+            }
+        }
+        if refused > 0 {
+            coverage::reached("a send was refused: inbox full");
+            self.facts.refused.push(Counted { index, node: Some(node), count: refused });
+        }
+        if duplicates > 0 {
+            coverage::reached("a repeated send was recognised");
+            self.facts.duplicates.push(Counted { index, node: Some(node), count: duplicates });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tick(index: u64, advance_ms: u64) -> (u64, Option<Bytes>) {
+        (index, Some(Command::Tick { advance_ms }.encode()))
+    }
+
+    fn hash_at(entries: &[(u64, Option<Bytes>)]) -> [u8; 32] {
+        let mut other = Reference::default();
+        other.committed(entries.to_vec());
+        other.advance(u64::MAX);
+        other.state.hash()
+    }
+
+    #[test]
+    fn a_replica_that_differs() {
+        let log = [(0, None), tick(1, 5), tick(2, 7)];
+        let mut reference = Reference::default();
+        reference.committed(log.to_vec());
+        assert!(reference.compare("n0", 1, hash_at(&log[..2])).is_none());
+        assert!(reference.compare("n0", 2, hash_at(&log)).is_none());
+        assert!(reference.compare("n1", 1, hash_at(&log[..2])).is_none());
+        let broken = reference.compare("n2", 2, hash_at(&[(0, None), tick(1, 6), tick(2, 7)]));
+        assert!(broken.is_some_and(|broken| broken.text.contains("n2 and the log's replay differ at entry 2")));
+    }
+}

@@ -1,0 +1,117 @@
+//! How well-meaning clients behave.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use im_gateway::client::{Client, Event, Fate, Receipt, SendError, Stopped};
+use tokio::sync::watch;
+
+use super::Seat;
+use crate::ledger::{ClientId, Ledger, Name};
+use crate::time;
+
+/// How long a slow consumer takes for a message.
+const SLOW: Duration = Duration::from_secs(1);
+/// Pause before a full queue is tried again.
+const FULL: Duration = Duration::from_millis(50);
+
+/// A client, connected or trying to be.
+pub struct Bot {
+    pub(super) seat: Seat,
+    pub(super) client: Client,
+    pub(super) recipients: Arc<Vec<String>>,
+    pub(super) sending: watch::Receiver<bool>,
+    pub(super) pause: Duration,
+    /// Most bytes that are added to a message.
+    pub(super) padding: u64,
+}
+
+impl Bot {
+    /// Sends, and takes whatever comes.
+    pub async fn chat(self) {
+        let (client, id, ledger) = (self.client.clone(), self.seat.id, self.seat.ledger.clone());
+        tokio::spawn(self.send_until_ended());
+        report(&client, id, &ledger, || Duration::ZERO).await;
+    }
+
+    /// First sends again what earlier clients of its device left without an answer: same key, same
+    /// body, on whatever node.
+    pub async fn resume(self) {
+        for (name, to) in self.seat.ledger.unanswered(self.seat.id) {
+            let body = body(name, self.padding);
+            let Ok(receipt) = self.give(name, &to, &body).await else { return };
+            self.await_fate(name, receipt);
+        }
+        self.chat().await;
+    }
+
+    /// Takes a message a second while others send, and all there is afterwards.
+    pub async fn dawdle(self) {
+        let (sending, id) = (self.sending.clone(), self.seat.id);
+        let pace = || if *sending.borrow() { SLOW } else { Duration::ZERO };
+        report(&self.client, id, &self.seat.ledger, pace).await;
+    }
+
+    async fn send_until_ended(mut self) {
+        loop {
+            if self.sending.wait_for(|&sending| sending).await.is_err() {
+                return;
+            }
+            let longest = u64::try_from(self.pause.as_micros()).unwrap_or(u64::MAX);
+            time::sleep(Duration::from_micros(self.seat.dice.between(0, longest))).await;
+            if !*self.sending.borrow() {
+                continue;
+            }
+            let to = self.recipients[self.seat.dice.between(0, self.recipients.len() as u64 - 1) as usize].clone();
+            let name = self.seat.ledger.sent(self.seat.id, &to);
+            let Ok(receipt) = self.give(name, &to, &body(name, self.padding)).await else {
+                // Replaced by a newer client of its device.
+                self.seat.ledger.fate(name, Fate::NotSent);
+                return;
+            };
+            self.await_fate(name, receipt);
+        }
+    }
+
+    /// Gives a message to the SDK, under the key that is its name.
+    async fn give(&self, name: Name, to: &str, body: &str) -> Result<Receipt, SendError> {
+        loop {
+            match self.client.try_send(to, Some(&name.to_string()), &body) {
+                Err(SendError::Full) => time::sleep(FULL).await,
+                given => return given,
+            }
+        }
+    }
+
+    fn await_fate(&self, name: Name, receipt: Receipt) {
+        let ledger = self.seat.ledger.clone();
+        tokio::spawn(async move { ledger.fate(name, receipt.await) });
+    }
+}
+
+/// A message's body: the same whoever sends it again.
+fn body(name: Name, padding: u64) -> String {
+    let len = (name.number as u64 * 7_919 + name.client as u64 * 104_729) % (padding + 1);
+    format!("{name} {}", "x".repeat(usize::try_from(len).unwrap_or(0)))
+}
+
+/// Writes down whatever a client is told; takes so long for each message.
+pub(super) async fn report(client: &Client, id: ClientId, ledger: &Ledger, pace: impl Fn() -> Duration) {
+    while let Some(event) = client.next().await {
+        match event {
+            Event::Message(message) => {
+                ledger.received(id, message);
+                let pause = pace();
+                if !pause.is_zero() {
+                    time::sleep(pause).await;
+                }
+            }
+            Event::Gap { seq, lost, .. } => ledger.gap(id, seq, lost),
+            Event::Delivered { .. } => {}
+            Event::Connected { address, session, .. } => ledger.connected(id, &address, &session),
+            Event::Disconnected { reason } => ledger.disconnected(id, &reason),
+            Event::Stopped(Stopped::Refused { code, .. }) => ledger.refused(id, code),
+            Event::Stopped(Stopped::Closed) => ledger.closed(id),
+        }
+    }
+}

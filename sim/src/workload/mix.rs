@@ -1,0 +1,79 @@
+//! Which clients a run has.
+
+use cluster::state::Limits;
+use serde::{Deserialize, Serialize};
+
+use crate::dice::Dice;
+
+/// How many clients of each kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Mix {
+    /// How many of those who chat have two devices.
+    pub multi_device_users: u64,
+    /// Users whose client dies or leaves again and again, and is back elsewhere soon.
+    pub roamers: u64,
+    /// Users with devices that are forgotten when they leave, and come anew.
+    pub ephemeral: u64,
+    /// Users who take one message a second, and no more are acknowledged than taken.
+    pub slow: u64,
+    /// Strangers who hold a good token and break the rules: they acknowledge nothing, answer no ping,
+    /// send malformed and oversize frames.
+    pub rude: u64,
+    /// Strangers with bad tokens, or with no protocol at all.
+    pub hostile: u64,
+    /// Connections in one storm; 0: there is none.
+    pub storm: u64,
+    /// Most bytes that are added to a message.
+    pub padding: u64,
+}
+
+impl Default for Mix {
+    fn default() -> Self {
+        Self { multi_device_users: 1, roamers: 0, ephemeral: 0, slow: 0, rude: 0, hostile: 0, storm: 0, padding: 0 }
+    }
+}
+
+impl Mix {
+    /// A mix by chance: always some who chat, and of the others sometimes some.
+    pub fn draw(dice: &Dice) -> Self {
+        let some = |most: u64| if dice.one_in(2) { dice.between(1, most) } else { 0 };
+        Self {
+            multi_device_users: dice.between(1, 8),
+            roamers: some(3),
+            ephemeral: some(3),
+            slow: some(2),
+            rude: some(3),
+            hostile: some(3),
+            storm: if dice.one_in(4) { dice.between(10, 60) } else { 0 },
+            padding: [0, 0, 100, 2_000][dice.between(0, 3) as usize],
+        }
+    }
+}
+
+/// Limits by chance: mostly as they are shipped, sometimes so small that inboxes overflow, messages
+/// expire, and senders wait for answers.
+pub fn draw_limits(dice: &Dice) -> Limits {
+    let mut limits = Limits::default();
+    if dice.one_in(4) {
+        limits.inbox_messages = u32::try_from(dice.between(20, 200)).unwrap_or(u32::MAX);
+    }
+    if dice.one_in(8) {
+        limits.inbox_bytes = dice.between(20_000, 200_000);
+    }
+    if dice.one_in(8) {
+        limits.message_ttl_ms = dice.between(5_000, 20_000);
+    }
+    if dice.one_in(4) {
+        limits.inflight = u32::try_from(dice.between(1, 8)).unwrap_or(u32::MAX);
+    }
+    limits
+}
+
+/// Whether inboxes lose messages under these limits in a short run.
+pub fn is_tight(limits: &Limits) -> bool {
+    let shipped = Limits::default();
+    limits.inbox_messages < shipped.inbox_messages
+        || limits.inbox_bytes < shipped.inbox_bytes
+        || limits.message_ttl_ms < shipped.message_ttl_ms
+}

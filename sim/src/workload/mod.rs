@@ -1,0 +1,211 @@
+//! Clients: users with devices, who chat through the SDK over the simulated network; and strangers
+//! who do not keep to any rules.
+
+mod bots;
+mod mix;
+mod probe;
+mod raw;
+mod scrape;
+mod strangers;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use im_gateway::auth::issue;
+use im_gateway::client::Client;
+use madsim::runtime::Handle;
+use tokio::sync::watch;
+
+pub use mix::{Mix, draw_limits, is_tight};
+pub use probe::{Probe, Prober};
+pub use scrape::Scraper;
+
+use crate::dice::Dice;
+use crate::ledger::{ClientId, Device, Ledger};
+use crate::net::SimNet;
+use crate::plan::Plan;
+use crate::process::TOKEN_SECRET;
+use crate::time;
+use crate::world::World;
+use bots::Bot;
+use strangers::Stranger;
+
+/// The user who is absent until most was sent.
+const LATE: &str = "late";
+/// Users of whom no oracle expects anything begin with this.
+pub const STRANGER: &str = "x-";
+/// Expiry of tokens, ms since the Unix epoch: after every run.
+const EXPIRES_MS: u64 = 4_000_000_000_000;
+
+/// All clients of a run.
+#[derive(Clone)]
+pub struct Workload {
+    world: World,
+    ledger: Ledger,
+    seed: u64,
+    mix: Mix,
+    /// Longest pause between two messages of a sender.
+    pause: Duration,
+    /// To whom senders write.
+    recipients: Arc<Vec<String>>,
+    /// Whether senders send.
+    sending: Arc<watch::Sender<bool>>,
+}
+
+/// How a client begins.
+#[derive(Clone)]
+struct Start {
+    device: Device,
+    ephemeral: bool,
+    /// How many messages it acknowledges before they are taken; as many as the SDK does, if none.
+    ahead: Option<usize>,
+}
+
+impl Start {
+    fn of(user: &str, device: &str) -> Self {
+        Self { device: Device::new(user, device), ephemeral: false, ahead: None }
+    }
+}
+
+/// What a client's machine is given.
+struct Seat {
+    id: ClientId,
+    start: Start,
+    net: Arc<SimNet>,
+    urls: Vec<String>,
+    ledger: Ledger,
+    dice: Dice,
+}
+
+impl Seat {
+    /// Connects; on the client's own machine.
+    fn client(&self) -> Client {
+        let Start { device, ephemeral, ahead } = &self.start;
+        let first = self.dice.between(0, self.urls.len() as u64 - 1) as usize;
+        let token = issue(TOKEN_SECRET, &device.user, None, EXPIRES_MS).expect("HS256 signs");
+        let builder = Client::builder(self.net.clone(), self.urls.clone(), Arc::new(token), &device.device);
+        let mut builder = builder.first(first).ephemeral(*ephemeral);
+        if let Some(ahead) = ahead {
+            builder = builder.ahead(*ahead);
+        }
+        builder.connect().expect("the URLs are well-formed")
+    }
+}
+
+fn named(kind: &str, count: u64) -> impl Iterator<Item = String> {
+    (0..count).map(move |n| format!("{kind}{n}"))
+}
+
+impl Workload {
+    /// The devices that are there from the beginning, connecting.
+    pub fn start(world: World, ledger: Ledger, plan: &Plan) -> Self {
+        let (seed, mix) = (plan.seed, plan.clients.clone());
+        let mut recipients: Vec<_> = named("u", plan.users).collect();
+        recipients.push(LATE.to_owned());
+        recipients.extend(named("roamer", mix.roamers));
+        recipients.extend(named("guest", mix.ephemeral));
+        recipients.extend(named("slow", mix.slow));
+        recipients.extend(named("x-rude", mix.rude));
+        let (recipients, sending) = (Arc::new(recipients), Arc::new(watch::Sender::new(false)));
+        let workload = Self { world, ledger, seed, mix, pause: plan.pause(), recipients, sending };
+        for (n, user) in named("u", plan.users).enumerate() {
+            workload.chatting(Start::of(&user, "a"));
+            if (n as u64) < workload.mix.multi_device_users {
+                workload.chatting(Start::of(&user, "b"));
+            }
+        }
+        for user in named("slow", workload.mix.slow) {
+            workload.bot(Start { ahead: Some(0), ..Start::of(&user, "a") }, Bot::dawdle);
+        }
+        workload
+    }
+
+    /// Lets senders send, for as long as `traffic`; late comers come meanwhile.
+    pub async fn chat(&self, traffic: Duration) {
+        self.sending.send_replace(true);
+        let others = self.others(traffic);
+        let regulars = async {
+            time::sleep(traffic.mul_f64(0.4)).await;
+            // A new device of a user who has some: it gets what is sent from now on.
+            self.chatting(Start::of("u0", "c"));
+            // The same device once more, elsewhere: the newer one wins.
+            self.chatting(Start::of("u1", "a"));
+            time::sleep(traffic.mul_f64(0.3)).await;
+            // The first device of a user to whom others have been writing: it gets everything.
+            self.chatting(Start::of(LATE, "a"));
+            time::sleep(traffic.mul_f64(0.3)).await;
+            self.sending.send_replace(false);
+        };
+        tokio::join!(regulars, others);
+    }
+
+    /// Those who come and go, and strangers, until `traffic` is over.
+    async fn others(&self, traffic: Duration) {
+        let until = time::now() + time::nanos(traffic);
+        let roamers = join_all(named("roamer", self.mix.roamers).map(|user| self.roam(Start::of(&user, "a"), until)));
+        let guests = named("guest", self.mix.ephemeral)
+            .map(|user| self.roam(Start { ephemeral: true, ..Start::of(&user, "tab") }, until));
+        let guests = join_all(guests);
+        let strangers = Stranger::all(&self.mix).into_iter().enumerate().map(|(n, stranger)| {
+            let dice = Dice::new(self.seed, &format!("stranger {n}"));
+            strangers::live(stranger, n, self.world.clone(), self.ledger.clone(), dice, until)
+        });
+        tokio::join!(roamers, guests, join_all(strangers));
+    }
+
+    /// A client that sends and takes whatever comes.
+    fn chatting(&self, start: Start) {
+        self.bot(start, Bot::chat);
+    }
+
+    /// Starts a client on a machine of its own; returns its number and that machine.
+    fn bot<F>(&self, start: Start, behave: fn(Bot) -> F) -> (ClientId, Machine)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let id = self.ledger.start(start.device.clone(), start.ephemeral, start.ahead.is_some());
+        let node = Handle::current().create_node().name(format!("{}@{id}", start.device)).build();
+        let net = self.world.client_net();
+        let machine = Machine { node: node.id(), net: net.clone() };
+        let dice = Dice::new(self.seed, &format!("client {id}"));
+        let seat = Seat { id, start, net, urls: self.world.urls(), ledger: self.ledger.clone(), dice };
+        let (recipients, sending) = (self.recipients.clone(), self.sending.subscribe());
+        let (pause, padding) = (self.pause, self.mix.padding);
+        node.spawn(async move {
+            let client = seat.client();
+            behave(Bot { seat, client, recipients, sending, pause, padding }).await;
+        });
+        (id, machine)
+    }
+
+    /// A device whose client dies, or leaves, again and again, and is back elsewhere soon. What had
+    /// no answer is sent again under its key by the next one.
+    async fn roam(&self, start: Start, until: u64) {
+        let dice = Dice::new(self.seed, &format!("life of {}", start.device));
+        loop {
+            let (id, machine) = self.bot(start.clone(), Bot::resume);
+            time::sleep(Duration::from_millis(dice.between(500, 5_000))).await;
+            if time::now() >= until {
+                return;
+            }
+            self.ledger.closed(id);
+            machine.kill();
+            time::sleep(Duration::from_millis(dice.between(0, 1_000))).await;
+        }
+    }
+}
+
+/// A client's machine.
+struct Machine {
+    node: madsim::task::NodeId,
+    net: Arc<SimNet>,
+}
+
+impl Machine {
+    /// The process dies without a word; its system closes what it had open.
+    fn kill(&self) {
+        self.net.kill();
+        Handle::current().kill(self.node);
+    }
+}

@@ -1,0 +1,133 @@
+//! A WebSocket by hand, for those who do not want to speak it properly.
+
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+
+use cluster::env::Net;
+use cluster::env::net::BoxConn;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::net::SimNet;
+
+/// Opcodes.
+pub const TEXT: u8 = 1;
+pub const BINARY: u8 = 2;
+const CLOSE: u8 = 8;
+
+/// What the node says.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Said {
+    /// A text frame.
+    Text(String),
+    /// It closes, with this code.
+    Close(u16),
+    /// Something else.
+    Other,
+}
+
+/// A connection.
+pub struct Raw {
+    stream: BoxConn,
+    read: Vec<u8>,
+}
+
+impl Raw {
+    /// Connects, no more.
+    pub async fn connect(net: &Arc<SimNet>, addr: &str) -> io::Result<Self> {
+        Ok(Self { stream: net.connect(addr).await?, read: Vec::new() })
+    }
+
+    /// Connects and asks for a WebSocket.
+    pub async fn open(net: &Arc<SimNet>, addr: &str) -> io::Result<Self> {
+        let mut raw = Self::connect(net, addr).await?;
+        let request = format!(
+            "GET /ws HTTP/1.1\r\nhost: {addr}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+             sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+             sec-websocket-protocol: imgw.v1.json\r\n\r\n"
+        );
+        raw.bytes(request.as_bytes()).await?;
+        let end = loop {
+            if let Some(end) = raw.read.windows(4).position(|four| four == b"\r\n\r\n") {
+                break end + 4;
+            }
+            raw.fill().await?;
+        };
+        let head: Vec<u8> = raw.read.drain(..end).collect();
+        if head.starts_with(b"HTTP/1.1 101") { Ok(raw) } else { Err(ErrorKind::ConnectionRefused.into()) }
+    }
+
+    /// Writes bytes as they are.
+    pub async fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes).await
+    }
+
+    /// Writes a frame, masked with zeros.
+    pub async fn frame(&mut self, opcode: u8, payload: &[u8]) -> io::Result<()> {
+        let mut frame = vec![0x80 | opcode];
+        match payload.len() {
+            len @ 0..126 => frame.push(0x80 | len as u8),
+            len @ 126..65_536 => {
+                frame.push(0x80 | 126);
+                frame.extend_from_slice(&(len as u16).to_be_bytes());
+            }
+            len => {
+                frame.push(0x80 | 127);
+                frame.extend_from_slice(&(len as u64).to_be_bytes());
+            }
+        }
+        frame.extend_from_slice(&[0; 4]);
+        frame.extend_from_slice(payload);
+        self.bytes(&frame).await
+    }
+
+    /// Writes a text frame.
+    pub async fn text(&mut self, text: &str) -> io::Result<()> {
+        self.frame(TEXT, text.as_bytes()).await
+    }
+
+    async fn fill(&mut self) -> io::Result<()> {
+        if self.stream.read_buf(&mut self.read).await? == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        Ok(())
+    }
+
+    /// The next frame of the node.
+    pub async fn next(&mut self) -> io::Result<Said> {
+        loop {
+            if let Some((opcode, start, len)) = self.header()
+                && self.read.len() >= start + len
+            {
+                let payload: Vec<u8> = self.read.drain(..start + len).skip(start).collect();
+                return Ok(match opcode {
+                    TEXT => Said::Text(String::from_utf8_lossy(&payload).into_owned()),
+                    CLOSE if len >= 2 => Said::Close(u16::from_be_bytes([payload[0], payload[1]])),
+                    _ => Said::Other,
+                });
+            }
+            self.fill().await?;
+        }
+    }
+
+    /// Opcode, where the payload begins, and its length.
+    fn header(&self) -> Option<(u8, usize, usize)> {
+        let [first, second, rest @ ..] = self.read.as_slice() else { return None };
+        let (start, len) = match second & 0x7f {
+            126 => (4, u16::from_be_bytes(rest.get(..2)?.try_into().ok()?) as usize),
+            127 => (10, u64::from_be_bytes(rest.get(..8)?.try_into().ok()?) as usize),
+            len => (2, len as usize),
+        };
+        Some((first & 0x0f, start, len))
+    }
+
+    /// Reads until the node closes; with which code, if it gave one.
+    pub async fn until_closed(&mut self) -> Option<u16> {
+        loop {
+            match self.next().await {
+                Ok(Said::Close(code)) => return Some(code),
+                Ok(_) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+}

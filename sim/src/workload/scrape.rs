@@ -1,0 +1,79 @@
+//! A monitoring system: asks each node for its metrics, as Prometheus would, over the network.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cluster::env::{Net, clock};
+use madsim::runtime::Handle;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::net::SimNet;
+use crate::oracle::{Journal, Life, Scrape};
+use crate::time;
+use crate::world::World;
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// See the module. Clones are the same.
+#[derive(Clone)]
+pub struct Scraper {
+    world: World,
+    journal: Journal,
+    net: Arc<SimNet>,
+    /// The last answer of each process, by machine and start.
+    lives: Arc<Mutex<BTreeMap<(usize, u64), Life>>>,
+}
+
+impl Scraper {
+    /// Asks every node, every `period`, from a machine of its own.
+    pub fn start(world: World, journal: Journal, period: Duration) -> Self {
+        let net = world.client_net();
+        let scraper = Self { world, journal, net, lives: Arc::default() };
+        let machine = Handle::current().create_node().name("scraper").build();
+        for n in 0..scraper.world.len() {
+            let scraper = scraper.clone();
+            machine.spawn(async move {
+                loop {
+                    time::sleep(period).await;
+                    scraper.ask(n).await;
+                }
+            });
+        }
+        scraper
+    }
+
+    /// Asks the node on machine `n` now.
+    pub async fn ask(&self, n: usize) {
+        let Some((node, since, committed)) = self.world.process(n) else { return };
+        let asked_at = time::now();
+        let Ok(Some(text)) = clock::timeout(PATIENCE, self.get(n)).await else { return };
+        // It may have been another process that answered.
+        if self.world.process(n).is_none_or(|(_, now_since, _)| now_since != since) {
+            return;
+        }
+        let installed = self.journal.was_sent_a_checkpoint(&self.world.machine(n).name, since);
+        let scrape =
+            Scrape { asked_at, at: time::now(), committed: self.journal.committed(), values: Scrape::parse(&text) };
+        let life = Life { machine: n, node, since, committed, installed, scrape };
+        self.lives.lock().unwrap_or_else(PoisonError::into_inner).insert((n, since), life);
+    }
+
+    async fn get(&self, n: usize) -> Option<String> {
+        let addr = &self.world.client_addrs()[n];
+        let mut stream = self.net.connect(addr).await.ok()?;
+        let request = format!("GET /metrics HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.ok()?;
+        let answer = String::from_utf8(answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        head.starts_with("HTTP/1.1 200").then(|| body.to_owned())
+    }
+
+    /// The last answer of each process.
+    pub fn lives(&self) -> Vec<Life> {
+        self.lives.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}
