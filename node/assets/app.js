@@ -265,6 +265,7 @@ addEventListener("online", () => client?.retryNow());
 document.addEventListener("visibilitychange", () => {
   if (document.hidden || !tab || !client) return;
   client.retryNow();
+  refreshNodes();
   if (tab.open && peer(tab.open).unread) {
     peer(tab.open).unread = 0;
     save();

@@ -58,6 +58,7 @@ async fn what_cannot_be_done_is_exit_code_1_and_one_line() {
     let dir = tempfile::tempdir().expect("a folder");
     let nobody = format!("http://127.0.0.1:{}", free_port());
     fails(&mut command(["status", "--url", &nobody]), dir.path(), 1, &nobody).await;
+    fails(&mut command(["bench", "--url", &nobody]), dir.path(), 1, "give other nodes by --url").await;
     let transfer = ["leader", "transfer", "--url", &nobody];
     fails(&mut command(transfer), dir.path(), 1, "Connection refused").await;
     fails(&mut command(["serve", "--http", "127.0.0.1:0", "--peer", "127.0.0.1:0"]), dir.path(), 1, "--bootstrap")

@@ -68,7 +68,7 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
 
 async fn traffic(args: &BenchArgs) -> Result<Report, Failure> {
     let mut plan = Plan::new(args)?;
-    let before = servers::sample(&plan).await;
+    let before = servers::reach(&plan).await?;
     plan.begin(LEAD, args.warmup, args.duration);
     let plan = Arc::new(plan);
     let mut tasks = Vec::new();
@@ -90,7 +90,7 @@ async fn traffic(args: &BenchArgs) -> Result<Report, Failure> {
 
 async fn crowd(args: &BenchArgs, size: usize) -> Result<Report, Failure> {
     let mut plan = Plan::new(args)?;
-    let before = servers::sample(&plan).await;
+    let before = servers::reach(&plan).await?;
     plan.begin(Duration::ZERO, Duration::ZERO, PATIENCE * 3 + SETTLE + args.duration);
     let plan = Arc::new(plan);
     let began = clock::now();

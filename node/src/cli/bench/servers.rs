@@ -4,6 +4,7 @@ use futures_util::future::join_all;
 use http::Method;
 use serde::Serialize;
 
+use super::super::failure::{Failure, failed};
 use super::super::http::Endpoint;
 use super::plan::Plan;
 
@@ -23,21 +24,36 @@ pub struct Server {
     pub cpu_s: Option<f64>,
 }
 
-/// Asks every node; one that does not answer has no figures.
+/// Asks every node before a run; one that does not answer has no figures.
+///
+/// # Errors
+/// When none answers: there is nothing to measure.
+pub async fn reach(plan: &Plan) -> Result<Vec<Sample>, Failure> {
+    let samples = ask(plan).await;
+    match samples.iter().find_map(|sample| sample.as_ref().err()) {
+        Some(error) if samples.iter().all(Result::is_err) => {
+            failed(format!("{error}; see that it runs, or give other nodes by --url"))
+        }
+        _ => Ok(samples.into_iter().map(Result::unwrap_or_default).collect()),
+    }
+}
+
+/// Asks every node after a run, as [`reach`] did before.
 pub async fn sample(plan: &Plan) -> Vec<Sample> {
+    ask(plan).await.into_iter().map(Result::unwrap_or_default).collect()
+}
+
+async fn ask(plan: &Plan) -> Vec<Result<Sample, String>> {
     join_all(plan.addresses.iter().map(|address| async {
-        let endpoint = Endpoint::new(&address.authority, None).ok()?;
-        let answer = endpoint.request(Method::GET, "/metrics").await.ok()?;
+        let endpoint = Endpoint::new(&address.authority, None).map_err(|error| error.to_string())?;
+        let answer = endpoint.request(Method::GET, "/metrics").await?;
         let text = answer.text();
-        Some(Sample {
+        Ok(Sample {
             resident_bytes: gauge(&text, "process_resident_memory_bytes"),
             cpu_s: gauge(&text, "process_cpu_seconds_total"),
         })
     }))
     .await
-    .into_iter()
-    .map(Option::unwrap_or_default)
-    .collect()
 }
 
 /// What changed between two samples.
