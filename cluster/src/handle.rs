@@ -95,7 +95,7 @@ impl Cluster {
             .map_err(|error| StartError::Storage(error.to_string()))?;
         let peers = Peers::new(env.net.clone(), me, config.secret.clone());
         let state = storage.state.clone();
-        let bodies = storage.bodies.clone();
+        let (bodies, log) = (storage.bodies.clone(), storage.log.clone());
         let raft = start_raft(me, &peers, storage, &config.log).await?;
         let initialized = raft.is_initialized().await.map_err(|error| StartError::Raft(error.to_string()))?;
         if !initialized && !config.bootstrap && config.join.is_empty() {
@@ -127,6 +127,7 @@ impl Cluster {
         tokio::spawn(membership::leader::run(inner.clone()));
         tokio::spawn(crate::liveness::run(inner.clone()));
         tokio::spawn(proposer::run(inner.clone()));
+        tokio::spawn(crate::raft::keep_log_bounded(inner.raft.clone(), log));
         Ok(Self { inner })
     }
 
@@ -238,7 +239,8 @@ async fn start_raft(
 }
 
 impl Inner {
-    /// The replicated state, read-locked. Never held across an await.
+    /// The replicated state, read-locked. Never held across an await, nor while the router's lock is
+    /// taken: who needs both takes the router's first.
     pub fn state(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }

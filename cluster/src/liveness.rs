@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::env::clock::{self, Instant};
 use crate::handle::Inner;
 use crate::id::{Generation, NodeId};
+use crate::membership::View;
 use crate::peer::Kind;
 use crate::serve::{decode, encode};
 
@@ -139,8 +140,12 @@ async fn report(inner: &Arc<Inner>) {
     }
 }
 
-/// A node's report, answered.
+/// A node's report, answered. There is no quorum for who was taken out of the cluster: it sends its
+/// clients away.
 pub(crate) fn reported(inner: &Inner, from: NodeId, report: &Report) -> Reply {
+    if !View::of(inner).addresses.contains_key(&from) {
+        return Reply { quorum_age_ms: None };
+    }
     inner.liveness.note(from, report.generation);
     let age = quorum_age(inner).filter(|age| *age < VOUCH_WITHIN);
     Reply { quorum_age_ms: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)) }

@@ -14,6 +14,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use crate::env::clock;
 use crate::handle::Inner;
 use crate::id::NodeId;
+use crate::membership::View;
 use crate::peer::Kind;
 use crate::raft::Payload;
 use crate::state::{Batch, Command, FEATURE_LEVEL, NodeUp};
@@ -142,6 +143,23 @@ async fn propose(inner: &Inner, leader: NodeId, entry: Bytes) -> Result<(), Stri
     }
     let sent = inner.peers.request(leader, Kind::PROPOSE, entry, PROPOSE_DEADLINE).await;
     sent.map(|_| ()).map_err(|error| error.to_string())
+}
+
+/// Another node's proposal. What is written into the log every node must be able to apply, so it is
+/// looked at before.
+pub async fn asked(inner: &Inner, from: NodeId, entry: Bytes) -> Result<(), String> {
+    if !View::of(inner).addresses.contains_key(&from) {
+        return Err("only members propose".into());
+    }
+    let author = match Command::decode(&entry).map_err(|error| error.to_string())? {
+        Command::Batch(batch) => Some(batch.node),
+        Command::NodeUp(up) => Some(up.node),
+        _ => None,
+    };
+    if author != Some(from) {
+        return Err("a node proposes its own batches and incarnations".into());
+    }
+    commit(inner, entry).await
 }
 
 /// Writes an entry as the leader; returns when it is committed and applied here.

@@ -34,7 +34,7 @@ impl Handler for Served {
             Kind::APPEND | Kind::VOTE | Kind::PRE_VOTE | Kind::SNAPSHOT | Kind::TRANSFER => {
                 crate::raft::serve_raft(&inner.raft, kind, body).await
             }
-            Kind::PROPOSE => proposer::commit(&inner, body).await.map(|()| Bytes::new()),
+            Kind::PROPOSE => proposer::asked(&inner, from, body).await.map(|()| Bytes::new()),
             Kind::REPORT => encode(&liveness::reported(&inner, from, &decode(&body)?)),
             Kind::JOIN => encode(&membership::join::asked(&inner, from, decode(&body)?).await),
             Kind::ADMIN => encode(&membership::admin::asked(&inner, decode(&body)?).await),

@@ -71,6 +71,7 @@ impl Status {
         let metrics = inner.raft.metrics().borrow_watched().clone();
         let membership = metrics.membership_config.membership();
         let links = inner.peers.links();
+        let local_sessions = inner.router.sessions();
         let state = inner.state();
         let link_to = |node| {
             let link = links.iter().find(|link| link.node == node);
@@ -109,7 +110,7 @@ impl Status {
             applied_index: metrics.last_applied.map_or(0, |at| at.index),
             checkpoint_index: metrics.snapshot.map_or(0, |at| at.index),
             quorum_age_ms: liveness::quorum_age(inner).map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
-            local_sessions: inner.router.sessions(),
+            local_sessions,
             nodes: nodes.collect(),
             totals: state.totals(),
             limits: state.limits().clone(),

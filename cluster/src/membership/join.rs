@@ -24,6 +24,9 @@ const ASK_DEADLINE: Duration = Duration::from_secs(3);
 /// Longest pause between two rounds of asking.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// Pause before a founder asks those again who did not answer.
+const FOUND_PAUSE: Duration = Duration::from_millis(50);
+
 /// Pause between two looks at whether a cluster can be founded.
 const FOUND_EVERY: Duration = Duration::from_millis(10);
 
@@ -65,14 +68,32 @@ pub(crate) async fn run(inner: Arc<Inner>) {
     }
 }
 
+/// Whether there is a cluster already. Every address must have said that it knows none before this
+/// node believes it: a founder whose disk was lost would else found a second one.
 async fn cluster_exists(inner: &Inner, join: &Join) -> bool {
-    for addr in &inner.config.join {
-        match ask(inner, addr, join).await {
-            Ok(Answer::NoCluster) | Err(_) => {}
-            Ok(_) => return true,
+    let mut unheard = inner.config.join.clone();
+    let mut told = false;
+    loop {
+        let mut silent = Vec::new();
+        for addr in unheard {
+            match ask(inner, &addr, join).await {
+                Ok(Answer::NoCluster) => {}
+                Ok(_) => return true,
+                Err(_) => silent.push(addr),
+            }
         }
+        if silent.is_empty() {
+            return false;
+        }
+        unheard = silent;
+        if !std::mem::replace(&mut told, true) {
+            tracing::warn!(
+                addresses = ?unheard,
+                "a new cluster begins when these have said that they are in none; start them, or take them out of `join`"
+            );
+        }
+        clock::sleep(FOUND_PAUSE).await;
     }
-    false
 }
 
 async fn begin(inner: &Inner) {

@@ -1,6 +1,6 @@
 //! What only the leader does: declare silent nodes down, move replicated time, grow the voters.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +44,23 @@ struct Term {
     since: Instant,
     last_look: Instant,
     last_tick: Instant,
+    /// When each living generation was first seen: no report of it can have been due before.
+    seen: BTreeMap<NodeId, (Generation, Instant)>,
+}
+
+impl Term {
+    fn new(now: Instant) -> Self {
+        Self { since: now, last_look: now, last_tick: now, seen: BTreeMap::new() }
+    }
+
+    /// Since when a generation can have been silent, if it was not heard.
+    fn expected_since(&mut self, node: NodeId, generation: Generation, now: Instant) -> Instant {
+        let (seen, at) = self.seen.entry(node).or_insert((generation, now));
+        if *seen != generation {
+            (*seen, *at) = (generation, now);
+        }
+        self.since.max(*at)
+    }
 }
 
 /// Runs for the life of the node; idles while it does not lead.
@@ -59,15 +76,17 @@ pub(crate) async fn run(inner: Arc<Inner>) {
             continue;
         }
         let now = clock::now();
-        let current = term.get_or_insert(Term { since: now, last_look: now, last_tick: now });
+        let current = term.get_or_insert_with(|| Term::new(now));
         if now - current.last_look > STALLED_AFTER {
             current.since = now;
         }
-        let changes = look(&inner, current, now);
-        for command in changes {
+        for command in look(&inner, current, now) {
             let change = commit(&inner, command.encode());
             if !matches!(clock::timeout(CHANGE_DEADLINE, change).await, Ok(Ok(()))) {
                 break;
+            }
+            if let Command::NodeDown { node, .. } = command {
+                tracing::warn!(%node, "declared a node down: it was silent, or its address refuses connections");
             }
         }
         let _ = clock::timeout(CHANGE_DEADLINE, grow(&inner)).await;
@@ -76,7 +95,7 @@ pub(crate) async fn run(inner: Arc<Inner>) {
 }
 
 fn look(inner: &Inner, term: &mut Term, now: Instant) -> Vec<Command> {
-    let mut changes = gone(inner, term.since, now);
+    let mut changes = gone(inner, term, now);
     if now - term.last_tick >= TICK_EVERY {
         let advance = now - term.last_tick;
         term.last_tick = now;
@@ -94,7 +113,7 @@ fn feature_level(inner: &Inner) -> Option<Command> {
 }
 
 /// Generations to declare down, and records of nodes that left.
-fn gone(inner: &Inner, since: Instant, now: Instant) -> Vec<Command> {
+fn gone(inner: &Inner, term: &mut Term, now: Instant) -> Vec<Command> {
     let members = View::of(inner).addresses;
     let records: Vec<(NodeId, Option<Generation>)> =
         inner.state().nodes().map(|(node, record)| (node, record.generation)).collect();
@@ -104,18 +123,19 @@ fn gone(inner: &Inner, since: Instant, now: Instant) -> Vec<Command> {
         if node == inner.me {
             continue;
         }
-        if let Some(generation) = generation {
+        if !members.contains_key(&node) {
+            // Its sessions end with its record.
+            changes.push(Command::NodeForgotten { node });
+        } else if let Some(generation) = generation {
+            let since = term.expected_since(node, generation, now);
             let heard = inner.liveness.heard(node, generation).map_or(since, |heard| heard.max(since));
             let silence = now - heard;
             let refused = links
                 .iter()
                 .any(|link| link.node == node && matches!(link.state, LinkState::Down { refused: true, .. }));
             if silence > SILENT_AFTER || (refused && silence > LATE_AFTER) {
-                tracing::warn!(%node, ?silence, refused, "declaring a node down");
                 changes.push(Command::NodeDown { node, generation });
             }
-        } else if !members.contains_key(&node) {
-            changes.push(Command::NodeForgotten { node });
         }
     }
     changes

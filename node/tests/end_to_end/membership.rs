@@ -80,6 +80,34 @@ async fn a_node_whose_disk_was_wiped_joins_as_a_new_one() {
     assert_eq!(alice.ends(), Vec::<String>::new(), "who was elsewhere noticed nothing");
 }
 
+#[tokio::test]
+async fn a_living_node_that_is_taken_out_sends_its_clients_away() {
+    let cluster = TestCluster::start(4).await;
+    let ledger = Ledger::new();
+    let alice = Person::connect(&cluster, &ledger, "alice", "phone", &[0]).await;
+    let bob = Person::connect(&cluster, &ledger, "bob", "phone", &[3, 1]).await;
+    let talks = [alice.talk("bob", PACE), bob.talk("alice", PACE)];
+    ledger.progress(50).await;
+    let out = cluster.node_id(3).await;
+    let leader = cluster.leader().await;
+    if leader == 3 {
+        cluster.lead(0).await;
+    }
+    cluster.command(0, &["member", "remove", &out]).await;
+    bob.connected_times(2).await;
+    eventually("it says that it has no quorum", async || {
+        let status = cluster.status(3).await?;
+        status["not_ready"].as_array()?.iter().any(|reason| reason == "no_quorum").then_some(())
+    })
+    .await;
+    ledger.progress(50).await;
+    for talk in talks {
+        talk.stop().await;
+    }
+    ledger.settled().await;
+    assert_eq!(alice.ends(), Vec::<String>::new(), "who was elsewhere noticed nothing");
+}
+
 fn nodes(status: &Value) -> impl Iterator<Item = &Value> {
     status["nodes"].as_array().expect("a list of members").iter()
 }
