@@ -47,6 +47,8 @@ struct Shared {
     trace: Trace,
     journal: Journal,
     machines: Vec<Machine>,
+    /// How many of them the cluster begins with.
+    founders: usize,
     voters: usize,
     log: LogKeeping,
     limits: cluster::state::Limits,
@@ -130,6 +132,7 @@ impl World {
             trace,
             journal,
             machines,
+            founders: plan.nodes,
             voters: plan.voters,
             log,
             limits: plan.limits.clone(),
@@ -230,14 +233,15 @@ impl World {
 
     fn config(&self, n: usize) -> ClusterConfig {
         let machine = self.machine(n);
-        let others = self.shared.machines.iter().filter(|other| other.name != machine.name);
+        // A founder waits for the word of everybody whom it could join: only those that start with it.
+        let others = self.shared.machines[..self.shared.founders].iter().filter(|other| other.name != machine.name);
         ClusterConfig {
             peer_listen: machine.peer_addr(),
             peer_advertise: None,
             client_url: machine.url(),
             join: others.map(Machine::peer_addr).collect(),
-            // Only its first disk begins a cluster.
-            bootstrap: n == 0 && !machine.disk.was_wiped(),
+            // Also when its disk was wiped: it must find the cluster that stands.
+            bootstrap: n == 0,
             secret: cluster::peer::Secret::new(PEER_SECRET),
             voters: self.shared.voters,
             limits: self.shared.limits.clone(),

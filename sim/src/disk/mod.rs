@@ -7,7 +7,7 @@ mod blobs;
 mod faults;
 mod kv;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{io, io::ErrorKind};
@@ -43,7 +43,6 @@ struct Shared {
     faults: Mutex<Faults>,
     /// Whether it was damaged, or replaced by an old copy, since it was last empty.
     spoilt: Mutex<Option<Excuse>>,
-    wiped: AtomicBool,
     dice: Dice,
     trace: Trace,
     /// Who follows what is written.
@@ -61,7 +60,6 @@ impl Disk {
             objects: Mutex::default(),
             faults: Mutex::default(),
             spoilt: Mutex::default(),
-            wiped: AtomicBool::new(false),
             dice,
             trace,
             journal,
@@ -131,11 +129,6 @@ impl Disk {
         *self.spoilt() = Some(Excuse::OldCopy);
     }
 
-    /// Whether it was ever emptied.
-    pub fn was_wiped(&self) -> bool {
-        self.shared.wiped.load(Ordering::Relaxed)
-    }
-
     /// Whether it was damaged, or replaced by an old copy, since it was last empty.
     pub fn is_spoilt(&self) -> bool {
         self.spoilt().is_some()
@@ -148,7 +141,6 @@ impl Disk {
 
     /// Empties it; no process uses it.
     pub fn wipe(&self) {
-        self.shared.wiped.store(true, Ordering::Relaxed);
         *self.records() = Records::default();
         self.shared.journal.replaced(&self.shared.name, Records::default().iter());
         *self.objects() = Objects::default();
