@@ -26,16 +26,19 @@ pub struct Done {
 /// # Errors
 /// When a process cannot be started.
 pub fn run(args: &[&str]) -> io::Result<Done> {
+    run_command(Command::new(env::current_exe()?).args(args))
+}
+
+/// Runs another program.
+///
+/// # Errors
+/// When a process cannot be started.
+pub fn run_command(command: &mut Command) -> io::Result<Done> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     // To a file: a pipe that nobody empties would stop the child.
     let path = scratch(&format!("{}.out", NEXT.fetch_add(1, Ordering::Relaxed)));
     let out = fs::File::create(&path)?;
-    let mut child = Command::new(env::current_exe()?)
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(out.try_clone()?)
-        .stderr(out)
-        .spawn()?;
+    let mut child = command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out).spawn()?;
     let code = wait(&mut child)?;
     let said = String::from_utf8_lossy(&fs::read(&path)?).into_owned();
     fs::remove_file(&path)?;

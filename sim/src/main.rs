@@ -15,6 +15,7 @@ mod dice;
 mod disk;
 mod judge;
 mod ledger;
+mod mutants;
 mod nemesis;
 mod net;
 mod oracle;
@@ -134,6 +135,14 @@ enum Command {
         #[arg(long)]
         seed: u64,
     },
+    /// Plants known bugs, one at a time, in a copy of the tree: each must be caught.
+    Mutants {
+        /// Which; all, if none is named.
+        names: Vec<String>,
+        /// How many runs at a time.
+        #[arg(long, default_value_t = 2)]
+        jobs: usize,
+    },
     /// Holds the simulated network, disks and clock to the suite that the real ones pass.
     Conformance,
 }
@@ -165,6 +174,7 @@ fn main() -> ExitCode {
         Command::Sweep { seeds, jobs, report } => sweep::sweep(seeds, jobs, report.as_deref()),
         Command::Corpus { jobs } => corpus::run(jobs),
         Command::Meta { seed } => sweep::meta(seed),
+        Command::Mutants { names, jobs } => mutants::run(&names, jobs),
         Command::Conformance => {
             time::install();
             Ok(conformance::run() == 0)
