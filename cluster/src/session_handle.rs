@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::env::clock;
 use crate::handle::Inner;
@@ -23,11 +23,14 @@ pub struct Session {
     /// Read but not acknowledged, for the news to their senders.
     unacked: Mutex<VecDeque<Arc<Message>>>,
     closed: bool,
+    /// The epoch that this connection began with: what was stored since then did not wait for it,
+    /// however often its node had to register it again.
+    since: OnceLock<Pos>,
 }
 
 impl Session {
     pub(crate) fn new(inner: Arc<Inner>, key: Key, spec: SessionSpec, mailbox: Arc<Mailbox>) -> Self {
-        Self { inner, key, spec, mailbox, unacked: Mutex::default(), closed: false }
+        Self { inner, key, spec, mailbox, unacked: Mutex::default(), closed: false, since: OnceLock::new() }
     }
 
     /// Who this is.
@@ -53,17 +56,13 @@ impl Session {
 
     /// Everything read up to `upto` is the client's now.
     pub fn ack(&self, upto: Pos) {
-        let epoch = {
-            let mut router = self.inner.router.lock();
-            router.origin.ack(self.key, upto, clock::now());
-            router.origin.live(self.key)
-        };
+        self.inner.router.lock().origin.ack(self.key, upto, clock::now());
         self.inner.router.work.notify_one();
-        self.tell_senders(upto, epoch.unwrap_or_default());
+        self.tell_senders(upto, self.since.get().copied().unwrap_or_default());
     }
 
     /// The news goes straight to the senders' nodes; where it is lost, the cursor move tells.
-    fn tell_senders(&self, upto: Pos, epoch: Pos) {
+    fn tell_senders(&self, upto: Pos, since: Pos) {
         let mut notices: BTreeMap<NodeId, Vec<Notice>> = BTreeMap::new();
         let mut unacked = self.unacked.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(message) = unacked.front().filter(|message| message.pos <= upto) {
@@ -72,7 +71,7 @@ impl Session {
                 from: message.from.clone(),
                 device: message.device.clone(),
                 by: self.spec.user.clone(),
-                waited: message.pos < epoch,
+                waited: message.pos < since,
             });
             unacked.pop_front();
         }
@@ -97,6 +96,7 @@ impl Session {
     pub async fn read(&self, after: Pos, max_count: usize, max_bytes: usize) -> io::Result<Vec<Delivery>> {
         let live = self.inner.router.lock().origin.live(self.key);
         let Some(epoch) = live else { return Ok(Vec::new()) };
+        self.since.get_or_init(|| epoch);
         let items = {
             let state = self.inner.state();
             // The state may be ahead of what the router was told: it decides, under one lock, whether

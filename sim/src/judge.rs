@@ -1,18 +1,19 @@
 //! Watches a run with the oracles, and judges it at its end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use cluster::id::NodeId;
+use madsim::runtime::Handle;
 use serde_json::json;
 
 use crate::ledger::Ledger;
 use crate::nemesis::operator;
-use crate::oracle::{self, History, Journal, Life, Reference, Violation, liveness, safety};
+use crate::oracle::{self, History, Journal, Life, Reference, Rest, Violation, liveness, safety};
 use crate::plan::Plan;
 use crate::time;
 use crate::workload::{Scraper, is_tight};
-use crate::world::World;
+use crate::world::{World, process_name};
 
 /// How often replicas are compared.
 const COMPARE: Duration = Duration::from_millis(500);
@@ -108,6 +109,23 @@ impl Judge {
         missing
     }
 
+    /// Everything has come to rest: what is left?
+    pub fn at_rest(&mut self) {
+        let tasks = Handle::current().metrics().num_tasks_by_node();
+        let book = self.ledger.book();
+        let sessions: Vec<_> = book.clients.iter().filter_map(|client| client.session()).collect();
+        let nodes = (0..self.world.len()).filter_map(|n| {
+            let name = &self.world.machine(n).name;
+            let connections = sessions.iter().filter(|session| session.node == n).count();
+            let (_, since, _) = self.world.process(n)?;
+            Some((name.clone(), *tasks.get(&process_name(name, since))?, connections))
+        });
+        let clients = book.clients.iter().filter(|client| client.is_running()).count();
+        let rest = Rest { nodes: nodes.collect(), streams: self.world.network().streams(), clients };
+        self.world.trace().lazy("rest", || json!({ "tasks": rest.nodes, "streams": rest.streams, "clients": clients }));
+        self.violations.extend(oracle::check_rest(&rest));
+    }
+
     fn history<'a>(&'a self, book: &'a crate::ledger::Book) -> History<'a> {
         History { book, facts: self.reference.facts(), tight: self.tight, machines: &self.machines }
     }
@@ -124,6 +142,9 @@ impl Judge {
         broken.extend(self.ledger.complaints());
         broken.extend(self.world.violations().into_iter().map(safety));
         self.violations.extend(broken);
+        // What is said once says it all.
+        let mut said = HashSet::new();
+        self.violations.retain(|violation| said.insert(violation.text.clone()));
         self.violations.truncate(MOST);
         self.violations
     }

@@ -1,5 +1,6 @@
 //! One run: a cluster, its clients, its plan's faults, and the judgement.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use im_gateway::client::Fate;
@@ -60,6 +61,7 @@ pub async fn run(plan: Plan, trace: Trace) -> Outcome {
     if violations.is_empty() && (summary.stored == 0 || summary.received == 0) {
         violations.push(harness("vacuous: nothing was sent and received".into()));
     }
+    violations.extend(unplayed(&plan, &trace));
     for violation in &violations {
         trace.event("violation", json!({ "kind": format!("{:?}", violation.kind), "text": violation.text }));
     }
@@ -67,6 +69,13 @@ pub async fn run(plan: Plan, trace: Trace) -> Outcome {
     trace.event("end", json!({ "stored": stored, "received": received, "violations": violations.len() }));
     let latencies = slo::latencies(&run.ledger.book());
     Outcome { violations, summary, latencies }
+}
+
+/// Faults of the plan of which nothing was heard, though traffic went on to its end.
+fn unplayed(plan: &Plan, trace: &Trace) -> Option<Violation> {
+    let told: BTreeSet<_> = trace.recorded().iter().filter_map(|event| event.of["id"].as_u64()).collect();
+    let missing = (0..plan.faults.len() as u64).filter(|id| !told.contains(id)).count();
+    (missing > 0).then(|| harness(format!("{missing} of {} faults were never played", plan.faults.len())))
 }
 
 fn summarize(plan: &Plan, book: &Book, prober: &Prober, trace: &Trace) -> Summary {
@@ -115,7 +124,9 @@ impl Run {
             time::sleep(look).await;
         }
         self.world.trace().event("quiet", json!({}));
-        self.until(SETTLE, |run| run.judge.unsettled()).await;
+        if self.until(SETTLE, |run| run.judge.unsettled()).await {
+            self.judge.at_rest();
+        }
         for n in 0..self.world.len() {
             self.scraper.ask(n).await;
         }

@@ -202,7 +202,8 @@ impl World {
         let env = Env { net, kv, blobs };
         let config = self.config(n);
         let gateway = process::gateway_config(format!("{}:{CLIENT_PORT}", machine.ip), self.shared.tiny);
-        let node = Handle::current().create_node().name(&machine.name).build();
+        // Each process has a name of its own, by which its tasks are counted.
+        let node = Handle::current().create_node().name(process_name(&machine.name, time::now())).build();
         time::set_clock(node.id(), machine.clock.clone());
         let stop = Arc::new(Notify::new());
         state.process = Some(Process {
@@ -440,6 +441,11 @@ impl Machine {
     fn url(&self) -> String {
         format!("ws://{}:{CLIENT_PORT}/ws", self.ip)
     }
+}
+
+/// What the runtime calls the process that was started on a machine at this moment, in ns.
+pub fn process_name(machine: &str, since: u64) -> String {
+    format!("{machine} since {since}")
 }
 
 /// A machine's clock, as wrong as the plan allows.

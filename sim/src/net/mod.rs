@@ -74,6 +74,11 @@ impl Network {
         self.with(|switch, _| switch.add_host())
     }
 
+    /// How many streams there are of which a process holds an end.
+    pub fn streams(&self) -> usize {
+        self.with(|switch, _| switch.streams())
+    }
+
     /// How many machines there are.
     pub fn hosts(&self) -> usize {
         self.with(|switch, _| switch.hosts())

@@ -101,6 +101,10 @@ impl Switch {
         (host, ip(host))
     }
 
+    pub fn streams(&self) -> usize {
+        self.conns.len()
+    }
+
     pub fn hosts(&self) -> usize {
         self.machines.len()
     }

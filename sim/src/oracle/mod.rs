@@ -4,6 +4,7 @@
 //! log as it stands on the simulated disks. What production code says of itself is never evidence,
 //! it is what is judged (its metrics, its replicas).
 
+mod bounds;
 mod delivery;
 mod facts;
 mod fencing;
@@ -18,6 +19,7 @@ mod testing;
 
 use std::fmt;
 
+pub use bounds::Rest;
 pub use facts::Facts;
 #[cfg(test)]
 use facts::{Registered, Stored};
@@ -122,6 +124,11 @@ pub fn missing(history: &History, live: &[Live]) -> Vec<String> {
     missing.extend(presence::missing(history, live));
     missing.extend(fencing::missing(history));
     missing
+}
+
+/// What is left when everything has come to rest.
+pub fn check_rest(rest: &Rest) -> Vec<Violation> {
+    bounds::check(rest)
 }
 
 /// Metrics equal the ledger.
