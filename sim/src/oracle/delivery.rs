@@ -117,6 +117,8 @@ fn check_fate(history: &History, index: &Index, name: Name, sent: &Sent, broken:
         (Some(Fate::Stored(_)), Some(stored)) if sent.durable < facts::index(stored.pos) => {
             format!("G1: {} was ok'd at {} when only {} was durable", called(), stored.pos, sent.durable)
         }
+        // A repeat after another client of the device filled its memory is a new send.
+        (Some(Fate::Refused { .. }), Some(stored)) if was_shared(history, name.client, stored.pos, u64::MAX) => return,
         (Some(fate @ (Fate::Refused { .. } | Fate::NotSent | Fate::TooLarge { .. })), Some(_)) => {
             format!("G1: {} is in the log, and its sender was told {fate:?}", called())
         }
