@@ -1,0 +1,330 @@
+"""Runs the shipped rules in Prometheus' own engine, alert by alert: fires after its `for` and with its
+labels, not just below, resolves, stays silent without data, survives restarts and replaced pods."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+
+from cases import BUDGETS, CASES, HOUR, MIN, burning, cluster, messages, up
+from series import JOB, Pod, with_labels
+
+RULES = sorted((Path(__file__).parent.parent / "rules").glob("*.yml"))
+STEP = 15
+DAY = 24 * HOUR
+
+
+def round_up(seconds, step):
+    return -(-seconds // step) * step
+
+
+class Suite:
+    """Tests that share rules and an evaluation interval."""
+
+    def __init__(self, step=STEP, rules=RULES):
+        self.step, self.rules, self.tests, self.covered = step, rules, [], {}
+
+    def add(self, alert, situation, pods, checks, name=None, selector=""):
+        """`checks`: (second, labels of the firing alert or None)."""
+        series = [one for pod in pods for one in pod.input_series(self.step)]
+        expression = f'ALERTS{{alertname="{alert}",alertstate="firing"{selector}}}'
+        self.tests.append({
+            "name": name or f"{alert}: {situation}",
+            "interval": f"{self.step}s",
+            "input_series": series,
+            "promql_expr_test": [{
+                "expr": expression,
+                "eval_time": f"{second}s",
+                "exp_samples": [] if labels is None else [{"labels": with_labels("ALERTS", {
+                    "alertname": alert, "alertstate": "firing"} | labels), "value": 1}],
+            } for second, labels in checks],
+        })
+        self.covered.setdefault(alert, set()).add(situation)
+
+    def run(self, name):
+        began = time.monotonic()
+        with tempfile.NamedTemporaryFile("w", suffix=".yml") as file:
+            json.dump({
+                "rule_files": [str(path) for path in self.rules],
+                "evaluation_interval": f"{self.step}s",
+                "tests": self.tests,
+            }, file)
+            file.flush()
+            # Each course has a database of its own, whose syncs a disk would take minutes for.
+            memory = {"TMPDIR": "/dev/shm"} if os.access("/dev/shm", os.W_OK) else {}
+            done = subprocess.run(["promtool", "test", "rules", file.name], capture_output=True, text=True,
+                                  env=os.environ | memory)
+        if done.returncode != 0:
+            print(done.stdout[-8000:], done.stderr[-8000:], file=sys.stderr)
+        print(f"  {name}: {len(self.tests)} courses, a scrape every {self.step} s, in {time.monotonic() - began:.0f} s")
+        return done.returncode == 0
+
+
+def expected(case):
+    labels = {"job": JOB, "service": JOB} | case.labels
+    return labels | ({"instance": "gw-1:8080"} if case.one else {})
+
+
+def every_situation(suite, case):
+    """Three pods; the alert's six situations."""
+    ok, bad, labels = case.ok, case.bad, expected(case)
+    before = case.before
+    hold = round_up(case.window + case.wait + MIN, STEP)
+    after = hold + 5 * MIN
+
+    def pods(phases, first=None, number=3):
+        calm = [(sum(length for length, _ in phases), ok)]
+        return [first or Pod(1, phases)] + [Pod(n, calm if case.one else phases) for n in range(2, number + 1)]
+
+    def add(situation, pods, *checks):
+        suite.add(case.alert, situation, pods, checks)
+
+    # The last moment of trouble.
+    end = before + hold - STEP
+    checks = [(before - STEP, None), (end, labels)]
+    if case.wait:
+        checks.insert(1, (before + case.wait - STEP, None))
+    add("fires", pods([(before, ok), (hold, bad)]), *checks)
+    lasts = case.edge_lasts or hold + 5 * MIN
+    add("just below", pods([(before, ok), (lasts, case.edge), (5 * MIN, ok if case.edge_lasts else case.edge)]),
+        *[(second, None) for second in range(before, before + lasts + 5 * MIN, 30)])
+    add("resolves", pods([(before, ok), (hold, bad), (after, ok)]), (end, labels), (end + after, None))
+    missing = case.no_data and case.no_data | {"service": JOB}
+    nobody = [Pod(1, [(end, up())], job="another")] if missing else [Pod(1, [(end, up())])]
+    if case.alert == "IMGatewayMetricsMissing":
+        nobody = []
+    add("no data", nobody, (end, missing))
+
+    again = before + hold // 2
+    add("restart", pods([(before + hold, ok)], Pod(1, [(end, ok)], restarts=[before])),
+        *[(second, None) for second in range(before - MIN, end, 30)])
+    add("restart", pods([(before, ok), (2 * hold, bad)], Pod(1, [(before, ok), (2 * hold, bad)], restarts=[again])),
+        (before + 2 * hold - STEP, labels))
+
+    calm = [(before + hold, ok)]
+    new = Pod(4, calm, begin=before + STEP)
+    add("replaced", pods(calm, Pod(1, calm, end=before)) + [new], *[(second, None) for second in range(before, end, 30)])
+    phases = [(before, ok), (3 * hold, bad)]
+    over = before + hold + STEP
+    new = Pod(4, [(before + 3 * hold, ok if case.heals else bad)], begin=over + STEP)
+    add("replaced", pods(phases, Pod(1, phases, end=over)) + [new],
+        (end, labels), (before + 3 * hold - STEP, None if case.heals else labels))
+
+
+def of_their_own(suite):
+    """Alerts whose trouble is a course of events rather than a level."""
+    job = {"job": JOB, "service": JOB}
+    one = job | {"instance": "gw-1:8080"}
+
+    # A replica that stands still while the others go on, 15 entries a scrape.
+    index = "im_gateway_raft_index"
+    def replica(number, stops=None, goes_on=None, end=30 * MIN, begin=0, gone=None):
+        at = lambda t: t if stops is None or t < stops else (stops if goes_on is None or t < goes_on else t)
+        phases = [(STEP, up() | {index + '{kind="applied"}': at(t)}) for t in range(0, end + STEP, STEP)]
+        return Pod(number, phases, begin=begin, end=gone)
+    stale = one | {"severity": "P2"}
+    others = [replica(2), replica(3)]
+    name = "IMGatewayPresenceStale"
+    suite.add(name, "fires", [replica(1, 600)] + others, [(600, None), (660, None), (720, stale)])
+    suite.add(name, "just below", [replica(1, 600, 660)] + others, [(t, None) for t in range(600, 1200, 15)])
+    suite.add(name, "resolves", [replica(1, 600, 900)] + others, [(870, stale), (960, None)])
+    suite.add(name, "no data", [Pod(1, [(HOUR, up())])], [(HOUR, None)])
+    # Indexes are not counters: a restarted replica shows what its disk holds.
+    suite.add(name, "restart", [replica(1, 600, 630)] + others, [(t, None) for t in range(600, 1200, 15)])
+    suite.add(name, "replaced", [replica(1, gone=600)] + others + [replica(4, begin=615)],
+              [(t, None) for t in range(600, 1200, 15)])
+    suite.add(name, "replaced", [replica(1, 600, gone=900)] + others + [replica(4, begin=915)],
+              [(870, stale), (1200, None)])
+
+    # Inboxes that will hold 10,000 in four hours: from 500 at 1 a second that is so, but not yet 1,000.
+    queue = "im_service_offline_queue_size"
+    def inbox(number, *rates, start=900, begin=0, gone=None):
+        level, phases = start, []
+        for length, rate in rates:
+            for _ in range(0, length, STEP):
+                phases.append((STEP, up() | {queue: level}))
+                level += rate * STEP
+        return Pod(number, phases + phases[-1:], begin=begin, end=gone)
+    growing = job | {"severity": "warning"}
+    name = "IMGatewayInboxGrowing"
+    flat, rise, slow = (HOUR, 0), (50 * MIN, 1.0), (2 * HOUR, 0.4)
+    suite.add(name, "fires", [inbox(n, flat, rise) for n in (1, 2, 3)], [(HOUR, None), (HOUR + 10 * MIN, None),
+                                                                         (HOUR + 49 * MIN, growing)])
+    suite.add(name, "just below", [inbox(n, flat, slow, start=100) for n in (1, 2, 3)],
+              [(t, None) for t in range(0, 3 * HOUR, 60)])
+    suite.add(name, "resolves", [inbox(n, flat, rise, (2 * HOUR, 0)) for n in (1, 2, 3)],
+              [(HOUR + 49 * MIN, growing), (3 * HOUR + 45 * MIN, None)])
+    suite.add(name, "no data", [Pod(1, [(HOUR, up())])], [(HOUR, None)])
+    suite.add(name, "restart", [inbox(n, flat, (HOUR, 0), start=1500) for n in (1, 2, 3)],
+              [(t, None) for t in range(HOUR, 2 * HOUR, 60)])
+    suite.add(name, "replaced", [inbox(1, flat, rise, gone=HOUR), inbox(2, flat, rise), inbox(4, flat, rise, begin=HOUR)],
+              [(HOUR + 49 * MIN, growing)])
+
+    # Starts of the process.
+    def started(number, *times, end=40 * MIN, **more):
+        phases, since = [], 0
+        for second in range(0, end + STEP, STEP):
+            since = max([0] + [t for t in times if t <= second])
+            phases.append((STEP, up() | {"process_start_time_seconds": since}))
+        return Pod(number, phases, **more)
+    looping = one | {"severity": "P1"}
+    name = "IMGatewayCrashLooping"
+    calm = [started(2), started(3)]
+    suite.add(name, "fires", [started(1, 600, 720, 840)] + calm, [(780, None), (840, looping)])
+    suite.add(name, "just below", [started(1, 600, 840)] + calm, [(t, None) for t in range(0, 2400, 30)])
+    suite.add(name, "resolves", [started(1, 600, 720, 840)] + calm, [(840, looping), (1530, None)])
+    suite.add(name, "no data", [Pod(1, [(HOUR, up())])], [(HOUR, None)])
+    suite.add(name, "restart", [started(1, 900)] + calm, [(t, None) for t in range(0, 2400, 30)])
+    suite.add(name, "replaced", [Pod(1, started(1).phases, end=900), started(4, 900, begin=915)] + calm,
+              [(t, None) for t in range(0, 2400, 30)])
+
+
+def of_the_monitoring(suite):
+    """Alerts about Prometheus and its company."""
+    service = {"service": "monitoring", "severity": "P2"}
+    for alert, job, ok, bad, edge, extra in [
+        ("MonitoringComponentDown", "loki", up(), up(0), None, {}),
+        ("PrometheusRuleFailures", "prometheus", *[{'prometheus_rule_evaluation_failures_total{rule_group="g"}': rate}
+                                                   for rate in (0, 0.1)], None, {"rule_group": "g"}),
+        ("AlertsNotDelivered", "prometheus", {"prometheus_notifications_dropped_total": 0},
+         {"prometheus_notifications_dropped_total": 0.1}, None, {}),
+        ("AlertsNotDelivered", "alertmanager", {'alertmanager_notifications_failed_total{integration="slack"}': 0},
+         {'alertmanager_notifications_failed_total{integration="slack"}': 0.1}, None, {"integration": "slack"}),
+    ]:
+        labels = service | extra | {"job": job, "instance": "gw-1:8080"}
+        pod = lambda phases, number=1, **more: Pod(number, phases, job=job, **more)
+        hold, start = 11 * MIN, 10 * MIN
+        suite.add(alert, "fires", [pod([(start, ok), (hold, bad)])], [(start + 4 * MIN, None), (start + hold - STEP, labels)])
+        # One that is over at once, less than `for` with its window.
+        short = 4 * MIN if "up" in ok else STEP
+        suite.add(alert, "just below", [pod([(start, ok), (short, bad), (hold, ok)])],
+                  [(start + t, None) for t in range(0, hold, 30)])
+        suite.add(alert, "resolves", [pod([(start, ok), (hold, bad), (hold, ok)])],
+                  [(start + hold - STEP, labels), (start + 2 * hold, None)])
+        suite.add(alert, "no data", [pod([(hold, up())])], [(hold, None)])
+        suite.add(alert, "restart", [pod([(start + hold, ok)], restarts=[start])], [(start + hold, None)])
+        suite.add(alert, "replaced", [pod([(start, ok), (hold, bad)], end=start + hold - MIN),
+                                      pod([(start + 2 * hold, ok)], number=2, begin=start + hold)],
+                  [(start + hold - 2 * MIN, labels), (start + 2 * hold - MIN, None)])
+
+
+def of_the_objectives(fast, slow, month):
+    """Burn rates and budgets: arithmetic over hours, days and a month."""
+    job = {"job": JOB, "service": JOB}
+    three = lambda phases: [Pod(n, phases) for n in (1, 2, 3)]
+    calm, hour = messages(0), (HOUR, messages(0))
+
+    # 14.4 in an hour; the seed's single window went on for 51 minutes after the trouble.
+    burn = lambda slo: job | {"slo": slo, "severity": "critical", "window": "1h"}
+    name = "SLOFastBurn"
+    for slo in ("success", "latency"):
+        ok, bad = burning(slo, 0), burning(slo, 60 if slo == "latency" else 200)
+        first = HOUR + 30 * MIN
+        fast.add(name, "fires", three([(HOUR, ok), (30 * MIN, bad)]), [(HOUR, None), (first, burn(slo))])
+        fast.add(name, "resolves", three([(HOUR, ok), (30 * MIN, bad), (20 * MIN, ok)]),
+                 [(first, burn(slo)), (first + 8 * MIN, None)])
+        fast.add(name, "just below", three([(2 * HOUR, burning(slo, 13.5))]), [(2 * HOUR, None)])
+        fast.add(name, "just below", three([(2 * HOUR, burning(slo, 15.5))]), [(2 * HOUR, burn(slo))])
+    # One node of three down for a minute in the service's first hour is no page, all of them is.
+    ready, gone = cluster(), up(0)
+    minute = [(10 * MIN, ready), (MIN, gone), (20 * MIN, ready)]
+    fast.add(name, "just below", [Pod(1, minute), Pod(2, [(HOUR, ready)]), Pod(3, [(HOUR, ready)])],
+             [(t, None) for t in range(0, 30 * MIN, 30)])
+    down = three([(10 * MIN, ready), (6 * MIN, gone), (HOUR, ready)])
+    fast.add(name, "fires", down, [(15 * MIN, burn("availability"))])
+    fast.add(name, "resolves", down, [(15 * MIN, burn("availability")), (29 * MIN, None)])
+    # A quorum lost is an outage, though every node answers.
+    split = three([(10 * MIN, ready), (6 * MIN, cluster(change={"ready": 0, 'not_ready{reason="no_quorum"}': 1}))])
+    fast.add(name, "fires", split, [(15 * MIN, burn("availability"))])
+    fast.add(name, "no data", [Pod(1, [(2 * HOUR, up())])], [(2 * HOUR, None)])
+    fast.add(name, "no data", three([(2 * HOUR, messages(0, rate=0))]), [(2 * HOUR, None)])
+    fast.add(name, "restart", [Pod(n, [(2 * HOUR, calm)], restarts=[HOUR]) for n in (1, 2, 3)], [(2 * HOUR, None)])
+    old, new = Pod(1, [(2 * HOUR, ready | calm)], end=HOUR), Pod(4, [(2 * HOUR, ready | calm)], begin=HOUR + STEP)
+    fast.add(name, "replaced", [old, new] + three([(2 * HOUR, ready | calm)])[1:],
+             [(t, None) for t in range(0, 2 * HOUR, 60)])
+
+    for name, severity, window, factor, length in [
+        ("SLOSustainedBurn", "P1", "6h", 6, 8 * HOUR), ("SLOSlowBurn", "warning", "6h", 6, 8 * HOUR),
+        ("SLOSlowBurn", "warning", "1d", 3, 30 * HOUR), ("SLOSlowBurn", "warning", "3d", 1, 80 * HOUR),
+    ]:
+        labels = job | {"slo": "success", "severity": severity, "window": window}
+        only = dict(selector=f',window="{window}",slo="success"')
+        add = lambda situation, pods, checks: slow.add(name, situation, pods, checks, f"{name} {window}: {situation}", **only)
+        over, under = burning("success", factor * 1.1), burning("success", factor * 0.95)
+        add("fires", three([(length, over)]), [(length // 2, None), (length, labels)])
+        add("just below", three([(length, under)]), [(length, None)])
+        over_since = length + 7 * HOUR
+        add("resolves", three([(length, over), (8 * HOUR, calm)]), [(length, labels), (over_since, None)])
+        add("no data", [Pod(1, [(length, up())])], [(length, None)])
+        add("restart", [Pod(n, [(length, under)], restarts=[length // 2]) for n in (1, 2, 3)], [(length, None)])
+        add("replaced", [Pod(1, [(length, under)], end=length // 2), Pod(4, [(length, under)], begin=length // 2)]
+            + three([(length, under)])[1:], [(length, None)])
+
+    # 99.95% of 30 days are 21.6 minutes: 10.8 are half of it, 17.28 are 80%.
+    for name, severity, enough, too_few in [("ErrorBudget50PercentConsumed", "warning", 11, 10.5),
+                                            ("ErrorBudget80PercentConsumed", "critical", 17.5, 17)]:
+        labels = job | {"slo": "availability", "severity": severity}
+        def outage(minutes, then=HOUR):
+            return [(HOUR, ready), (round(minutes * MIN), gone), (then, ready)]
+        end = lambda minutes: round(HOUR + minutes * MIN + HOUR)
+        fast.add(name, "fires", three(outage(enough)), [(HOUR + 10 * MIN, None), (end(enough) - MIN, labels)])
+        fast.add(name, "just below", three(outage(too_few)), [(end(too_few) - MIN, None)])
+        # A single node of three is a third of the service.
+        third = [Pod(1, outage(3 * too_few))] + [Pod(n, [(end(3 * too_few), ready)]) for n in (2, 3)]
+        fast.add(name, "just below", third, [(end(3 * too_few) - MIN, None)])
+        fast.add(name, "no data", [Pod(1, [(HOUR, up())])], [(HOUR, None)])
+        fast.add(name, "restart", [Pod(n, [(2 * HOUR, ready)], restarts=[HOUR]) for n in (1, 2, 3)], [(2 * HOUR, None)])
+        fast.add(name, "replaced", [Pod(1, [(2 * HOUR, ready)], end=HOUR), Pod(4, [(2 * HOUR, ready)], begin=HOUR + STEP)]
+                 + three([(2 * HOUR, ready)])[1:], [(t, None) for t in range(0, 2 * HOUR, 60)])
+        month.add(name, "resolves", three([(DAY, ready), (HOUR, gone), (31 * DAY, ready)]),
+                  [(2 * DAY, labels), (30 * DAY, labels), (32 * DAY, None)], selector=',slo="availability"')
+
+
+def home(alert):
+    """The rule file that has an alert."""
+    return next(path.name for path in RULES if f"alert: {alert}\n" in path.read_text())
+
+
+def main():
+    slo = [path for path in RULES if path.name == "slo.yml"]
+    # Each alert is tested with its own file only, which keeps the time down.
+    suites = {path.name: Suite(STEP, [path]) for path in RULES}
+    slow, month, whole = suites["slow"], suites["month"], suites["whole"] = (
+        Suite(5 * MIN, slo), Suite(30 * MIN, slo), Suite())
+    for case in CASES:
+        every_situation(suites[home(case.alert)], case)
+    of_their_own(suites["cluster.yml"])
+    of_the_monitoring(suites["monitoring.yml"])
+    of_the_objectives(suites["slo.yml"], slow, month)
+    # A healthy cluster raises nothing at all.
+    healthy = [Pod(n, [(2 * HOUR, cluster() | messages(0) | burning("latency", 0))]) for n in (1, 2, 3)]
+    whole.add(".+", "healthy", healthy, [])
+    whole.tests[-1]["promql_expr_test"] = [{"expr": "ALERTS", "eval_time": "2h", "exp_samples": []}]
+
+    missing = []
+    covered = {}
+    for suite in suites.values():
+        for alert, situations in suite.covered.items():
+            covered.setdefault(alert, set()).update(situations)
+    wanted = {"fires", "just below", "resolves", "no data", "restart", "replaced"}
+    rules = [rule for path in RULES for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"]]
+    alerts = sorted({rule["alert"] for rule in rules if "alert" in rule})
+    missing = [f"{alert}: {', '.join(sorted(wanted - covered.get(alert, set())))}" for alert in alerts
+               if wanted - covered.get(alert, set())]
+    for line in missing:
+        print(f"not tested: {line}", file=sys.stderr)
+    done = [suite.run(name) for name, suite in suites.items()]
+    tests = sum(len(suite.tests) for suite in suites.values())
+    checks = sum(len(test["promql_expr_test"]) for suite in suites.values() for test in suite.tests)
+    if missing or not all(done):
+        sys.exit(1)
+    print(f"{len(alerts)} alerts, {tests} courses of events, {checks} checks: all as they should be")
+
+
+if __name__ == "__main__":
+    main()
