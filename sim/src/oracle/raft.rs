@@ -58,7 +58,8 @@ impl Journal {
     pub fn replaced<'a>(&self, disk: &str, records: impl Iterator<Item = (&'a Bytes, &'a Bytes)>) {
         let steps = records.filter_map(|(key, value)| Step::read(&Write::Put(key.clone(), value.clone()))).collect();
         let mut raft = self.lock();
-        raft.disks.insert(disk.to_owned(), DiskLog::default());
+        let before = Some(std::mem::take(&mut raft.disk(disk).durable));
+        raft.disks.insert(disk.to_owned(), DiskLog { before, ..DiskLog::default() });
         raft.load(disk, steps);
     }
 
@@ -148,11 +149,18 @@ struct DiskLog {
     pending: VecDeque<Vec<Change>>,
     /// Batches that are.
     durable_batches: u64,
+    /// What it held until it was replaced, and what may have been acknowledged then.
+    before: Option<View>,
     /// When it lost a log to a checkpoint of another node, last.
     installed_at: Option<u64>,
 }
 
 impl DiskLog {
+    /// Whether its node could acknowledge the entry, now or before the disk was replaced.
+    fn held(&self, index: u64, leader: LeaderId) -> bool {
+        self.durable.holds(index, leader) || self.before.as_ref().is_some_and(|before| before.holds(index, leader))
+    }
+
     fn batches(&self) -> u64 {
         self.durable_batches + self.pending.len() as u64
     }
@@ -371,8 +379,8 @@ impl Raft {
                 return self.broken(format!("{disk} commits up to {upto} and has no entry {index}"));
             };
             let configs = self.configs(disk, index);
-            if !configs.is_empty() && !self.is_quorum(&configs, |_, log| log.durable.holds(index, leader)) {
-                let on = self.disks.iter().filter(|(_, log)| log.durable.holds(index, leader));
+            if !configs.is_empty() && !self.is_quorum(&configs, |_, log| log.held(index, leader)) {
+                let on = self.disks.iter().filter(|(_, log)| log.held(index, leader));
                 let on: Vec<_> = on.map(|(name, _)| name.clone()).collect();
                 self.broken(format!("G1: {disk} commits entry {index}, which is only on the disks of {on:?}"));
             }
