@@ -10,12 +10,12 @@ use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::watch;
 
 use crate::config::{ClusterConfig, LogKeeping};
-use crate::env::Env;
+use crate::env::{Blobs, Env};
 use crate::id::{Boot, NodeId};
 use crate::liveness::{Liveness, Quorum};
 use crate::observer::Observer;
 use crate::peer::Peers;
-use crate::raft::{Bodies, Raft, StateMachine};
+use crate::raft::{Bodies, LogStore, Raft, StateMachine};
 use crate::router::Router;
 use crate::session::SessionSpec;
 use crate::session_handle::Session;
@@ -37,6 +37,8 @@ pub(crate) struct Inner {
     /// Where other nodes are told to dial.
     pub peer_addr: String,
     pub raft: Raft,
+    pub log: LogStore,
+    pub blobs: Arc<dyn Blobs>,
     state: Arc<RwLock<State>>,
     pub bodies: Bodies,
     pub peers: Peers,
@@ -110,6 +112,8 @@ impl Cluster {
             peer_addr: config.peer_advertise.clone().unwrap_or_else(|| bound.to_string()),
             config,
             raft,
+            log,
+            blobs: env.blobs,
             state,
             bodies,
             peers,
@@ -127,7 +131,7 @@ impl Cluster {
         tokio::spawn(membership::leader::run(inner.clone()));
         tokio::spawn(crate::liveness::run(inner.clone()));
         tokio::spawn(proposer::run(inner.clone()));
-        tokio::spawn(crate::raft::keep_log_bounded(inner.raft.clone(), log));
+        tokio::spawn(crate::raft::keep_log_bounded(inner.raft.clone(), inner.log.clone()));
         Ok(Self { inner })
     }
 

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::env::clock::{self, Instant};
 use crate::handle::Inner;
-use crate::id::{Generation, NodeId};
+use crate::id::{Boot, Generation, NodeId};
+use crate::identity;
 use crate::membership::View;
 use crate::peer::Kind;
 use crate::serve::{decode, encode};
@@ -87,12 +88,20 @@ impl Liveness {
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Report {
     generation: Option<Generation>,
+    #[serde(default)]
+    boot: Option<Boot>,
 }
 
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Reply {
     /// The answering node leads, and heard from a quorum this long ago.
     quorum_age_ms: Option<u64>,
+    /// The boot that the cluster has seen, when it shows that the reporting one is of an old copy.
+    #[serde(default)]
+    later_boot: Option<u64>,
+    /// What the reporting node has stored for the answering leader: that one's term, and an index.
+    #[serde(default)]
+    stored: Option<(u64, u64)>,
 }
 
 /// Reports to the leader and watches the quorum, for the life of the node.
@@ -123,17 +132,19 @@ async fn report(inner: &Arc<Inner>) {
             }
         }
         Some(leader) => {
-            let report = Report { generation: inner.router.lock().origin.generation() };
+            let report = Report { generation: inner.router.lock().origin.generation(), boot: Some(inner.boot) };
             let Ok(body) = encode(&report) else { return };
             let asked = clock::now();
             // Apart, so that a slow answer does not hold up the next report.
             let inner = inner.clone();
             tokio::spawn(async move {
                 let answer = inner.peers.request(leader, Kind::REPORT, body, VOUCH_WITHIN).await;
-                let age =
-                    answer.ok().and_then(|body| decode::<Reply>(&body).ok()).and_then(|reply| reply.quorum_age_ms);
-                if let Some(age) = age {
+                let Some(reply) = answer.ok().and_then(|body| decode::<Reply>(&body).ok()) else { return };
+                if let Some(age) = reply.quorum_age_ms {
                     inner.quorum.note(asked - Duration::from_millis(age));
+                }
+                if let Some(why) = is_old_copy(&inner, &reply) {
+                    refuse_old_copy(&inner, &why).await;
                 }
             });
         }
@@ -144,11 +155,51 @@ async fn report(inner: &Arc<Inner>) {
 /// clients away.
 pub(crate) fn reported(inner: &Inner, from: NodeId, report: &Report) -> Reply {
     if !View::of(inner).addresses.contains_key(&from) {
-        return Reply { quorum_age_ms: None };
+        return Reply { quorum_age_ms: None, later_boot: None, stored: None };
     }
     inner.liveness.note(from, report.generation);
     let age = quorum_age(inner).filter(|age| *age < VOUCH_WITHIN);
-    Reply { quorum_age_ms: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)) }
+    let known = inner.state().node(from).map(|record| record.boot);
+    let is_later = |known: &Boot| report.boot.is_some_and(|boot| known.count >= boot.count && *known != boot);
+    Reply {
+        quorum_age_ms: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+        later_boot: known.filter(is_later).map(|known| known.count),
+        stored: stored_by(inner, from),
+    }
+}
+
+/// What `node` has acknowledged to this leader: the term in which this node leads, and an index.
+fn stored_by(inner: &Inner, node: NodeId) -> Option<(u64, u64)> {
+    let metrics = inner.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let at = metrics.replication.as_ref()?.get(&node)?.as_ref()?;
+    (metrics.current_leader == Some(inner.me)).then_some((metrics.current_term, at.index))
+}
+
+/// How an answer shows that this data directory is an old copy: the cluster has seen a later boot of
+/// it, or it once stored what it does not have. Such a log is never mended by replication, for the
+/// leader reckons with what was acknowledged, so the node would not learn it from the log.
+fn is_old_copy(inner: &Inner, reply: &Reply) -> Option<String> {
+    if let Some(known) = reply.later_boot {
+        return Some(format!("it is at boot {}, the cluster has seen boot {known}", inner.boot.count));
+    }
+    let (term, stored) = reply.stored?;
+    // In this order: a later leader, who may shorten the log, makes the term a later one first.
+    let last = inner.log.last().map_or(0, |last| last.index);
+    (last < stored && inner.log.term() == term)
+        .then(|| format!("its log ends at {last}, and it had stored it up to {stored}"))
+}
+
+/// Ends this node for good: its data directory is an old copy.
+pub(crate) async fn refuse_old_copy(inner: &Inner, why: &str) {
+    let words = format!(
+        "this data directory is an old copy of node {}: {why}; start with an empty data directory to join as a new node",
+        inner.me
+    );
+    if let Err(error) = identity::refuse(&*inner.blobs, inner.me, inner.boot, &words).await {
+        tracing::warn!(%error, "the next start will not know that this data directory was refused");
+    }
+    inner.fail(words);
 }
 
 /// How long ago a quorum acknowledged this node as its leader; `None` if it does not lead.

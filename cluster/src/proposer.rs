@@ -78,11 +78,8 @@ async fn rejoin(inner: &Inner, incarnation: u32) {
     })
     .await;
     if let Some((boot, known)) = inner.router.refused() {
-        inner.fail(format!(
-            "this data directory is an old copy of node {}: it is at boot {boot}, the cluster has seen boot {known}; \
-             start with an empty data directory to join as a new node",
-            inner.me
-        ));
+        let why = format!("it is at boot {boot}, the cluster has seen boot {known}");
+        crate::liveness::refuse_old_copy(inner, &why).await;
         std::future::pending::<()>().await;
     }
 }

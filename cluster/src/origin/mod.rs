@@ -330,6 +330,7 @@ impl Origin {
                 self.make_ready(key);
                 None
             }
+            RegisterRefusal::Replaced => self.end(key, Event::Superseded),
             RegisterRefusal::OlderAttempt => self.end(key, Event::Refused(Refusal::OlderAttempt)),
             RegisterRefusal::TooManyDevices => self.end(key, Event::Refused(Refusal::TooManyDevices)),
         }

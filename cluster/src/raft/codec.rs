@@ -37,6 +37,9 @@ pub enum DecodeError {
     /// Written by a newer build, or not by this program.
     #[error("its format {0} is not one that this build reads")]
     Format(u8),
+    /// The store's own checksum does not match.
+    #[error("{0}")]
+    Store(String),
     /// Well-formed but impossible.
     #[error("it does not make sense: {0}")]
     Malformed(String),

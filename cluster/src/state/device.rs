@@ -78,6 +78,30 @@ pub struct Registration {
     pub instance: u64,
     pub attempt: u64,
     pub epoch: Epoch,
+    /// Client instances that others took the device over from, the latest first; 0 where there was
+    /// none. One that comes back is told that it was replaced, as it would have been had it been
+    /// there: the ring, by which a repeat of its sends is seen as one, may be full of the others'.
+    pub replaced: [u64; REPLACED],
+}
+
+/// How many replaced instances of a device are remembered.
+const REPLACED: usize = 4;
+
+impl Registration {
+    /// The one that follows `last`.
+    pub(super) fn after(last: Option<Self>, instance: u64, attempt: u64, epoch: Epoch) -> Self {
+        let mut replaced = last.map_or([0; REPLACED], |last| last.replaced);
+        if let Some(last) = last.filter(|last| last.instance != instance) {
+            replaced.rotate_right(1);
+            replaced[0] = last.instance;
+        }
+        Self { instance, attempt, epoch, replaced }
+    }
+
+    /// Whether another instance took the device over from this one.
+    pub(super) fn has_replaced(&self, instance: u64) -> bool {
+        instance != 0 && self.instance != instance && self.replaced.contains(&instance)
+    }
 }
 
 /// A known device.

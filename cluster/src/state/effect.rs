@@ -149,6 +149,8 @@ pub enum RegisterRefusal {
     },
     /// A newer attempt of the same client instance has registered (4005).
     OlderAttempt,
+    /// Another client instance has taken the device over from this one (4502).
+    Replaced,
     /// The user has as many devices as the limit allows (4504).
     TooManyDevices,
 }

@@ -111,6 +111,9 @@ impl User {
             Ok(index) => Some(self.devices[index].last),
             Err(_) => self.retired(&register.device).map(|retired| retired.last),
         };
+        if last.is_some_and(|last| last.has_replaced(register.instance)) {
+            return Err(RegisterRefusal::Replaced);
+        }
         if last.is_some_and(|last| last.instance == register.instance && last.attempt > register.attempt) {
             return Err(RegisterRefusal::OlderAttempt);
         }
@@ -127,7 +130,7 @@ impl User {
         };
         let device = &mut self.devices[index];
         let ended = device.session.map(|node| (node, device.last.epoch));
-        device.last = Registration { instance: register.instance, attempt: register.attempt, epoch };
+        device.last = Registration::after(last, register.instance, register.attempt, epoch);
         device.ephemeral = register.ephemeral;
         device.session = Some(node);
         device.forget_ms = NEVER;
@@ -154,7 +157,7 @@ impl User {
         };
         let device = Device {
             id: id.clone(),
-            last: Registration { instance: 0, attempt: 0, epoch },
+            last: Registration::after(None, 0, 0, epoch),
             ephemeral: false,
             session: None,
             cursor,

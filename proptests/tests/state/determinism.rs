@@ -70,7 +70,7 @@ fn logs_reach_everything() {
     }
 }
 
-const EVERYTHING: [&str; 30] = [
+const EVERYTHING: [&str; 31] = [
     "stored",
     "stored before",
     "refused",
@@ -79,6 +79,7 @@ const EVERYTHING: [&str; 30] = [
     "registered",
     "conflict",
     "older attempt",
+    "replaced",
     "too many devices",
     "batch repeated",
     "batch after gap",
@@ -126,6 +127,7 @@ fn outcome(outcome: &Outcome) -> Option<&'static str> {
         Outcome::Registered(_) => "registered",
         Outcome::RegisterRefused(RegisterRefusal::Conflict { .. }) => "conflict",
         Outcome::RegisterRefused(RegisterRefusal::OlderAttempt) => "older attempt",
+        Outcome::RegisterRefused(RegisterRefusal::Replaced) => "replaced",
         Outcome::RegisterRefused(RegisterRefusal::TooManyDevices) => "too many devices",
         Outcome::Stored { duplicate: false, .. } => "stored",
         Outcome::Stored { duplicate: true, .. } => "stored before",

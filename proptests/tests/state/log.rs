@@ -136,7 +136,7 @@ pub fn limits() -> impl Strategy<Value = Limits> {
 fn op() -> impl Strategy<Value = OpStep> {
     // One user gets most of it, so that limits are met.
     let to = prop_oneof![2 => Just(0_u8), 1 => 0..USERS];
-    let register = (to.clone(), 0..DEVICES, 0..2_u8, 0..4_u8, any::<bool>(), prop::option::weighted(0.1, any::<u8>()));
+    let register = (to.clone(), 0..DEVICES, 0..5_u8, 0..4_u8, any::<bool>(), prop::option::weighted(0.1, any::<u8>()));
     prop_oneof![
         5 => register.prop_map(|(user, device, instance, attempt, ephemeral, expect)| OpStep::Register {
             user, device, instance, attempt, ephemeral, expect

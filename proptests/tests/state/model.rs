@@ -118,6 +118,11 @@ impl Model {
         let user = self.users.entry(new.user.clone()).or_default();
         let known = user.devices.get(&new.device).map(|device| device.last);
         let last = known.or(user.gone.get(&new.device).map(|gone| gone.last));
+        let mut replaced = last.and_then(|_| user.replaced.get(&new.device).cloned()).unwrap_or_default();
+        let is_other = |(instance, _, _)| instance != new.instance;
+        if last.is_some_and(is_other) && new.instance != 0 && replaced.contains(&new.instance) {
+            return Outcome::RegisterRefused(RegisterRefusal::Replaced);
+        }
         if last.is_some_and(|(instance, attempt, _)| instance == new.instance && attempt > new.attempt) {
             return Outcome::RegisterRefused(RegisterRefusal::OlderAttempt);
         }
@@ -148,6 +153,11 @@ impl Model {
             effects.push(Seen::Superseded(node, device.last.2));
         }
         device.last = (new.instance, new.attempt, epoch);
+        if let Some((instance, _, _)) = last.filter(|last| is_other(*last)) {
+            replaced.insert(0, instance);
+            replaced.truncate(4);
+        }
+        user.replaced.insert(new.device.clone(), replaced);
         device.ephemeral = new.ephemeral;
         device.node = Some(node);
         device.forget_at = None;

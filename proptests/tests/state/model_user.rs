@@ -14,6 +14,8 @@ pub struct MUser {
     pub messages: BTreeMap<Pos, MMessage>,
     pub devices: BTreeMap<DeviceId, MDevice>,
     pub gone: BTreeMap<DeviceId, MGone>,
+    /// Client instances that were replaced, the last ones first.
+    pub replaced: BTreeMap<DeviceId, Vec<u64>>,
     pub heir: Share,
     pub heir_gap_until: Option<u64>,
 }

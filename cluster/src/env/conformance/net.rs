@@ -49,6 +49,7 @@ pub fn cases() -> Vec<Case<dyn NetWorld>> {
         bytes_arrive_in_order,
         many_connections_do_not_mix,
         connections_wait_to_be_accepted,
+        a_connect_that_was_given_up_leaves_nothing,
         an_address_has_one_listener,
         an_address_must_parse,
         nobody_listening_refuses,
@@ -211,6 +212,23 @@ async fn connections_wait_to_be_accepted(world: &dyn NetWorld) {
         };
         assert_eq!(soon("the byte sent before", server.read_u8()).await.unwrap(), n);
     }
+}
+
+async fn a_connect_that_was_given_up_leaves_nothing(world: &dyn NetWorld) {
+    let mut listener = listen(world).await;
+    let addr = listener.local_addr().to_string();
+    for wait_us in 0..20 {
+        let _ = clock::timeout(Duration::from_micros(100 * wait_us), world.client().connect(&addr)).await;
+    }
+    // Whoever comes is gone already.
+    while let Ok(accepted) = clock::timeout(STALL, listener.accept()).await {
+        let Ok(mut conn) = accepted else { continue };
+        match soon("the end", conn.read(&mut [0; 8])).await {
+            Ok(len) => assert_eq!(len, 0, "bytes from nobody"),
+            Err(error) => assert!(is_reset(&error), "{error}"),
+        }
+    }
+    pair_at(world, &mut *listener).await;
 }
 
 async fn an_address_has_one_listener(world: &dyn NetWorld) {
