@@ -5,12 +5,13 @@ use std::sync::Mutex;
 use std::{fs, io, thread};
 
 use crate::child;
+use crate::plan::Plan;
 
 /// The folders of plans.
 const FOLDERS: [&str; 2] =
     [concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios"), concat!(env!("CARGO_MANIFEST_DIR"), "/corpus")];
 
-/// Runs every plan that is kept, `jobs` at a time; prints each failure with the command that replays
+/// Runs every plan that is kept, those of whole days aside, `jobs` at a time; prints each failure with the command that replays
 /// it, and a summary. Returns whether all were clean.
 ///
 /// # Errors
@@ -19,7 +20,12 @@ pub fn run(jobs: usize) -> io::Result<bool> {
     let mut plans = Vec::new();
     for folder in FOLDERS {
         for file in fs::read_dir(folder)? {
-            plans.extend(Some(file?.path()).filter(|path| path.extension().is_some_and(|end| end == "toml")));
+            let path = file?.path();
+            if path.extension().is_some_and(|end| end == "toml")
+                && Plan::read(&path).map_err(io::Error::other)?.rates.is_empty()
+            {
+                plans.push(path);
+            }
         }
     }
     plans.sort();

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
 use cluster::state::Limits;
@@ -167,7 +168,11 @@ impl Plan {
     pub fn read(path: &Path) -> Result<Self, String> {
         let failed = |error: &dyn fmt::Display| format!("{}: {error}", path.display());
         let text = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
-        let plan: Self = toml::from_str(&text).map_err(|error| failed(&error))?;
+        // In a thread of its own: the seeds of this one's hash maps must be the run's, and so must not
+        // have been drawn before it.
+        let parse = || toml::from_str::<Self>(&text);
+        let parsed = thread::scope(|scope| scope.spawn(parse).join().expect("parsing does not panic"));
+        let plan = parsed.map_err(|error| failed(&error))?;
         plan.check().map_err(|error| failed(&error))?;
         Ok(plan)
     }
@@ -203,6 +208,12 @@ impl Plan {
     /// Pause between two messages of one sender, at most.
     pub fn pause(&self) -> Duration {
         Duration::from_millis(self.pause_ms)
+    }
+
+    /// How long it takes at least, from the beginning of traffic.
+    pub fn lasts(&self) -> Duration {
+        let faults = self.faults.iter().map(|fault| fault.at() + fault.lasts());
+        faults.max().unwrap_or_default().max(self.traffic())
     }
 
     /// Machines of the cluster in all, those that join later included.

@@ -24,6 +24,8 @@ use crate::world::World;
 const START: Duration = Duration::from_secs(30);
 /// Virtual time for everything to be answered and delivered once faults are over.
 const SETTLE: Duration = Duration::from_secs(60);
+/// Virtual time that operators may need to mend what faults left behind.
+const MEND: Duration = Duration::from_secs(180);
 /// How often metrics are scraped, availability is probed, and the judge looks, in a short run.
 const SCRAPE: Duration = Duration::from_secs(5);
 const PROBE: Duration = Duration::from_secs(2);
@@ -119,7 +121,13 @@ impl Run {
                 tokio::join!(workload.chat(plan.traffic()), nemesis::run(&world, &plan));
             }
         });
+        let deadline = time::now() + time::nanos(plan.lasts() + MEND);
         while !course.is_finished() {
+            if time::now() >= deadline {
+                let late = format!("{MEND:?} after the last fault, the operator's work is not done");
+                self.judge.late(std::iter::once(late));
+                break;
+            }
             self.judge.look();
             time::sleep(look).await;
         }

@@ -42,6 +42,9 @@ impl Ward {
             return Err("an old copy is in place");
         }
         if kind.spoils_disk() {
+            if situation.voters == 0 {
+                return Err("nobody knows who votes");
+            }
             if situation.replacing || self.active.values().any(|other| other.spoils_disk()) {
                 return Err("a node is being replaced");
             }
@@ -81,6 +84,7 @@ mod tests {
         assert!(!admits(1, 0, true), "the only one");
         assert!(!admits(2, 0, true), "a quorum of two is both");
         assert!(admits(3, 1, false), "a learner's disk promises nothing");
+        assert!(!admits(0, 0, false), "without a leader anybody may be a voter");
     }
 
     #[test]
