@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -23,6 +24,10 @@ const FLAGS: [&str; 9] = [
     "--disable-sync",
     "--disable-dev-shm-usage",
 ];
+
+/// How often Chromium is started before it is given up: on a starved machine it may take longer than
+/// chromedriver waits.
+const STARTS: usize = 3;
 
 /// A browser with a profile of its own; ends with this value.
 pub struct Browser {
@@ -63,6 +68,7 @@ impl Browser {
             .stdin(Stdio::null())
             .stdout(File::create(&log).expect("a log file"))
             .stderr(Stdio::null())
+            .process_group(0)
             .spawn()
             .expect("chromedriver starts");
         let port = eventually("chromedriver tells its port", async || {
@@ -82,7 +88,14 @@ impl Browser {
             "goog:chromeOptions": options,
             "goog:loggingPrefs": {"browser": "ALL"},
         }}});
-        let made = browser.call("POST", "/session", Some(&wanted)).await.expect("chromium starts");
+        let mut made = Err(String::new());
+        for _ in 0..STARTS {
+            made = browser.call("POST", "/session", Some(&wanted)).await;
+            if made.is_ok() {
+                break;
+            }
+        }
+        let made = made.expect("chromium starts");
         browser.session = made["sessionId"].as_str().expect("a session has an id").to_owned();
         browser
     }
@@ -94,7 +107,7 @@ impl Browser {
         let answer = http::request(&addr, &(head + &body)).await.map_err(|error| error.to_string())?;
         let mut json: Value = serde_json::from_str(&answer.body).map_err(|error| error.to_string())?;
         let value = json["value"].take();
-        if answer.status == 200 { Ok(value) } else { Err(value.to_string()) }
+        if answer.status == 200 { Ok(value) } else { Err(format!("{}: {}", value["error"], value["message"])) }
     }
 
     async fn command(&self, name: &str, body: &Value) -> Result<Value, String> {
@@ -118,7 +131,8 @@ impl Browser {
 }
 
 impl Drop for Browser {
-    /// Ending the session is what ends Chromium and its children; the driver is ours to kill.
+    /// Ending the session ends Chromium and its children, if they still listen; what then is left of
+    /// the driver's process group is killed.
     fn drop(&mut self) {
         let farewell = || -> std::io::Result<()> {
             let mut stream = std::net::TcpStream::connect(self.addr)?;
@@ -127,7 +141,9 @@ impl Drop for Browser {
             stream.read(&mut [0; 1]).map(drop)
         };
         _ = farewell();
-        _ = self.driver.kill();
+        let group = i32::try_from(self.driver.id()).expect("a pid");
+        // SAFETY: the group is named after our own child, which has not been waited for.
+        unsafe { libc::kill(-group, libc::SIGKILL) };
         _ = self.driver.wait();
     }
 }
