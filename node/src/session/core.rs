@@ -29,7 +29,7 @@ use crate::protocol::{
 const DELIVERY_HIGH_BYTES: usize = 32 << 10;
 /// While more than this waits to be written, in bytes, no frames are taken from the client, and
 /// `delivered` marks, which are news and no promise, are left out.
-const OUT_HIGH_BYTES: usize = 128 << 10;
+pub const OUT_HIGH_BYTES: usize = 128 << 10;
 /// Malformed frames that a client may send before it is closed.
 const MAX_BAD_FRAMES: u8 = 8;
 /// Most messages read from the inbox at once.

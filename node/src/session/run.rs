@@ -18,7 +18,7 @@ use cluster::session::{Event, SessionSpec};
 use tokio::io::AsyncWriteExt;
 
 use super::control::{Control, Place};
-use super::core::{Core, Moment, put_frame};
+use super::core::{Core, Moment, OUT_HIGH_BYTES, put_frame};
 use super::ending::{Counted, End};
 use super::handshake::{Greeting, greet};
 use super::link::Link;
@@ -34,6 +34,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 const READ_AHEAD_BYTES: usize = 16 << 10;
 /// When so much waits to be written, writing comes before everything else.
 const FLUSH_FIRST_BYTES: usize = 16 << 10;
+/// How often in a row a page is read anew because a body in it has moved or left meanwhile.
+const PAGE_TRIES: u32 = 8;
 
 /// A WebSocket that was just opened.
 pub struct Opened {
@@ -117,10 +119,10 @@ async fn handshake(
     control: &Control,
 ) -> Result<Greeting, End> {
     loop {
-        match wire.reader.next()? {
-            None => {
-                poll_fn(|cx| wire.poll_handshake(control, cx)).await?;
-            }
+        // Answers to pings must not fill the memory for a client that reads none of them.
+        let incoming = if wire.full() { None } else { wire.reader.next()? };
+        match incoming {
+            None => poll_fn(|cx| wire.poll_handshake(control, cx)).await?,
             Some(Incoming::Text(text)) => {
                 let (wall_ms, fresh) = (clock::wall_ms(), rand::random());
                 let greeting = greet(&text, identity.as_ref(), &node.verifier, wall_ms, fresh);
@@ -185,15 +187,8 @@ async fn serve(wire: &mut Wire, core: &mut Core, link: &impl Link, control: &Con
         if let Some(kind) = ended {
             return End::Lost(kind);
         }
-        while let Some(page) = core.wants_page(wire.writer.waiting()) {
-            // Boxed, because reading is rare and its state must not be part of every idle task.
-            match Box::pin(link.read(page.after, page.count, page.bytes)).await {
-                Ok(deliveries) => core.page(&deliveries, Moment::now(), &mut wire.writer.out),
-                Err(error) => {
-                    tracing::error!(event = "database_error", operation = "read_inbox", %error, "cannot read a message");
-                    return End::Close(CloseCode::Unavailable);
-                }
-            }
+        if let Err(end) = deliver(wire, core, link).await {
+            return end;
         }
         let wake = wait(wire, core, link, control, &mut timer).await;
         let at = Moment::now();
@@ -219,6 +214,27 @@ async fn serve(wire: &mut Wire, core: &mut Core, link: &impl Link, control: &Con
             return end;
         }
     }
+}
+
+/// Reads the inbox and writes what is in it, for as long as there is something and room for it.
+async fn deliver(wire: &mut Wire, core: &mut Core, link: &impl Link) -> Result<(), End> {
+    let mut tries = 0;
+    while let Some(page) = core.wants_page(wire.writer.waiting()) {
+        // Boxed, because reading is rare and its state must not be part of every idle task.
+        match Box::pin(link.read(page.after, page.count, page.bytes)).await {
+            Ok(deliveries) => {
+                tries = 0;
+                core.page(&deliveries, Moment::now(), &mut wire.writer.out);
+            }
+            // The message has left, or a checkpoint has put its body elsewhere: the inbox knows by now.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && tries + 1 < PAGE_TRIES => tries += 1,
+            Err(error) => {
+                tracing::error!(event = "database_error", operation = "read_inbox", %error, "cannot read a message");
+                return Err(End::Close(CloseCode::Unavailable));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Takes the frames that are there, as far as they may be taken.
@@ -270,6 +286,11 @@ async fn wait(wire: &mut Wire, core: &Core, link: &impl Link, control: &Control,
 }
 
 impl Wire {
+    /// So much waits to be written that nothing more is taken which would be answered.
+    fn full(&self) -> bool {
+        self.writer.waiting() >= OUT_HIGH_BYTES
+    }
+
     /// Writes what waits. Ready when the stream failed, or when bytes went that had to wait and
     /// somebody waits for that.
     fn poll_flush(&mut self, wants_room: bool, cx: &mut Context<'_>) -> Poll<Wake> {
@@ -294,13 +315,15 @@ impl Wire {
         })
     }
 
-    /// Ready when bytes came before the session; an error when none will.
+    /// Ready when bytes came before the session, or there is room again for answers; an error when
+    /// none will come.
     fn poll_handshake(&mut self, control: &Control, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         if control.poll_restart(cx).is_some() {
             return Poll::Ready(Err(End::Close(CloseCode::Restart)));
         }
-        let flushed = self.poll_flush(false, cx);
-        match if flushed.is_ready() { flushed } else { self.poll_read(cx) } {
+        let full = self.full();
+        let flushed = self.poll_flush(full, cx);
+        match if full || flushed.is_ready() { flushed } else { self.poll_read(cx) } {
             Poll::Ready(Wake::Ended(kind)) => Poll::Ready(Err(End::Lost(kind))),
             Poll::Ready(_) => Poll::Ready(Ok(())),
             Poll::Pending => Poll::Pending,

@@ -70,6 +70,8 @@ pub struct Played {
     pub sent: Vec<(u64, Outgoing)>,
     pub acked: Vec<Pos>,
     pub inbox: Vec<Delivery>,
+    /// So many reads fail in this way before one succeeds.
+    pub failing_reads: Option<(usize, io::ErrorKind)>,
     pub closed: Option<bool>,
     events: VecDeque<Event>,
 }
@@ -147,6 +149,10 @@ impl Link for FakeLink {
     }
 
     async fn read(&self, after: Pos, max_count: usize, max_bytes: usize) -> io::Result<Vec<Delivery>> {
+        if let Some((left @ 1.., kind)) = &mut self.0.lock().failing_reads {
+            *left -= 1;
+            return Err((*kind).into());
+        }
         let mut bytes = 0;
         let fits = |delivery: &&Delivery| {
             let first = bytes == 0;

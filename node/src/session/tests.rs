@@ -1,9 +1,11 @@
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use cluster::id::{MessageId, Pos, UserId};
 use cluster::session::{Delivery, Event, Refusal};
 use cluster::state::{GapReason, SendRefusal};
 use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::Message as Frame;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
@@ -172,6 +174,48 @@ async fn gaps_and_the_ack_timeout() {
     assert!(metrics.contains("im_gateway_ack_timeout_total{node=\"n1\"} 2"), "{metrics}");
     client.say(r#"{"ack":50}"#).await;
     client.script.until("the ack", |played| played.acked == [Pos(50)]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_left_between_two_reads_is_looked_for_again() {
+    let mut client = Client::welcomed(rules()).await;
+    client.script.lock().failing_reads = Some((3, ErrorKind::NotFound));
+    client.script.arrive(10, "1");
+    assert!(client.hear().await.starts_with(r#"{"seq":10,"#));
+    for (times, kind) in [(usize::MAX, ErrorKind::NotFound), (1, ErrorKind::InvalidData)] {
+        let client = Client::welcomed(rules()).await;
+        client.script.lock().failing_reads = Some((times, kind));
+        client.script.arrive(10, "1");
+        assert_eq!(client.closed().await, 4001, "{times} × {kind}");
+    }
+}
+
+/// Masked WebSocket pings of the largest size, `bytes` or a little less in all.
+fn pings(bytes: usize) -> Vec<u8> {
+    let mut ping = vec![0x89, 0x80 | 125, 0, 0, 0, 0];
+    ping.resize(ping.len() + 125, b'p');
+    ping.repeat(bytes / ping.len())
+}
+
+#[tokio::test(start_paused = true)]
+async fn pings_before_the_hello_fill_no_memory() {
+    const FLOOD: usize = 4 << 20;
+    let flood = pings(FLOOD);
+    let mut deaf = Client::open(rules()).await;
+    let wrote = cluster::env::clock::timeout(SECOND, deaf.socket.get_mut().write_all(&flood)).await;
+    assert!(wrote.is_err(), "{FLOOD} bytes of pings were taken from a client that reads no pong");
+    (&mut deaf.task).await.unwrap();
+    let metrics = deaf.node.metrics.render("n");
+    assert!(metrics.contains(r#"closed_total{node="n",reason="hello_timeout"} 1"#), "{metrics}");
+    // Who reads is answered all of them, and is as welcome as anybody.
+    let mut client = Client::open(rules()).await;
+    let mut pongs = vec![0; flood.len() - flood.len() / 131 * 4];
+    let (mut from, mut to) = tokio::io::split(client.socket.get_mut());
+    let (sent, heard) = tokio::join!(to.write_all(&flood), from.read_exact(&mut pongs));
+    sent.unwrap();
+    heard.unwrap();
+    assert!(pongs.chunks(127).all(|pong| pong[..3] == [0x8a, 125, b'p']));
+    client.greet().await;
 }
 
 #[tokio::test(start_paused = true)]
