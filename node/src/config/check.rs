@@ -1,6 +1,7 @@
 //! What makes a configuration unacceptable, beyond the form of its values.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use im_gateway::auth::{DEV_SECRET, Masked};
 
@@ -11,6 +12,11 @@ pub const DEV_CLUSTER_SECRET: &str = "im-gateway development cluster, public";
 
 /// Shorter secrets can be guessed from one observed token or handshake.
 const SECRET_MIN_BYTES: usize = 16;
+
+/// Smallest and largest `limits.frame_bytes`. A hello with its token must fit. A whole frame's body
+/// goes into one message to the recipient, which the SDK takes up to 1 MiB, and with others into one
+/// log entry, far below the 16 MiB that the store takes.
+const FRAME_BYTES: RangeInclusive<u32> = 1 << 10..=900 << 10;
 
 /// Whether `address` (`host:port`) can be reached from this machine only.
 pub fn is_loopback(address: &str) -> bool {
@@ -41,6 +47,7 @@ impl Config {
     pub fn check(mut self) -> Result<Self, Invalid> {
         self.check_addresses()?;
         self.check_secrets()?;
+        self.check_limits()?;
         if !matches!(self.cluster.voters, 3 | 5) {
             return refuse(format!("`cluster.voters` = {} : set it to 3 or 5", self.cluster.voters));
         }
@@ -93,6 +100,35 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    fn check_limits(&self) -> Result<(), Invalid> {
+        let (own, shared) = (&self.limits, &self.cluster.limits);
+        if !FRAME_BYTES.contains(&own.frame_bytes) {
+            let (least, most) = (FRAME_BYTES.start(), FRAME_BYTES.end());
+            return refuse(format!("`limits.frame_bytes` = {} : set it to {least} to {most} (bytes)", own.frame_bytes));
+        }
+        let needed = [
+            ("limits.connections", own.connections as u64),
+            ("limits.send_per_s", own.send_per_s.into()),
+            ("limits.ping_ms", own.ping_ms),
+            ("limits.hello_timeout_ms", own.hello_timeout_ms),
+            ("limits.ack_timeout_ms", own.ack_timeout_ms),
+            ("limits.window_messages", own.window_messages as u64),
+            ("limits.window_bytes", own.window_bytes as u64),
+            ("cluster.limits.inflight", shared.inflight.into()),
+            ("cluster.limits.inbox_messages", shared.inbox_messages.into()),
+            ("cluster.limits.inbox_bytes", shared.inbox_bytes),
+            ("cluster.limits.devices_per_user", shared.devices_per_user.into()),
+            ("cluster.limits.message_ttl_ms", shared.message_ttl_ms),
+            ("cluster.limits.device_ttl_ms", shared.device_ttl_ms),
+            ("cluster.limits.ephemeral_ttl_ms", shared.ephemeral_ttl_ms),
+            ("cluster.limits.ring_ttl_ms", shared.ring_ttl_ms),
+        ];
+        match needed.iter().find(|(_, value)| *value == 0) {
+            Some((key, _)) => refuse(format!("`{key}` = 0 : nothing would work; set it to 1 or more, or leave it out")),
+            None => Ok(()),
+        }
     }
 
     fn secrets(&self) -> impl Iterator<Item = (&'static str, &Masked)> {

@@ -100,6 +100,35 @@ fn errors_name_the_key_and_the_place() {
 }
 
 #[test]
+fn limits_with_which_nothing_would_work_are_refused() {
+    for (bytes, good) in [(0, false), (1023, false), (1024, true), (921_600, true), (921_601, false)] {
+        let case = Case::new(&format!("[limits]\nframe_bytes = {bytes}"), &[]);
+        if good {
+            assert_eq!(case.config().check().expect("fine").limits.frame_bytes, bytes);
+        } else {
+            let expected = format!("`limits.frame_bytes` = {bytes} : set it to 1024 to 921600 (bytes)");
+            assert_eq!(case.error(), expected);
+        }
+    }
+    // Every other limit, whatever it is called: none of them can be 0.
+    let limits = [
+        ("limits", toml::to_string(&Limits::default()), "frame_bytes"),
+        ("cluster.limits", toml::to_string(&Replicated::default()), ""),
+    ];
+    for (section, keys, checked_above) in limits {
+        let keys = keys.expect("representable in TOML");
+        for key in keys.lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key) {
+            if key == checked_above {
+                continue;
+            }
+            let error = Case::new(&format!("[{section}]\n{key} = 0"), &[]).error();
+            assert!(error.starts_with(&format!("`{section}.{key}` = 0 : ")) && !error.contains('\n'), "{error}");
+            Case::new(&format!("[{section}]\n{key} = 1"), &[]).config().check().expect("1 is little, but works");
+        }
+    }
+}
+
+#[test]
 fn secrets_are_masked() {
     let case = Case::new("", &[("IMGW_JWT_SECRET", REAL), ("IMGW_CLUSTER_SECRET", REAL), ("IMGW_ADMIN_TOKEN", REAL)]);
     let config = case.config().check().expect("fine");
