@@ -67,6 +67,7 @@ pub fn run_alone() -> Result<(), Failure> {
 fn node(config: &Config, warnings: &[String], alone: bool) -> Result<(), Failure> {
     super::log::start(&config.log)?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    im_gateway::env::end_process_on_panic();
     if let Err(error) = im_gateway::env::raise_file_limit() {
         tracing::warn!(%error, "the limit on open files stays as it is");
     }

@@ -6,6 +6,7 @@
 
 mod files;
 mod packing;
+mod panic;
 mod process;
 mod sled_kv;
 mod tcp;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use files::Files;
+pub use panic::end_process_on_panic;
 pub use process::{raise_file_limit, terminated};
 pub use sled_kv::SledKv;
 pub use tcp::Tcp;

@@ -12,7 +12,6 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
@@ -26,7 +25,7 @@ use sled::{Batch, Db, Tree};
 use tokio::sync::oneshot;
 
 use super::packing::{self, CHUNK, MAX_KEY, MAX_VALUE, Record, SEGMENT, Split};
-use super::{DirLock, OpenError, sync_dir};
+use super::{DirLock, OpenError, panic, sync_dir};
 
 /// Memory for recently used pages, in bytes. Callers keep their own cache of recent records.
 const CACHE: u64 = 64 << 20;
@@ -82,9 +81,9 @@ impl SledKv {
     /// [`OpenError::Corrupt`] when sled cannot read its file, or lost what was durable;
     /// [`OpenError::Io`].
     pub fn open(path: &Path, lock: Arc<DirLock>) -> Result<Self, OpenError> {
-        let store = catch_unwind(|| Store::open(path, lock)).unwrap_or_else(|panic| {
-            Err(OpenError::Corrupt { dir: path.to_owned(), detail: panic_text(panic.as_ref()) })
-        })?;
+        // Sled panics on files that it cannot make sense of.
+        let opened = panic::catch(|| Store::open(path, lock));
+        let store = opened.unwrap_or_else(|detail| Err(OpenError::Corrupt { dir: path.to_owned(), detail }))?;
         let store = Arc::new(store);
         let syncer = thread::Builder::new().name("sync".into()).spawn({
             let store = store.clone();
@@ -200,9 +199,8 @@ impl Store {
         if let Some((kind, text)) = self.failed.get() {
             return Err(io::Error::new(*kind, text.clone()));
         }
-        let result = catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
-            Err(io::Error::new(io::ErrorKind::InvalidData, format!("sled failed: {}", panic_text(panic.as_ref()))))
-        });
+        let result = panic::catch(call)
+            .unwrap_or_else(|detail| Err(io::Error::new(io::ErrorKind::InvalidData, format!("sled failed: {detail}"))));
         if let Err(error) = &result
             && error.kind() != io::ErrorKind::InvalidInput
         {
@@ -372,9 +370,4 @@ fn io_error(error: sled::Error) -> io::Error {
         sled::Error::Corruption { .. } => io::Error::new(io::ErrorKind::InvalidData, error.to_string()),
         error => io::Error::other(error.to_string()),
     }
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    text.unwrap_or("it panicked").to_owned()
 }
