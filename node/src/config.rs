@@ -169,6 +169,7 @@ impl Config {
             admin_token: self.admin.token.clone(),
             limits: self.limits.clone(),
             log_one_in: self.log.delivered_one_in,
+            ..GatewayConfig::default()
         }
     }
 

@@ -12,10 +12,12 @@ use tokio::sync::watch;
 use crate::auth::{AuthConfig, AuthConfigError, Masked, Verifier};
 use crate::http::{self, App, HttpLimits};
 use crate::session::{Connections, Limits, Node};
-use crate::telemetry::{Metrics, Sampler};
+use crate::telemetry::{Metrics, Sampler, Seldom};
 
 /// How long clients may take to hear that the node ends.
 const STOP_WITHIN: Duration = Duration::from_secs(4);
+/// Connections that speak HTTP at the same time, at most; the system keeps more of them waiting.
+const HTTP_CONNECTIONS: usize = 8192;
 /// How often a changed key file is looked for.
 const KEYS_EVERY: Duration = Duration::from_secs(10);
 
@@ -32,6 +34,8 @@ pub struct GatewayConfig {
     pub admin_token: Option<Masked>,
     /// Limits of connections.
     pub limits: Limits,
+    /// Streams of clients that the system lets this process have open, HTTP and WebSocket together.
+    pub streams: usize,
     /// One delivery in so many is logged; 0: none. Failures are always.
     pub log_one_in: u64,
 }
@@ -44,6 +48,7 @@ impl Default for GatewayConfig {
             auth: AuthConfig::default(),
             admin_token: None,
             limits: Limits::default(),
+            streams: usize::MAX,
             log_one_in: 100,
         }
     }
@@ -82,6 +87,22 @@ pub enum GatewayError {
     },
 }
 
+/// How the streams that clients may have open are shared out. Each is counted as one of the two from
+/// its first moment to its last, so that there are never more than the system allows.
+#[derive(Debug, PartialEq, Eq)]
+struct Share {
+    /// Those that are no WebSocket yet, or that are just told that there is no place for them.
+    http: usize,
+    websockets: usize,
+}
+
+impl Share {
+    fn of(streams: usize, connections: usize) -> Self {
+        let http = (streams / 8).clamp(1, HTTP_CONNECTIONS);
+        Self { http, websockets: connections.min(streams.saturating_sub(http)) }
+    }
+}
+
 /// A node's client side, running.
 pub struct Gateway {
     addr: SocketAddr,
@@ -110,11 +131,18 @@ impl Gateway {
         if !addr.ip().is_loopback() && config.dev {
             return Err(GatewayError::DevelopmentExposed { addr });
         }
-        let connections = Connections::new(config.limits.connections);
+        let share = Share::of(config.streams, config.limits.connections);
+        if share.websockets < config.limits.connections {
+            tracing::info!(
+                allowed = share.websockets,
+                "the limit on open files allows fewer connections than `limits.connections`"
+            );
+        }
+        let connections = Connections::new(share.websockets);
         let (stop, stopped) = watch::channel(false);
         let rules = config.limits.rules();
         // A client that is silent for two heartbeats is given up anyway.
-        let limits = HttpLimits { user_timeout: rules.ping * 2 };
+        let limits = HttpLimits { user_timeout: rules.ping * 2, connections: share.http };
         let app = Arc::new(App {
             node: Arc::new(Node {
                 name: cluster.node_id().to_string(),
@@ -125,6 +153,7 @@ impl Gateway {
             }),
             cluster,
             connections: connections.clone(),
+            overload: Seldom::default(),
             dev: config.dev,
             admin_token: config.admin_token,
             auth: config.auth,
@@ -174,5 +203,24 @@ async fn watch_keys(verifier: Arc<Verifier>, mut stop: watch::Receiver<bool>) {
             Ok(false) => {}
             Err(error) => tracing::error!(%error, "the keys for tokens stay as they were"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_are_shared_out_and_never_too_many() {
+        let share = |streams, connections| {
+            let Share { http, websockets } = Share::of(streams, connections);
+            assert!(http > 0 && http.saturating_add(websockets) <= streams.max(http));
+            (http, websockets)
+        };
+        assert_eq!(share(usize::MAX, 200_000), (8192, 200_000), "what the operator set");
+        assert_eq!(share(1 << 20, 200_000), (8192, 200_000));
+        assert_eq!(share(20_000, 200_000), (2500, 17_500), "what the system allows");
+        assert_eq!(share(20_000, 10_000), (2500, 10_000));
+        assert_eq!(share(64, 200_000), (8, 56));
     }
 }

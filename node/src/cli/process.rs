@@ -49,6 +49,7 @@ pub fn quote(word: &str) -> String {
 pub fn runtime(name: &str, threads: usize) -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
+        .max_blocking_threads(im_gateway::env::BLOCKING_THREADS)
         .thread_name(format!("imgw-{name}"))
         .enable_all()
         .build()

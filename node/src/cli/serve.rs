@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use cluster::env::{Env, clock};
+use cluster::env::clock;
 use cluster::{Cluster, StartError};
-use im_gateway::env::{OpenError, terminated};
-use im_gateway::gateway::Gateway;
+use im_gateway::env::{OpenError, RESERVED_FILES, raise_file_limit, terminated};
+use im_gateway::gateway::{Gateway, GatewayConfig, GatewayError};
 use im_gateway::telemetry::Metrics;
 
 use super::args::ServeArgs;
@@ -68,9 +68,7 @@ fn node(config: &Config, warnings: &[String], alone: bool) -> Result<(), Failure
     super::log::start(&config.log)?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     im_gateway::env::end_process_on_panic();
-    if let Err(error) = im_gateway::env::raise_file_limit() {
-        tracing::warn!(%error, "the limit on open files stays as it is");
-    }
+    let streams = room_for_clients()?;
     // Looked at before anything has begun, so that a taken port leaves nothing behind.
     if let Err(error) = TcpListener::bind(&config.listen.http) {
         return failed(taken("clients", &config.listen.http, &error, "--http or IMGW_HTTP"));
@@ -89,7 +87,9 @@ fn node(config: &Config, warnings: &[String], alone: bool) -> Result<(), Failure
     let metrics = Arc::new(Metrics::new());
     let starting = Cluster::start(env.clone(), config.cluster(), metrics.clone());
     let cluster = below.block_on(starting).or_else(|error| failed(explain(&error)))?;
-    let outcome = above.block_on(serve(config, env, cluster.clone(), metrics, alone));
+    let gateway = GatewayConfig { streams, ..config.gateway() };
+    let starting = Gateway::start(env, cluster.clone(), gateway, metrics);
+    let outcome = above.block_on(serve(config, starting, &cluster, alone));
     if below.block_on(async { clock::timeout(STOP, cluster.stop()).await }).is_err() {
         tracing::warn!("the node did not stop in order within {STOP:?}");
     }
@@ -99,10 +99,28 @@ fn node(config: &Config, warnings: &[String], alone: bool) -> Result<(), Failure
     outcome
 }
 
+/// Streams that clients may have open beside the files that the node itself needs.
+fn room_for_clients() -> Result<usize, Failure> {
+    const FEWEST: u64 = 64;
+    let files = raise_file_limit().or_else(|error| failed(format!("cannot read the limit on open files: {error}")))?;
+    match files.checked_sub(RESERVED_FILES).filter(|streams| *streams >= FEWEST) {
+        Some(streams) => Ok(usize::try_from(streams).unwrap_or(usize::MAX)),
+        None => failed(format!(
+            "this process may open {files} files, and a node needs at least {}: raise the limit \
+             (ulimit -Hn, or LimitNOFILE= of its service)",
+            RESERVED_FILES + FEWEST
+        )),
+    }
+}
+
 /// Serves clients until the process is told to stop, or the node cannot go on.
-async fn serve(config: &Config, env: Env, cluster: Cluster, metrics: Arc<Metrics>, alone: bool) -> Result<(), Failure> {
-    let gateway = Gateway::start(env, cluster.clone(), config.gateway(), metrics).await;
-    let gateway = gateway.or_else(|error| failed(error.to_string()))?;
+async fn serve(
+    config: &Config,
+    starting: impl Future<Output = Result<Gateway, GatewayError>>,
+    cluster: &Cluster,
+    alone: bool,
+) -> Result<(), Failure> {
+    let gateway = starting.await.or_else(|error| failed(error.to_string()))?;
     tracing::info!(node = %cluster.node_id(), listen = %gateway.local_addr(), "serving clients");
     if alone {
         print(&welcome(config))?;

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 pub use files::Files;
 pub use panic::end_process_on_panic;
-pub use process::{raise_file_limit, terminated};
+pub use process::{BLOCKING_THREADS, RESERVED_FILES, raise_file_limit, terminated};
 pub use sled_kv::SledKv;
 pub use tcp::Tcp;
 

@@ -12,12 +12,12 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tower::ServiceExt;
 
 use super::Peer;
 use super::timer::ClockTimer;
-use crate::telemetry::{ConnectionError, Metrics};
+use crate::telemetry::{ConnectionError, Metrics, Seldom};
 
 /// A request's head must come within this; idle connections end after it.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
@@ -25,8 +25,6 @@ const HEAD_WITHIN: Duration = Duration::from_secs(10);
 const HEAD_BYTES: usize = 16 << 10;
 /// Most headers of a request.
 const HEAD_FIELDS: usize = 64;
-/// Connections that speak HTTP at the same time; the system keeps more of them waiting.
-const HTTP_CONNECTIONS: usize = 8192;
 /// After a failed accept; doubled each time, up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -36,7 +34,13 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 pub struct HttpLimits {
     /// A stream fails when what was written stays unacknowledged by the other system for so long.
     pub user_timeout: Duration,
+    /// Connections that speak HTTP at the same time; the system keeps more of them waiting.
+    pub connections: usize,
 }
+
+/// A stream's place among those that are no WebSocket. Clones are one place.
+#[derive(Clone)]
+pub struct HttpPlace(#[expect(dead_code, reason = "held for as long as the stream is open")] Arc<OwnedSemaphorePermit>);
 
 /// Serves `router` on what `listener` accepts, until `stop` changes.
 pub async fn accept(
@@ -46,10 +50,14 @@ pub async fn accept(
     metrics: Arc<Metrics>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let room = Arc::new(Semaphore::new(HTTP_CONNECTIONS));
+    let room = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
+    let full = Seldom::default();
     let timer = ClockTimer::new();
     let mut pause = PAUSE_MIN;
     loop {
+        if room.available_permits() == 0 && full.hit() {
+            tracing::warn!(connections = limits.connections, "no more HTTP connections for now: others have to wait");
+        }
         let permit = room.clone().acquire_owned().await.expect("the semaphore is never closed");
         let accepted = tokio::select! {
             biased;
@@ -60,10 +68,7 @@ pub async fn accept(
             Ok(conn) => {
                 pause = PAUSE_MIN;
                 let (router, timer) = (router.clone(), timer.clone());
-                tokio::spawn(async move {
-                    serve(conn, router, limits, timer).await;
-                    drop(permit);
-                });
+                tokio::spawn(serve(conn, router, limits, timer, HttpPlace(Arc::new(permit))));
             }
             Err(error) => {
                 // Out of file handles, most likely: waiting is all that helps.
@@ -76,7 +81,7 @@ pub async fn accept(
     }
 }
 
-async fn serve(conn: BoxConn, router: Router, limits: HttpLimits, timer: ClockTimer) {
+async fn serve(conn: BoxConn, router: Router, limits: HttpLimits, timer: ClockTimer, place: HttpPlace) {
     let peer = Peer(conn.peer_addr());
     // A stream that died since it was accepted shows itself at the first read.
     let _ = conn.set_nodelay(true);
@@ -85,6 +90,7 @@ async fn serve(conn: BoxConn, router: Router, limits: HttpLimits, timer: ClockTi
         let router = router.clone();
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(place.clone());
         async move { Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|never| match never {})) }
     });
     let served = http1::Builder::new()

@@ -21,11 +21,12 @@ use axum::Router;
 use axum::routing::{delete, get, post};
 use cluster::Cluster;
 
-pub use accept::{HttpLimits, accept};
+pub use accept::{HttpLimits, HttpPlace, accept};
 pub use page::{ASSETS, Asset};
 
 use crate::auth::{AuthConfig, Masked};
 use crate::session::{Connections, Node};
+use crate::telemetry::Seldom;
 
 /// What all requests share.
 pub struct App {
@@ -35,6 +36,8 @@ pub struct App {
     pub cluster: Cluster,
     /// Open WebSockets.
     pub connections: Arc<Connections>,
+    /// When it is logged that there are too many.
+    pub overload: Seldom,
     /// Development mode: the demo page, and `/admin` without a token from this machine.
     pub dev: bool,
     /// Opens `/admin`.

@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::guard::bearer;
-use super::{App, Peer, answer};
+use super::{App, HttpPlace, Peer, answer};
 use crate::auth::{AuthError, Identity};
 use crate::protocol::SUBPROTOCOL;
 use crate::session::{Opened, run};
@@ -44,7 +44,8 @@ pub async fn upgrade(State(app): State<Arc<App>>, Extension(peer): Extension<Pee
     let Some(on_upgrade) = request.extensions_mut().remove::<OnUpgrade>() else {
         return upgrade_required("this connection cannot become a WebSocket");
     };
-    tokio::spawn(serve(app, peer, identity, on_upgrade));
+    let http_place = request.extensions_mut().remove::<HttpPlace>();
+    tokio::spawn(serve(app, peer, identity, on_upgrade, http_place));
     switching(&accept, offered)
 }
 
@@ -106,12 +107,27 @@ fn switching(accept: &str, offered: bool) -> Response {
 }
 
 /// The connection's task, from the moment that HTTP is done with it.
-async fn serve(app: Arc<App>, peer: Peer, identity: Option<Identity>, on_upgrade: OnUpgrade) {
+async fn serve(
+    app: Arc<App>,
+    peer: Peer,
+    identity: Option<Identity>,
+    on_upgrade: OnUpgrade,
+    http_place: Option<HttpPlace>,
+) {
     let (conn, early) = match on_upgrade.await.map(stream) {
         Ok(Some(stream)) => stream,
         Ok(None) | Err(_) => return app.node.metrics.connection_error(ConnectionError::Io),
     };
     let place = app.connections.enter();
+    // Who gets no place is told so, and stays one of the HTTP connections for that long.
+    let http_place = http_place.filter(|_| place.is_none());
+    if place.is_none() && app.overload.hit() {
+        let connections = app.connections.len();
+        tracing::warn!(
+            connections,
+            "no more connections: clients are sent away (1013); see `limits.connections` and the limit on open files"
+        );
+    }
     let opened = Opened { conn, early, identity, peer: peer.0 };
     let node = app.node.clone();
     let cluster = app.cluster.clone();
@@ -121,6 +137,7 @@ async fn serve(app: Arc<App>, peer: Peer, identity: Option<Identity>, on_upgrade
         cluster.not_ready().is_empty().then(|| (cluster.open(spec), cluster.limits().inflight))
     };
     run(node, opened, place, open).await;
+    drop(http_place);
 }
 
 /// The bare stream and what was read of it: nothing of HTTP stays in memory.

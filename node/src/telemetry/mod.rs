@@ -6,6 +6,8 @@ mod metrics;
 #[cfg(feature = "real")]
 mod process;
 mod sample;
+mod seldom;
 
 pub use metrics::{CONNECTION_LOST, ConnectionError, Metrics};
 pub use sample::Sampler;
+pub use seldom::Seldom;
