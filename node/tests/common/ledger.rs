@@ -146,6 +146,13 @@ impl Ledger {
         self.books().streams.values().flatten().flatten().count() as u64
     }
 
+    /// Messages to one user that got their `ok` so far.
+    pub fn stored_for(&self, user: &str) -> u64 {
+        let books = self.books();
+        let streams = books.streams.iter().filter(|(stream, _)| stream.to == user);
+        streams.flat_map(|(_, mids)| mids).flatten().count() as u64
+    }
+
     /// Waits until every message has its `ok` and has come to every device.
     ///
     /// # Panics

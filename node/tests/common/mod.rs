@@ -12,6 +12,7 @@ pub mod raw;
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -30,6 +31,9 @@ pub const CLUSTERS: usize = 2;
 
 /// The secret that the nodes' tokens are signed with.
 pub const SECRET: &str = "a secret that only these tests know";
+
+/// The secret that the nodes of these clusters share.
+pub const CLUSTER_SECRET: &str = "a secret that only these nodes know";
 
 static TURNS: Semaphore = Semaphore::const_new(CLUSTERS);
 
@@ -50,6 +54,10 @@ pub struct Options {
     pub limits: String,
     /// Lines of the `[auth]` section, instead of the one that sets [`SECRET`].
     pub auth: Option<String>,
+    /// Files that a node may have open.
+    pub files: Option<u64>,
+    /// The founder is told to bootstrap also when its disk was wiped.
+    pub founder_for_ever: bool,
 }
 
 struct TestNode {
@@ -136,7 +144,17 @@ impl TestCluster {
         assert!(self.nodes[index].child.is_none(), "node {index} runs");
         let config = self.write_config(index);
         let log = fs::File::options().create(true).append(true).open(self.log_path(index)).expect("a log file");
-        let child = Command::new(env!("CARGO_BIN_EXE_im-gateway"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_im-gateway"));
+        if let Some(files) = self.options.files {
+            let limit = libc::rlimit { rlim_cur: files, rlim_max: files };
+            let lower = move || match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            };
+            // SAFETY: between fork and exec it makes one system call and touches no memory of others.
+            unsafe { command.pre_exec(lower) };
+        }
+        let child = command
             .args(["serve", "--config"])
             .arg(config)
             .env_remove("IMGW_JWT_SECRET")
@@ -169,12 +187,13 @@ impl TestCluster {
              [listen]\nhttp = \"127.0.0.1:{http}\"\npeer = \"127.0.0.1:{peer}\"\n\
              [log]\nlevel = \"info\"\nformat = \"json\"\n\
              [auth]\n{auth}\n[limits]\n{limits}\n\
-             [cluster]\nbootstrap = {bootstrap}\njoin = [{others}]\n[cluster.limits]\n{replicated}\n",
+             [cluster]\nsecret = {CLUSTER_SECRET:?}\nbootstrap = {bootstrap}\njoin = [{others}]\n\
+             [cluster.limits]\n{replicated}\n",
             data = node.data,
             http = node.http,
             peer = node.peer,
             limits = self.options.limits,
-            bootstrap = index == 0 && node.wiped == 0,
+            bootstrap = index == 0 && (node.wiped == 0 || self.options.founder_for_ever),
             others = others.join(","),
             replicated = self.options.replicated_limits,
         );
@@ -200,6 +219,11 @@ impl TestCluster {
     /// The process id of a node that runs.
     pub fn pid(&self, index: usize) -> u32 {
         self.nodes[index].child.as_ref().expect("the node runs").id()
+    }
+
+    /// Files, sockets included, that a node has open.
+    pub fn open_files(&self, index: usize) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid(index))).expect("the node runs").count()
     }
 
     /// Resident memory of a node, in bytes.
@@ -268,6 +292,11 @@ impl TestCluster {
     /// `127.0.0.1:port` of a node's client side.
     pub fn addr(&self, index: usize) -> String {
         format!("127.0.0.1:{}", self.nodes[index].http)
+    }
+
+    /// `127.0.0.1:port` of a node's side towards the others.
+    pub fn peer_addr(&self, index: usize) -> String {
+        format!("127.0.0.1:{}", self.nodes[index].peer)
     }
 
     /// The WebSocket URL of a node.

@@ -178,6 +178,29 @@ impl Raw {
         }
     }
 
+    /// Answers the node's pings until `stop` is ready, or something else comes: that.
+    pub async fn quiet_until(mut self, stop: impl Future<Output = ()>) -> Option<Got> {
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut stop => return None,
+                Some(got) = self.next_within(PATIENCE) => return Some(got),
+                else => {}
+            }
+        }
+    }
+
+    /// Says goodbye; all frames that were not asked for yet, up to the node's answer.
+    pub async fn bye(mut self) -> Vec<Value> {
+        let _ = self.socket.close(None).await;
+        let mut frames = Vec::new();
+        while let Got::Frame(frame) = self.next().await {
+            frames.push(frame);
+        }
+        frames
+    }
+
     /// Says goodbye and waits for the answer.
     pub async fn leave(mut self) {
         let _ = self.socket.close(None).await;

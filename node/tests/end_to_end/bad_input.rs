@@ -213,20 +213,28 @@ async fn bad_requests() {
     let protocol = "sec-websocket-protocol: imgw.v1.json\r\n";
     let unknown = refused(&addr, "sec-websocket-protocol: imgw.v9.cbor\r\n").await;
     assert_eq!(unknown.status, 400, "{}", unknown.head);
+    is_error(&unknown, "unknown_subprotocol");
     let bad = refused(&addr, &format!("{protocol}authorization: Bearer a.b.c\r\n")).await;
     assert_eq!(bad.status, 401, "{}", bad.head);
     assert!(bad.head.to_lowercase().contains("content-type: application/json"), "{}", bad.head);
-    let body: Value = serde_json::from_str(&bad.body).expect("a JSON error");
-    assert!(body["error"].is_string() || body["error"].is_object(), "{body}");
+    is_error(&bad, "bad_token");
+    let old = im_gateway::auth::issue(SECRET, "mallory", None, clock::wall_ms() - 60_000).expect("signed");
+    let expired = refused(&addr, &format!("{protocol}authorization: Bearer {old}\r\n")).await;
+    assert_eq!(expired.status, 401, "{}", expired.head);
+    assert_eq!(expired.body, r#"{"error":{"code":"bad_token","message":"the token has expired"}}"#);
     let get = |headers: String| {
         let text = format!("GET /ws HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\n{headers}\r\n");
         let addr = addr.clone();
         async move { http::request(&addr, &text).await.expect("an answer") }
     };
-    assert_eq!(get(format!("authorization: Bearer {}\r\n", token("alice"))).await.status, 426);
+    let plain = get(format!("authorization: Bearer {}\r\n", token("alice"))).await;
+    assert_eq!(plain.status, 426, "{}", plain.head);
+    is_error(&plain, "upgrade_required");
     assert_eq!(get("authorization: Bearer a.b.c\r\n".into()).await.status, 401, "the token comes first");
     for path in ["/nowhere", "/test/latency?delay=1ms", "/ws/../../etc/passwd"] {
-        assert_eq!(http::get(&addr, path).await.expect("an answer").status, 404, "{path}");
+        let answer = http::get(&addr, path).await.expect("an answer");
+        assert_eq!(answer.status, 404, "{path}");
+        is_error(&answer, "not_found");
     }
     assert_eq!(http::post(&addr, "/ready").await.expect("an answer").status, 405);
     // Not HTTP at all. Whatever the answer, the connection ends.
@@ -239,6 +247,14 @@ async fn bad_requests() {
     raw.send(json!({"id": 1, "hello": {"device": "phone"}})).await;
     assert_eq!(raw.frame_with("welcome").await["welcome"]["user"], "alice");
     serves_on(cluster, pid).await;
+}
+
+/// The body is a JSON error of the documented form: a code, and a sentence for people.
+fn is_error(answer: &http::Answer, code: &str) {
+    let body: Value = serde_json::from_str(&answer.body).expect("a JSON error");
+    let message = body["error"]["message"].as_str().expect("a sentence");
+    assert!(!message.is_empty());
+    assert_eq!(body, json!({"error": {"code": code, "message": message}}));
 }
 
 fn encoded(value: &Value) -> String {

@@ -9,6 +9,8 @@ mod bad_input;
 mod checker;
 mod crash;
 mod delivery;
+mod fatal;
+mod files;
 mod leader;
 mod limits;
 mod membership;

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::common::ledger::Ledger;
 use crate::common::person::Person;
-use crate::common::{TestCluster, eventually};
+use crate::common::{Options, TestCluster, eventually};
 
 const PACE: Duration = Duration::from_millis(10);
 
@@ -106,6 +106,55 @@ async fn a_living_node_that_is_taken_out_sends_its_clients_away() {
     }
     ledger.settled().await;
     assert_eq!(alice.ends(), Vec::<String>::new(), "who was elsewhere noticed nothing");
+}
+
+#[tokio::test]
+async fn a_founder_whose_disk_was_wiped_founds_no_second_cluster() {
+    let founder_for_ever = true;
+    let mut cluster = TestCluster::start_with(3, Options { founder_for_ever, ..Options::default() }).await;
+    let ledger = Ledger::new();
+    let alice = Person::connect(&cluster, &ledger, "alice", "phone", &[1]).await;
+    let bob = Person::connect(&cluster, &ledger, "bob", "phone", &[2]).await;
+    let talks = [alice.talk("bob", PACE), bob.talk("alice", PACE)];
+    ledger.progress(50).await;
+    let old = cluster.node_id(0).await;
+    cluster.kill(0);
+    cluster.wipe(0);
+    ledger.progress(50).await;
+    // It wakes up while nobody answers: that is no proof that there is nobody.
+    for other in [1, 2] {
+        cluster.signal(other, libc::SIGSTOP);
+    }
+    let before = cluster.log(0).len();
+    cluster.restart(0);
+    eventually("it has looked for the others", async || {
+        let log = cluster.log(0).split_off(before);
+        assert!(!log.contains("began a new cluster"), "{log}");
+        log.contains("have said that they are in none").then_some(())
+    })
+    .await;
+    for other in [1, 2] {
+        cluster.signal(other, libc::SIGCONT);
+    }
+    cluster.ready(0).await;
+    let new = cluster.node_id(0).await;
+    assert_ne!(new, old, "a wiped disk is a new node");
+    cluster.command(1, &["member", "remove", &old]).await;
+    for node in 0..3 {
+        let status = eventually("one cluster of three voters, all up", async || {
+            let status = cluster.status(node).await?;
+            (up(&status) == 3 && roles(&status) == (3, 0)).then_some(status)
+        })
+        .await;
+        assert!(nodes(&status).any(|node| node["node"] == new), "{status}");
+    }
+    // Who comes by the new node is heard by those who were there before.
+    let carol = Person::connect(&cluster, &ledger, "carol", "phone", &[0]).await;
+    carol.say_many("alice", 50).await;
+    for talk in talks {
+        talk.stop().await;
+    }
+    ledger.settled().await;
 }
 
 fn nodes(status: &Value) -> impl Iterator<Item = &Value> {
