@@ -52,7 +52,7 @@ impl Quorum {
     }
 
     /// Time since the last word, or since the start.
-    fn silence(&self) -> Duration {
+    pub fn silence(&self) -> Duration {
         self.last().unwrap_or(self.started).elapsed()
     }
 
@@ -107,9 +107,15 @@ pub(crate) struct Reply {
 /// Reports to the leader and watches the quorum, for the life of the node.
 pub(crate) async fn run(inner: Arc<Inner>) {
     let mut every = clock::interval(REPORT_EVERY);
+    let mut last_term = None;
     loop {
         every.tick().await;
-        let running = inner.raft.metrics().borrow_watched().running_state.clone();
+        let (running, term) = {
+            let metrics = inner.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            (metrics.running_state.clone(), metrics.current_term)
+        };
+        inner.observer.elections(term.saturating_sub(last_term.replace(term).unwrap_or(term)));
         if let Err(error) = running {
             inner.fail(format!("the replicated log stopped: {error}"));
             return;

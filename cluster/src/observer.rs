@@ -12,6 +12,12 @@ pub trait Observer: Send + Sync + 'static {
     fn duplicate(&self, _count: u64) {}
     /// From a send's arrival to a recipient device's first acknowledgement.
     fn delivery_latency(&self, _latency: Duration) {}
+    /// `count` messages that clients of this node sent waited for an absent device.
+    fn delivered_late(&self, _count: u64) {}
+    /// The term has grown by `count`.
+    fn elections(&self, _count: u64) {}
+    /// A checkpoint of this node's state took so long to write.
+    fn checkpoint(&self, _took: Duration) {}
     /// From cutting a batch of `ops` operations to applying it here.
     fn proposal(&self, _ops: usize, _latency: Duration) {}
 }

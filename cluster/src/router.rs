@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -184,7 +185,9 @@ impl Router {
     pub fn noticed(&self, notice: &Notice) {
         let mut inner = self.lock();
         if let Some(arrived) = inner.awaited.tell(&notice.mid) {
-            if !notice.waited {
+            if notice.waited {
+                self.observer.delivered_late(1);
+            } else {
                 self.observer.delivery_latency(arrived.elapsed());
             }
             inner.tell_sender(&notice.from, &notice.device, notice.mid, &notice.by);
@@ -293,7 +296,8 @@ impl Router {
             Some(Awaiting { arrived, told: false }) if epoch < message.pos => {
                 self.observer.delivery_latency(arrived.elapsed());
             }
-            Some(_) | None => {}
+            Some(_) => self.observer.delivered_late(1),
+            None => {}
         }
         inner.tell_sender(&message.from, &message.device, message.mid, &ack.by);
     }
@@ -307,6 +311,10 @@ impl ApplySink for Router {
         }
         drop(inner);
         self.work.notify_one();
+    }
+
+    fn checkpointed(&self, took: Duration) {
+        self.observer.checkpoint(took);
     }
 
     fn installed(&self, _index: u64) {

@@ -31,6 +31,9 @@ pub struct Status {
     pub checkpoint_index: u64,
     /// Milliseconds since a quorum acknowledged this leader; only on a leader.
     pub quorum_age_ms: Option<u64>,
+    /// Milliseconds since this node last had word that a quorum stands behind its leader, or since
+    /// its start: what it knows of others may be as old.
+    pub quorum_silence_ms: u64,
     /// Sessions open on this node.
     pub local_sessions: usize,
     /// The members and what is known of them.
@@ -110,6 +113,7 @@ impl Status {
             applied_index: metrics.last_applied.map_or(0, |at| at.index),
             checkpoint_index: metrics.snapshot.map_or(0, |at| at.index),
             quorum_age_ms: liveness::quorum_age(inner).map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            quorum_silence_ms: u64::try_from(inner.quorum.silence().as_millis()).unwrap_or(u64::MAX),
             local_sessions,
             nodes: nodes.collect(),
             totals: state.totals(),

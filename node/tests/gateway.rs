@@ -4,7 +4,9 @@ mod common;
 
 use std::sync::Arc;
 
+use cluster::config::LogKeeping;
 use cluster::peer::Secret;
+use cluster::raft::CheckpointEvery;
 use cluster::state::Limits;
 use cluster::{Cluster, ClusterConfig};
 use im_gateway::auth::{AuthConfig, Masked};
@@ -25,6 +27,7 @@ struct Node {
 
 async fn start_cluster(dir: &TempDir, metrics: Arc<Metrics>) -> (cluster::env::Env, Cluster) {
     let env = im_gateway::env::open(&dir.path().join("node")).expect("storage opens");
+    let env = metrics.watch_disk(env);
     let config = ClusterConfig {
         peer_listen: "127.0.0.1:0".into(),
         peer_advertise: None,
@@ -34,7 +37,8 @@ async fn start_cluster(dir: &TempDir, metrics: Arc<Metrics>) -> (cluster::env::E
         secret: Secret::new("a secret of this test's own"),
         voters: 3,
         limits: Limits::default(),
-        log: cluster::config::LogKeeping::default(),
+        // A checkpoint of every little thing: bodies are read from there as well.
+        log: LogKeeping { checkpoint: CheckpointEvery { entries: 1, bytes: 1 }, ..LogKeeping::default() },
     };
     let cluster = Cluster::start(env.clone(), config, metrics).await.expect("the node starts");
     (env, cluster)
@@ -105,7 +109,36 @@ async fn a_message_goes_from_socket_to_socket() {
     // The newer session of a device wins.
     let _again = Raw::welcome(&node.addr, "bob", "laptop").await;
     assert_eq!(bob.closed().await.0, 4502);
-    let metrics = http::get(&node.addr, "/metrics").await.expect("an answer");
+    // Who was absent when a message came gets it late, and that is no measure of our speed.
+    alice.text(r#"{"id":5,"send":{"to":"carol","key":"k","body":3}}"#).await;
+    assert!(alice.answer(5).await["ok"].is_object());
+    let mut carol = Raw::welcome(&node.addr, "carol", "phone").await;
+    let late = carol.frame_with("msg").await;
+    carol.send(json!({"ack": late["seq"]})).await;
+    alice.frame_with("delivered").await;
+    let no_checkpoint = format!("im_gateway_checkpoint_seconds_count{{node=\"{name}\"}} 0");
+    let metrics = common::eventually("a checkpoint is counted", async || {
+        let metrics = http::get(&node.addr, "/metrics").await.expect("an answer");
+        (!metrics.body.lines().any(|line| line == no_checkpoint)).then_some(metrics)
+    })
+    .await;
+    let value = |name: &str| {
+        let name = format!("{name}{{node=\"{}\"}} ", node.cluster.node_id());
+        let line = metrics.body.lines().find_map(|line| line.strip_prefix(&name));
+        line.unwrap_or_else(|| panic!("{name} is missing in\n{}", metrics.body)).parse::<f64>().expect("a number")
+    };
+    for name in [
+        "im_gateway_network_receive_bytes_total",
+        "im_gateway_network_transmit_bytes_total",
+        "im_gateway_checkpoint_seconds_count",
+        "im_gateway_disk_sync_seconds_count",
+        "im_gateway_cpu_cores",
+        "im_gateway_memory_limit_bytes",
+    ] {
+        assert!(value(name) > 0.0, "{name}");
+    }
+    assert_eq!((value("im_gateway_send_queue"), value("im_gateway_late_deliveries_total")), (0.0, 1.0));
+    assert!(value("im_gateway_presence_staleness_seconds") < 2.0, "it is ready, so it has heard of a quorum");
     let has = |line: &str| metrics.body.lines().any(|found| found.starts_with(line));
     for line in [
         format!("im_gateway_active_connections{{node=\"{name}\"}} "),

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
 use futures_util::{Stream, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
@@ -12,6 +13,7 @@ use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 
 use super::checkpoint::{Build, Checkpoint, Frame, Store};
 use super::types::{Applied, Entry, LeaderId, LogId, Member, Payload, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::env::clock;
 use crate::id::NodeId;
 use crate::state::{Command, Effect, State};
 
@@ -19,6 +21,9 @@ use crate::state::{Command, Effect, State};
 pub trait ApplySink: Send + Sync + 'static {
     /// The entry at `index` was applied; for entries without a command there are no effects.
     fn applied(&self, index: u64, effects: Vec<Effect>);
+
+    /// A checkpoint was made, in so much time.
+    fn checkpointed(&self, _took: Duration) {}
 
     /// The state up to `index` came from another replica: effects up to there are not told.
     fn installed(&self, index: u64);
@@ -135,7 +140,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         }
         (self.entries, self.bytes) = (0, 0);
         let frame = Frame::take(&self.store, &self.state, self.last_applied, self.membership.clone());
-        Some(SnapshotBuilder(Some(Build { store: self.store.clone(), state: self.state.clone(), frame })))
+        let build = Build { store: self.store.clone(), state: self.state.clone(), frame };
+        Some(SnapshotBuilder { build: Some(build), sink: self.sink.clone() })
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
@@ -163,13 +169,19 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 }
 
 /// Builds one checkpoint, of the moment it was made at.
-pub struct SnapshotBuilder(Option<Build>);
+pub struct SnapshotBuilder {
+    build: Option<Build>,
+    sink: Arc<dyn ApplySink>,
+}
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = Checkpoint;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot<LeaderId, NodeId, Member, Checkpoint>> {
-        let build = self.0.take().ok_or_else(|| io::Error::other("a builder builds once"))?;
-        build.run().await.map(StateMachine::snapshot)
+        let build = self.build.take().ok_or_else(|| io::Error::other("a builder builds once"))?;
+        let began = clock::now();
+        let checkpoint = build.run().await?;
+        self.sink.checkpointed(began.elapsed());
+        Ok(StateMachine::snapshot(checkpoint))
     }
 }

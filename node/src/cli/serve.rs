@@ -85,6 +85,7 @@ fn node(config: &Config, warnings: &[String], alone: bool) -> Result<(), Failure
         })
     })?;
     let metrics = Arc::new(Metrics::new());
+    let env = metrics.watch_disk(env);
     let starting = Cluster::start(env.clone(), config.cluster(), metrics.clone());
     let cluster = below.block_on(starting).or_else(|error| failed(explain(&error)))?;
     let gateway = GatewayConfig { streams, ..config.gateway() };

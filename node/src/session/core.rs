@@ -24,6 +24,7 @@ use crate::delivery::{Pace, Window};
 use crate::protocol::{
     self, ClientBody, ClientFrame, CloseCode, DecodeError, ErrorBody, ErrorCode, MAX_KEY_BYTES, ServerBody, ServerFrame,
 };
+use crate::telemetry::Part;
 
 /// Deliveries are written while less than this waits to be written, in bytes.
 const DELIVERY_HIGH_BYTES: usize = 32 << 10;
@@ -73,6 +74,8 @@ pub struct Core {
     stage: Stage,
     inflight: usize,
     answers: Answers,
+    /// What this session adds to the node's messages without an answer.
+    unanswered: Part,
     pace: Pace,
     window: Window,
     /// The inbox may hold something after the window.
@@ -104,6 +107,7 @@ impl Core {
             stage: Stage::Registering,
             inflight: inflight.max(1) as usize,
             answers: Answers::default(),
+            unanswered: Part::of_send_queue(node.metrics.clone()),
             inbox: false,
             bad_frames: 0,
             node,
@@ -174,6 +178,7 @@ impl Core {
                     Err((code, message)) => self.answers.refused(frame.id, code, message),
                 }
                 self.answer_refused(at, out);
+                self.unanswered.set(self.answers.len());
             }
             ClientBody::Ping => {
                 self.pace.take(at.now);
@@ -314,6 +319,7 @@ impl Core {
         };
         self.say(id, body, at, out);
         self.answer_refused(at, out);
+        self.unanswered.set(self.answers.len());
     }
 
     /// Says what is known already, up to the first send whose answer is not.

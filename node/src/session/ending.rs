@@ -4,6 +4,8 @@
 
 use std::net::SocketAddr;
 
+use cluster::env::clock::{self, Instant};
+
 use super::node::Node;
 use super::ws::Violation;
 use crate::protocol::CloseCode;
@@ -45,6 +47,7 @@ impl End {
 /// Counts a connection, also when its task is torn down.
 pub struct Counted<'a> {
     node: &'a Node,
+    since: Instant,
     reason: &'static str,
 }
 
@@ -52,7 +55,7 @@ impl<'a> Counted<'a> {
     /// The connection is open.
     pub fn new(node: &'a Node) -> Self {
         node.metrics.connection_opened();
-        Self { node, reason: CONNECTION_LOST }
+        Self { node, since: clock::now(), reason: CONNECTION_LOST }
     }
 
     /// The connection has ended.
@@ -77,6 +80,6 @@ impl<'a> Counted<'a> {
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.node.metrics.connection_closed(self.reason);
+        self.node.metrics.connection_closed(self.reason, self.since.elapsed());
     }
 }

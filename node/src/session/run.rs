@@ -27,6 +27,7 @@ use super::wire::{Reader, Writer};
 use super::ws::{self, Incoming};
 use crate::auth::Identity;
 use crate::protocol::{CloseCode, GoAway, ServerBody, ServerFrame};
+use crate::telemetry::{Metrics, Part};
 
 /// How long a close frame may take to go out, and the client to answer it.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -55,6 +56,9 @@ struct Wire {
     writer: Writer,
     /// Bytes waited for the client to take them.
     stuck: bool,
+    metrics: Arc<Metrics>,
+    /// What this connection adds to the node's bytes that wait to be written.
+    unwritten: Part,
 }
 
 /// Why the task woke up.
@@ -92,6 +96,8 @@ pub async fn run<L: Link>(
         reader: Reader::new(node.rules.frame_bytes as usize, &early),
         writer: Writer::default(),
         stuck: false,
+        metrics: node.metrics.clone(),
+        unwritten: Part::of_writer_queue(node.metrics.clone()),
     };
     drop(early);
     let started = clock::now();
@@ -298,6 +304,8 @@ impl Wire {
             return Poll::Pending;
         }
         let (written, flushed) = self.writer.poll_flush(&mut self.conn, cx);
+        self.metrics.sent(written);
+        self.unwritten.set(self.writer.waiting());
         let freed = written > 0 && self.stuck;
         match flushed {
             Poll::Ready(Err(error)) => return Poll::Ready(Wake::Ended(Some(error.kind()))),
@@ -310,7 +318,10 @@ impl Wire {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
         self.reader.poll_fill(&mut self.conn, cx).map(|read| match read {
             Ok(0) => Wake::Ended(None),
-            Ok(_) => Wake::Read,
+            Ok(bytes) => {
+                self.metrics.received(bytes);
+                Wake::Read
+            }
             Err(error) => Wake::Ended(Some(error.kind())),
         })
     }

@@ -264,6 +264,10 @@ impl Client {
         drop(self.socket);
         self.task.await.unwrap();
         assert_eq!(self.node.metrics.active_connections(), 0);
+        let metrics = self.node.metrics.render("n");
+        for gauge in ["send_queue", "writer_queue"] {
+            assert!(metrics.contains(&format!("im_gateway_{gauge}{{node=\"n\"}} 0\n")), "{gauge}: {metrics}");
+        }
         assert!(self.connections.is_empty());
         code
     }

@@ -116,6 +116,8 @@ async fn no_more_than_inflight_sends_are_taken() {
     }
     client.silent(SECOND).await;
     assert_eq!(client.script.lock().sent.len(), INFLIGHT as usize);
+    let metrics = client.node.metrics.render("n");
+    assert!(metrics.contains(&format!("im_gateway_send_queue{{node=\"n\"}} {INFLIGHT}\n")), "{metrics}");
     for token in 0..10 {
         client.script.ok(token);
         assert_eq!(id_of(&client.hear().await), token + 1);
@@ -278,9 +280,18 @@ async fn who_does_not_read_is_cut() {
     for pos in 1..=8 {
         client.script.arrive(pos, &format!("\"{}\"", "x".repeat(1000)));
     }
+    cluster::env::clock::sleep(SECOND).await;
     let node = client.node.clone();
+    let waiting = |text: String| {
+        let line = text.lines().find_map(|line| line.strip_prefix(r#"im_gateway_writer_queue{node="n"} "#)).unwrap();
+        line.parse::<u64>().unwrap()
+    };
+    assert!((7_000..9_000).contains(&waiting(node.metrics.render("n"))), "of 8 × 1,000 bytes the pipe took 256");
     (&mut client.task).await.unwrap();
-    assert!(node.metrics.render("n").contains(r#"connections_closed_total{node="n",reason="slow_consumer"} 1"#));
+    let metrics = node.metrics.render("n");
+    assert!(metrics.contains(r#"connections_closed_total{node="n",reason="slow_consumer"} 1"#), "{metrics}");
+    assert!(metrics.contains(r#"connection_duration_seconds_count{node="n"} 1"#), "{metrics}");
+    assert_eq!(waiting(metrics), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,6 +12,12 @@ const LINKS: [&str; 4] = ["connected", "connecting", "down", "refused"];
 /// Why a node may not be ready.
 const NOT_READY: [&str; 4] = ["starting", "no_quorum", "draining", "failed"];
 
+/// Values of the label `kind` of log positions, and of the labels `of`.
+const INDEXES: [&str; 4] = ["last", "committed", "applied", "checkpoint"];
+const SESSIONS: [&str; 2] = ["node", "cluster"];
+const INBOX: [&str; 3] = ["messages", "bytes", "memory_bytes"];
+const STATE: [&str; 3] = ["users", "devices", "retired_devices"];
+
 /// Metrics whose values are set at each scrape.
 pub(super) struct Gauges {
     offline_queue: IntGauge,
@@ -22,6 +28,7 @@ pub(super) struct Gauges {
     raft_has_leader: IntGauge,
     raft_index: IntGaugeVec,
     raft_quorum_age: Gauge,
+    presence_staleness: Gauge,
     links: IntGaugeVec,
     nodes: IntGaugeVec,
     sessions: IntGaugeVec,
@@ -58,6 +65,10 @@ impl Gauges {
                 "im_gateway_raft_quorum_age_seconds",
                 "Since a quorum acknowledged this leader; 0 on others",
             ),
+            presence_staleness: make.real_gauge(
+                "im_gateway_presence_staleness_seconds",
+                "How old what this node knows of who is connected may be: since the last word of a quorum",
+            ),
             links: make.gauges("im_gateway_peer_links", "Links to the other members, by state", &["state"]),
             nodes: make.gauges("im_gateway_cluster_nodes", "Members, by role and whether they are up", &["role", "up"]),
             sessions: make.gauges("im_gateway_sessions", "Registered sessions: on this node, in the cluster", &["of"]),
@@ -73,6 +84,10 @@ impl Gauges {
         set_each(&self.not_ready, NOT_READY.map(|reason| (reason, 0)));
         set_each(&self.raft_role, ROLES.map(|role| (role, 0)));
         set_each(&self.links, LINKS.map(|state| (state, 0)));
+        set_each(&self.raft_index, INDEXES.map(|kind| (kind, 0)));
+        set_each(&self.sessions, SESSIONS.map(|of| (of, 0)));
+        set_each(&self.inbox, INBOX.map(|of| (of, 0)));
+        set_each(&self.state, STATE.map(|of| (of, 0)));
         for (role, up) in [("voter", "true"), ("voter", "false"), ("learner", "true"), ("learner", "false")] {
             self.nodes.with_label_values(&[role, up]).set(0);
         }
@@ -91,13 +106,9 @@ impl Gauges {
         }
         self.raft_has_leader.set(i64::from(status.leader.is_some()));
         self.raft_quorum_age.set(status.quorum_age_ms.unwrap_or(0) as f64 / 1000.0);
-        let indexes = [
-            ("last", status.last_log_index),
-            ("committed", status.committed_index),
-            ("applied", status.applied_index),
-            ("checkpoint", status.checkpoint_index),
-        ];
-        set_each(&self.raft_index, indexes.map(|(kind, index)| (kind, as_i64(index))));
+        self.presence_staleness.set(status.quorum_silence_ms as f64 / 1000.0);
+        let indexes = [status.last_log_index, status.committed_index, status.applied_index, status.checkpoint_index];
+        set_all(&self.raft_index, INDEXES, indexes);
         for node in &status.nodes {
             self.nodes.with_label_values(&[node.role, if node.up { "true" } else { "false" }]).inc();
             if LINKS.contains(&node.link) {
@@ -106,15 +117,9 @@ impl Gauges {
         }
         let totals = &status.totals;
         self.offline_queue.set(as_i64(totals.inbox_messages));
-        set_each(
-            &self.sessions,
-            [("node", as_i64(status.local_sessions as u64)), ("cluster", as_i64(totals.sessions))],
-        );
-        let inbox =
-            [("messages", totals.inbox_messages), ("bytes", totals.inbox_bytes), ("memory_bytes", totals.memory_bytes)];
-        set_each(&self.inbox, inbox.map(|(of, value)| (of, as_i64(value))));
-        let state = [("users", totals.users), ("devices", totals.devices), ("retired_devices", totals.retired_devices)];
-        set_each(&self.state, state.map(|(of, value)| (of, as_i64(value))));
+        set_all(&self.sessions, SESSIONS, [status.local_sessions as u64, totals.sessions]);
+        set_all(&self.inbox, INBOX, [totals.inbox_messages, totals.inbox_bytes, totals.memory_bytes]);
+        set_all(&self.state, STATE, [totals.users, totals.devices, totals.retired_devices]);
     }
 
     /// Shows the process as it is now.
@@ -126,6 +131,12 @@ impl Gauges {
 fn set_each<const N: usize>(gauges: &IntGaugeVec, values: [(&str, i64); N]) {
     for (label, value) in values {
         gauges.with_label_values(&[label]).set(value);
+    }
+}
+
+fn set_all<const N: usize>(gauges: &IntGaugeVec, labels: [&str; N], values: [u64; N]) {
+    for (label, value) in labels.into_iter().zip(values) {
+        gauges.with_label_values(&[label]).set(as_i64(value));
     }
 }
 

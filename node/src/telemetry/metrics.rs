@@ -15,9 +15,10 @@ use prometheus::{
     TextEncoder,
 };
 
+use super::connections::Connections;
+use super::disk::Disk;
 use super::gauges::Gauges;
 use super::sample::Sampler;
-use crate::protocol::CloseCode;
 
 /// Values of the label `type`. Groups and system messages come with later versions.
 const TYPES: [&str; 3] = ["direct", "group", "system"];
@@ -29,78 +30,25 @@ const FAILURES: [&str; 3] = ["inbox_full", "inbox_limit", "expired"];
 /// Upper edges of the delivery latency's buckets, in seconds; 0.2 and 0.5 are the SLO's and the alert's.
 const LATENCY_BUCKETS: [f64; 14] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 10.0];
 
+/// Upper edges of the buckets of the time that a checkpoint takes, in seconds.
+const CHECKPOINT_BUCKETS: [f64; 9] = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 20.0, 60.0];
+
 /// Deliveries that took longer are logged, one in so many: when one is slow, thousands are.
 const HIGH_LATENCY: Duration = Duration::from_millis(500);
 const HIGH_LATENCY_ONE_IN: u64 = 100;
 
-/// Why a connection did not come about, or ended other than in good order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ConnectionError {
-    /// A token that does not count.
-    Auth,
-    /// No `hello` in time.
-    HelloTimeout,
-    /// The client broke a protocol.
-    Protocol,
-    /// The stream failed.
-    Io,
-    /// The client fell silent.
-    PingTimeout,
-    /// The client stopped reading.
-    Slow,
-    /// The node cannot reach the quorum.
-    Unavailable,
-    /// The node has as many connections as it may.
-    Overload,
-    /// A connection could not be accepted.
-    Accept,
-}
-
-impl ConnectionError {
-    const ALL: [Self; 9] = [
-        Self::Auth,
-        Self::HelloTimeout,
-        Self::Protocol,
-        Self::Io,
-        Self::PingTimeout,
-        Self::Slow,
-        Self::Unavailable,
-        Self::Overload,
-        Self::Accept,
-    ];
-
-    /// The label's value.
-    #[must_use]
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Auth => "auth_failed",
-            Self::HelloTimeout => "hello_timeout",
-            Self::Protocol => "protocol_violation",
-            Self::Io => "io_error",
-            Self::PingTimeout => "ping_timeout",
-            Self::Slow => "slow_consumer",
-            Self::Unavailable => "unavailable",
-            Self::Overload => "overload",
-            Self::Accept => "accept_failed",
-        }
-    }
-}
-
-/// The `reason` of a connection that ended without a close frame.
-pub const CONNECTION_LOST: &str = "connection_lost";
-
 /// One node's metrics.
 pub struct Metrics {
     registry: Registry,
-    active_connections: IntGauge,
-    connections_established: IntCounter,
-    connections_closed: IntCounterVec,
-    connection_errors: IntCounterVec,
+    pub(super) connections: Connections,
+    pub(super) disk: Disk,
     messages_delivered: IntCounterVec,
     messages_failed: IntCounterVec,
     delivery_latency: HistogramVec,
-    ack_timeouts: IntCounter,
+    late_deliveries: IntCounter,
     duplicates: IntCounter,
+    elections: IntCounter,
+    checkpoints: Histogram,
     proposal_latency: Histogram,
     proposal_ops: Histogram,
     high_latency: Sampler,
@@ -121,7 +69,7 @@ impl Maker<'_> {
         self.add(IntCounter::new(name, help))
     }
 
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    pub fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
         self.add(IntCounterVec::new(Opts::new(name, help), labels))
     }
 
@@ -142,7 +90,7 @@ impl Maker<'_> {
         self.add(IntGaugeVec::new(Opts::new(name, help), labels))
     }
 
-    fn histogram(&self, name: &str, help: &str, buckets: Vec<f64>) -> Histogram {
+    pub fn histogram(&self, name: &str, help: &str, buckets: Vec<f64>) -> Histogram {
         self.add(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets)))
     }
 
@@ -164,19 +112,8 @@ impl Metrics {
         let registry = Registry::new();
         let make = Maker(&registry);
         let metrics = Self {
-            active_connections: make.gauge("im_gateway_active_connections", "Open WebSocket connections"),
-            connections_established: make
-                .counter("im_gateway_connections_established_total", "WebSocket connections opened"),
-            connections_closed: make.counters(
-                "im_gateway_connections_closed_total",
-                "WebSocket connections closed, by reason",
-                &["reason"],
-            ),
-            connection_errors: make.counters(
-                "im_gateway_connection_errors_total",
-                "Connections refused or ended by an error, by its kind",
-                &["error_type"],
-            ),
+            connections: Connections::new(&make),
+            disk: Disk::new(&make),
             messages_delivered: make.counters(
                 "im_gateway_messages_delivered_total",
                 "Messages acknowledged by a recipient's device for the first time",
@@ -193,11 +130,22 @@ impl Metrics {
                 LATENCY_BUCKETS.to_vec(),
                 &["type"],
             ),
-            ack_timeouts: make
-                .counter("im_gateway_ack_timeout_total", "Messages not acknowledged within the ack timeout"),
+            late_deliveries: make.counter(
+                "im_gateway_late_deliveries_total",
+                "Messages of clients of this node that waited for an absent device, and are in no latency",
+            ),
             duplicates: make.counter(
                 "im_gateway_message_duplication_total",
                 "Repeated sends that were recognised, and stored no second time",
+            ),
+            elections: make.counter(
+                "im_gateway_raft_elections_total",
+                "Elections that this node has seen begin: growth of the term",
+            ),
+            checkpoints: make.histogram(
+                "im_gateway_checkpoint_seconds",
+                "Writing a checkpoint of the state, beside everything else",
+                CHECKPOINT_BUCKETS.to_vec(),
             ),
             proposal_latency: make.histogram(
                 "im_gateway_proposal_latency_seconds",
@@ -218,13 +166,6 @@ impl Metrics {
     }
 
     fn begin_at_zero(&self) {
-        for code in CloseCode::ALL {
-            self.connections_closed.with_label_values(&[code.reason()]);
-        }
-        self.connections_closed.with_label_values(&[CONNECTION_LOST]);
-        for error in ConnectionError::ALL {
-            self.connection_errors.with_label_values(&[error.label()]);
-        }
         for kind in TYPES {
             self.messages_delivered.with_label_values(&[kind]);
             self.delivery_latency.with_label_values(&[kind]);
@@ -232,34 +173,6 @@ impl Metrics {
                 self.messages_failed.with_label_values(&[kind, reason]);
             }
         }
-    }
-
-    /// A WebSocket was opened.
-    pub fn connection_opened(&self) {
-        self.connections_established.inc();
-        self.active_connections.inc();
-    }
-
-    /// A WebSocket was closed, for one of the reasons of [`CloseCode::reason`] or [`CONNECTION_LOST`].
-    pub fn connection_closed(&self, reason: &'static str) {
-        self.connections_closed.with_label_values(&[reason]).inc();
-        self.active_connections.dec();
-    }
-
-    /// A connection was refused or ended by an error.
-    pub fn connection_error(&self, error: ConnectionError) {
-        self.connection_errors.with_label_values(&[error.label()]).inc();
-    }
-
-    /// Messages have waited for an acknowledgement for too long.
-    pub fn ack_timeouts(&self, count: u64) {
-        self.ack_timeouts.inc_by(count);
-    }
-
-    /// Open WebSockets.
-    #[must_use]
-    pub fn active_connections(&self) -> i64 {
-        self.active_connections.get()
     }
 
     /// Everything in Prometheus' text format, with the label `node`, and the cluster as `status` shows it.
@@ -305,6 +218,18 @@ impl Observer for Metrics {
         }
     }
 
+    fn delivered_late(&self, count: u64) {
+        self.late_deliveries.inc_by(count);
+    }
+
+    fn elections(&self, count: u64) {
+        self.elections.inc_by(count);
+    }
+
+    fn checkpoint(&self, took: Duration) {
+        self.checkpoints.observe(took.as_secs_f64());
+    }
+
     fn duplicate(&self, count: u64) {
         self.duplicates.inc_by(count);
     }
@@ -324,53 +249,4 @@ impl Observer for Metrics {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn everything_that_alerts_read_exists_at_zero() {
-        let text = Metrics::new().render("n1");
-        for line in [
-            r#"im_gateway_active_connections{node="n1"} 0"#,
-            r#"im_gateway_connections_established_total{node="n1"} 0"#,
-            r#"im_gateway_connections_closed_total{node="n1",reason="client_disconnect"} 0"#,
-            r#"im_gateway_connection_errors_total{node="n1",error_type="auth_failed"} 0"#,
-            r#"im_gateway_messages_delivered_total{node="n1",type="direct"} 0"#,
-            r#"im_gateway_messages_delivered_total{node="n1",type="group"} 0"#,
-            r#"im_gateway_messages_failed_total{node="n1",reason="expired",type="system"} 0"#,
-            r#"im_gateway_message_delivery_latency_seconds_bucket{node="n1",type="direct",le="0.2"} 0"#,
-            r#"im_gateway_message_delivery_latency_seconds_bucket{node="n1",type="direct",le="0.5"} 0"#,
-            r#"im_gateway_ack_timeout_total{node="n1"} 0"#,
-            r#"im_gateway_message_duplication_total{node="n1"} 0"#,
-            r#"im_gateway_cache_hits_total{node="n1"} 0"#,
-            r#"im_gateway_cache_misses_total{node="n1"} 0"#,
-            r#"im_gateway_cache_size{node="n1"} 0"#,
-            r#"im_service_offline_queue_size{node="n1"} 0"#,
-            r#"im_service_offline_worker_lag{node="n1"} 0"#,
-        ] {
-            assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
-        }
-    }
-
-    #[test]
-    fn counts() {
-        let metrics = Metrics::new();
-        metrics.connection_opened();
-        metrics.connection_opened();
-        metrics.connection_closed(CONNECTION_LOST);
-        metrics.delivered(5);
-        metrics.failed("inbox_full", 2);
-        metrics.delivery_latency(Duration::from_millis(150));
-        let text = metrics.render("n");
-        for line in [
-            r#"im_gateway_active_connections{node="n"} 1"#,
-            r#"im_gateway_connections_closed_total{node="n",reason="connection_lost"} 1"#,
-            r#"im_gateway_messages_delivered_total{node="n",type="direct"} 5"#,
-            r#"im_gateway_messages_failed_total{node="n",reason="inbox_full",type="direct"} 2"#,
-            r#"im_gateway_message_delivery_latency_seconds_bucket{node="n",type="direct",le="0.1"} 0"#,
-            r#"im_gateway_message_delivery_latency_seconds_bucket{node="n",type="direct",le="0.2"} 1"#,
-        ] {
-            assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
-        }
-    }
-}
+mod tests;

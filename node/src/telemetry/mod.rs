@@ -1,13 +1,18 @@
 //! What the node tells its operators: metrics and logs.
 
+mod connections;
+mod disk;
 mod gauges;
 pub mod logs;
 mod metrics;
 #[cfg(feature = "real")]
 mod process;
+#[cfg(feature = "real")]
+mod quota;
 mod sample;
 mod seldom;
 
-pub use metrics::{CONNECTION_LOST, ConnectionError, Metrics};
+pub use connections::{CONNECTION_LOST, ConnectionError, Part};
+pub use metrics::Metrics;
 pub use sample::Sampler;
 pub use seldom::Seldom;

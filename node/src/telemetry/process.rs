@@ -3,6 +3,7 @@
 use prometheus::{Counter, Gauge, IntGauge};
 
 use super::metrics::Maker;
+use super::quota;
 
 /// The process' own metrics.
 pub(super) struct Process {
@@ -14,6 +15,8 @@ pub(super) struct Process {
     threads: IntGauge,
     started: Gauge,
     tasks: IntGauge,
+    cores: Gauge,
+    memory_limit: Gauge,
 }
 
 impl Process {
@@ -26,6 +29,9 @@ impl Process {
             max_files: make.gauge("process_max_fds", "Most file handles that may be open"),
             threads: make.gauge("process_threads", "Threads of the system"),
             started: make.real_gauge("process_start_time_seconds", "When it started, in seconds since the Unix epoch"),
+            cores: make
+                .real_gauge("im_gateway_cpu_cores", "CPU cores that the process may use, parts of cores included"),
+            memory_limit: make.real_gauge("im_gateway_memory_limit_bytes", "Memory that the process may use"),
             tasks: make.gauge("im_gateway_runtime_tasks", "Tasks of the asynchronous runtime that serves clients"),
         };
         // The uptime is that of the metrics, which are made first of all.
@@ -37,6 +43,10 @@ impl Process {
     pub fn show(&self) {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             self.tasks.set(runtime.metrics().num_alive_tasks() as i64);
+        }
+        self.cores.set(quota::cpu_cores());
+        if let Some(bytes) = quota::memory_bytes() {
+            self.memory_limit.set(bytes);
         }
         if let Some(stat) = Stat::read() {
             self.cpu.inc_by((stat.cpu_seconds - self.cpu.get()).max(0.0));

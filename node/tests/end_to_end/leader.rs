@@ -45,5 +45,7 @@ async fn the_leader_dies_thirty_times() {
     assert_eq!((alice.ends(), bob.ends()), (vec![], vec![]));
     drop(stop);
     assert_eq!(silent.await.expect("it does not panic"), None, "the silent connection stands");
+    let elections = cluster.metric(1, "im_gateway_raft_elections_total", "").await.expect("a number");
+    assert!(elections >= f64::from(ROUNDS), "{elections} elections were seen");
     eventually("every delivery is told", async || (alice.delivered() + bob.delivered() == sent).then_some(())).await;
 }
