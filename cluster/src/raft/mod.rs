@@ -32,6 +32,7 @@ pub use runtime::ClockRuntime;
 pub use state_machine::{ApplySink, CheckpointEvery, SnapshotBuilder, StateMachine};
 pub use types::{Applied, Entry, LeaderId, LogId, Member, Payload, SnapshotMeta, StoredMembership, TypeConfig, Vote};
 
+use self::codec::{Damaged, DecodeError};
 use crate::env::Env;
 use crate::state::State;
 
@@ -76,6 +77,12 @@ pub async fn open(env: &Env, sink: Arc<dyn ApplySink>) -> Result<Storage, OpenEr
 pub async fn open_with(env: &Env, sink: Arc<dyn ApplySink>, every: CheckpointEvery) -> Result<Storage, OpenError> {
     let log = LogStore::open(env.kv.clone()).await.map_err(OpenError::Log)?;
     let (store, state) = checkpoint::Store::open(env.blobs.clone()).await.map_err(OpenError::Checkpoint)?;
+    let covered = store.current().and_then(|checkpoint| checkpoint.manifest.last_log_id);
+    if log.purged().map(|id| id.index) > covered.map(|id| id.index) {
+        let why = "the one before it is whole, but the log since then has been purged".to_owned();
+        let error = Damaged::io("the newest checkpoint", DecodeError::Malformed(why));
+        return Err(OpenError::Checkpoint(error));
+    }
     let state = Arc::new(RwLock::new(state));
     let machine = StateMachine::new(Arc::new(store), state.clone(), sink, every);
     Ok(Storage { log, machine, state, bodies: Bodies::new(env.blobs.clone()) })

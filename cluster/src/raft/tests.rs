@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use openraft::storage::{RaftStateMachine, Snapshot};
+use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine, Snapshot};
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::{EntryPayload, StorageError};
 
@@ -34,6 +34,18 @@ async fn a_command_of_a_newer_build_stops_the_node_with_a_clear_word() {
     let entries = futures_util::stream::iter([Ok((entry, None))]);
     let error = machine.apply(entries).await.expect_err("refused").to_string();
     assert!(error.contains("log entry 1") && error.contains("run the newer build"), "{error}");
+}
+
+#[tokio::test]
+async fn a_log_without_the_checkpoint_that_it_was_purged_for_is_refused() {
+    let (kv, blobs) = (MemKv::new(), MemBlobs::new());
+    let Storage { mut log, .. } = open(&env(kv.clone(), blobs.clone()), Arc::new(NoSink)).await.expect("opens");
+    let (_, entry) = Script::new();
+    log.blocking_append([entry.clone()]).await.expect("appended");
+    log.purge(entry.log_id).await.expect("purged");
+    let reopened = open(&env(kv, blobs), Arc::new(NoSink)).await;
+    let error = reopened.err().expect("refused").to_string();
+    assert!(error.contains("the newest checkpoint") && error.contains("empty its data directory"), "{error}");
 }
 
 #[tokio::test]

@@ -157,6 +157,12 @@ impl LogStore {
         self.0.tail().vote.as_ref().map_or(0, |vote| vote.leader_id.term)
     }
 
+    /// The last entry that was purged: a checkpoint covers it.
+    #[must_use]
+    pub fn purged(&self) -> Option<LogId> {
+        self.0.tail().purged
+    }
+
     /// The newest entry behind which there are at least `bytes` of log, about; `None` when there
     /// are not, as far as was seen since the log was opened.
     #[must_use]
