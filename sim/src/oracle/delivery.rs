@@ -277,16 +277,10 @@ mod tests {
     use cluster::id::MessageId;
     use im_gateway::protocol::ErrorCode;
 
-    fn check_scene(scene: &Scene) -> Vec<String> {
-        let mut broken = Vec::new();
-        check(&scene.history(), &mut broken);
-        broken.into_iter().map(|violation| violation.text).collect()
-    }
-
     #[test]
     fn a_good_history_is_good() {
         let scene = Scene::good();
-        assert_eq!(check_scene(&scene), Vec::<String>::new());
+        assert_eq!(scene.broken_by(check), Vec::<String>::new());
         assert_eq!(missing(&scene.history()), Vec::<String>::new());
     }
 
@@ -295,30 +289,30 @@ mod tests {
         let mut scene = Scene::good();
         scene.facts.stored.pop();
         scene.book.clients[1].received.pop();
-        found(&check_scene(&scene), "was ok'd and is not in the log");
+        found(&scene.broken_by(check), "was ok'd and is not in the log");
     }
 
     #[test]
     fn an_ok_before_it_was_durable() {
         let mut scene = Scene::good();
         scene.book.clients[0].sent[1].durable = 1;
-        found(&check_scene(&scene), "when only 1 was durable");
+        found(&scene.broken_by(check), "when only 1 was durable");
     }
 
     #[test]
     fn shown_before_it_was_durable() {
         let mut scene = Scene::good();
         scene.book.clients[1].received[0].durable = 1;
-        found(&check_scene(&scene), "was shown");
+        found(&scene.broken_by(check), "was shown");
     }
 
     #[test]
     fn refused_and_stored_all_the_same() {
         let mut scene = Scene::good();
         scene.book.clients[0].sent[0].fate = Some(Fate::Refused { code: ErrorCode::InboxFull, message: String::new() });
-        found(&check_scene(&scene), "its sender was told Refused");
+        found(&scene.broken_by(check), "its sender was told Refused");
         scene.book.clients[0].sent[0].fate = Some(Fate::NotSent);
-        found(&check_scene(&scene), "its sender was told NotSent");
+        found(&scene.broken_by(check), "its sender was told NotSent");
     }
 
     #[test]
@@ -327,16 +321,16 @@ mod tests {
         let sent = scene.book.clients[0].sent[0].clone();
         let fate = Some(Fate::Refused { code: ErrorCode::InboxFull, message: String::new() });
         scene.book.clients[0].sent.push(Sent { fate, ..sent });
-        found(&check_scene(&scene), "far from any limit");
+        found(&scene.broken_by(check), "far from any limit");
         scene.tight = true;
-        assert_eq!(check_scene(&scene), Vec::<String>::new());
+        assert_eq!(scene.broken_by(check), Vec::<String>::new());
     }
 
     #[test]
     fn unknown_stays_unknown() {
         let mut scene = Scene::good();
         scene.book.clients[0].sent[0].fate = Some(Fate::Unknown);
-        assert_eq!(check_scene(&scene), Vec::<String>::new());
+        assert_eq!(scene.broken_by(check), Vec::<String>::new());
         scene.book.clients[0].sent[0].fate = None;
         found(&missing(&scene.history()), "has no answer");
     }
@@ -345,7 +339,7 @@ mod tests {
     fn skipped_without_a_gap() {
         let mut scene = Scene::good();
         scene.book.clients[1].received.remove(0);
-        found(&check_scene(&scene), "went on to");
+        found(&scene.broken_by(check), "went on to");
     }
 
     #[test]
@@ -353,16 +347,16 @@ mod tests {
         let mut scene = Scene::good();
         scene.tight = true;
         scene.book.clients[1].received[0].what = Surfaced::Gap { lost: 1 };
-        assert_eq!(check_scene(&scene), Vec::<String>::new());
+        assert_eq!(scene.broken_by(check), Vec::<String>::new());
         scene.tight = false;
-        found(&check_scene(&scene), "a gap far from any limit");
+        found(&scene.broken_by(check), "a gap far from any limit");
         scene.tight = true;
         let received = &mut scene.book.clients[1].received;
         received.remove(0);
         received[0].what = Surfaced::Gap { lost: 1 };
-        found(&check_scene(&scene), "without 1 messages");
+        found(&scene.broken_by(check), "without 1 messages");
         scene.book.clients[1].received[0].what = Surfaced::Gap { lost: 2 };
-        assert_eq!(check_scene(&scene), Vec::<String>::new());
+        assert_eq!(scene.broken_by(check), Vec::<String>::new());
     }
 
     #[test]
@@ -370,7 +364,7 @@ mod tests {
         let mut scene = Scene::good();
         let again = scene.book.clients[1].received[0].clone();
         scene.book.clients[1].received.push(again);
-        found(&check_scene(&scene), "twice, or out of order");
+        found(&scene.broken_by(check), "twice, or out of order");
     }
 
     #[test]
@@ -378,12 +372,12 @@ mod tests {
         let mut scene = Scene::good();
         let again = Stored { pos: 99 << 12, ..scene.facts.stored[0].clone() };
         scene.facts.stored.push(again);
-        found(&check_scene(&scene), "is in the log twice");
+        found(&scene.broken_by(check), "is in the log twice");
         // Unless another client of the device had the place meanwhile.
         scene.client("u", 50);
         let own = Registered { epoch: 60 << 12, ..scene.facts.registered[0].clone() };
         scene.facts.registered.push(own);
-        assert_eq!(check_scene(&scene), Vec::<String>::new());
+        assert_eq!(scene.broken_by(check), Vec::<String>::new());
     }
 
     #[test]
@@ -392,7 +386,7 @@ mod tests {
         let (a, b) = (scene.facts.stored[0].pos, scene.facts.stored[1].pos);
         scene.facts.stored.swap(0, 1);
         (scene.facts.stored[0].pos, scene.facts.stored[1].pos) = (a, b);
-        found(&check_scene(&scene), "after its sender's message 1");
+        found(&scene.broken_by(check), "after its sender's message 1");
     }
 
     #[test]
@@ -400,23 +394,23 @@ mod tests {
         let mut scene = Scene::good();
         let Surfaced::Message { mid, .. } = &mut scene.book.clients[1].received[0].what else { panic!("a message") };
         *mid = MessageId([9; 16]);
-        found(&check_scene(&scene), "where the log has");
+        found(&scene.broken_by(check), "where the log has");
         let mut scene = Scene::good();
         scene.facts.stored[0].to = "v".into();
-        let text = check_scene(&scene);
+        let text = scene.broken_by(check);
         found(&text, "is for w and in the log for v");
         found(&text, "where the log has nothing for it");
         let mut scene = Scene::good();
         let Surfaced::Message { from, .. } = &mut scene.book.clients[1].received[0].what else { panic!("a message") };
         from.user = "x".into();
-        found(&check_scene(&scene), "as if from x/a");
+        found(&scene.broken_by(check), "as if from x/a");
     }
 
     #[test]
     fn not_delivered_at_last() {
         let mut scene = Scene::good();
         scene.book.clients[1].received.pop();
-        assert_eq!(check_scene(&scene), Vec::<String>::new());
+        assert_eq!(scene.broken_by(check), Vec::<String>::new());
         found(&missing(&scene.history()), "did not get 1 messages");
     }
 }

@@ -66,12 +66,6 @@ mod tests {
     use super::super::testing::{Scene, found};
     use super::*;
 
-    fn check_scene(scene: &Scene) -> Vec<String> {
-        let mut broken = Vec::new();
-        check(&scene.history(), &mut broken);
-        broken.into_iter().map(|violation| violation.text).collect()
-    }
-
     /// Client 2 takes client 1's device over at entry 6.
     fn replaced() -> Scene {
         let mut scene = Scene::good();
@@ -82,7 +76,7 @@ mod tests {
     #[test]
     fn a_good_history_is_good() {
         let mut scene = replaced();
-        assert_eq!(check_scene(&scene), Vec::<String>::new());
+        assert_eq!(scene.broken_by(check), Vec::<String>::new());
         scene.book.clients[1].refused = Some((99, 4502));
         assert_eq!(missing(&scene.history()), Vec::<String>::new());
     }
@@ -91,7 +85,7 @@ mod tests {
     fn a_replaced_client_gets_more() {
         let mut scene = replaced();
         scene.book.clients[1].received[1].seq = 7 << 12;
-        found(&check_scene(&scene), "after a newer session took over");
+        found(&scene.broken_by(check), "after a newer session took over");
     }
 
     #[test]
@@ -104,6 +98,6 @@ mod tests {
         let mut scene = Scene::good();
         let again = scene.book.clients[0].sessions[0];
         scene.book.clients[0].sessions.push(again);
-        found(&check_scene(&scene), "had epoch");
+        found(&scene.broken_by(check), "had epoch");
     }
 }

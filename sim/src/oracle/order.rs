@@ -77,15 +77,9 @@ mod tests {
     use super::super::testing::{Scene, found, pos};
     use super::*;
 
-    fn check_scene(scene: &Scene) -> Vec<String> {
-        let mut broken = Vec::new();
-        check(&scene.history(), &mut broken);
-        broken.into_iter().map(|violation| violation.text).collect()
-    }
-
     #[test]
     fn a_good_history_is_good() {
-        assert_eq!(check_scene(&Scene::good()), Vec::<String>::new());
+        assert_eq!(Scene::good().broken_by(check), Vec::<String>::new());
     }
 
     #[test]
@@ -94,7 +88,7 @@ mod tests {
         let mut again = scene.book.clients[0].sessions[0];
         (again.began_at, again.at, again.epoch) = (900, 910, pos(2));
         scene.book.clients[0].sessions.push(again);
-        found(&check_scene(&scene), "a session of u/a@0 is at");
+        found(&scene.broken_by(check), "a session of u/a@0 is at");
     }
 
     #[test]
@@ -103,6 +97,6 @@ mod tests {
         scene.book.clients[0].sent[1].at = 90;
         scene.book.clients[0].sent[0].answered_at = 80;
         scene.facts.stored[0].pos = pos(9);
-        found(&check_scene(&scene), "u/a@0#1 is at");
+        found(&scene.broken_by(check), "u/a@0#1 is at");
     }
 }

@@ -3,7 +3,7 @@
 use cluster::id::{MessageId, NodeId};
 use im_gateway::client::Fate;
 
-use super::{Facts, History, Registered, Stored};
+use super::{Facts, History, Registered, Stored, Violation};
 use crate::ledger::{Book, Client, Device, Name, Received, Sent, Session, Surfaced};
 
 /// One node, on machine 0.
@@ -57,6 +57,13 @@ impl Scene {
         self.facts.stored.push(Stored { pos: pos(entry), mid, name: Some(name), to: "w".into() });
         let what = Surfaced::Message { name: Some(name), mid, from: Device::new("u", "a"), to: Some("w".into()) };
         self.book.clients[1].received.push(Received { at: answered_at, durable: entry, seq: pos(entry), what });
+    }
+
+    /// What an oracle says of it.
+    pub fn broken_by(&self, check: impl Fn(&History, &mut Vec<Violation>)) -> Vec<String> {
+        let mut broken = Vec::new();
+        check(&self.history(), &mut broken);
+        broken.into_iter().map(|violation| violation.text).collect()
     }
 
     /// For oracles.
