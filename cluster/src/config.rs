@@ -34,11 +34,14 @@ pub struct LogKeeping {
     pub checkpoint: CheckpointEvery,
     /// Entries kept behind a checkpoint for replicas that lag; who lags further is sent a checkpoint.
     pub kept_entries: u64,
+    /// Bytes kept behind a checkpoint, about: entries differ in size a hundredfold, so their number
+    /// alone bounds nothing.
+    pub kept_bytes: u64,
 }
 
 impl Default for LogKeeping {
     fn default() -> Self {
         // Generous, so that a replica that was away for minutes needs no checkpoint sent.
-        Self { checkpoint: CheckpointEvery::default(), kept_entries: 20_000 }
+        Self { checkpoint: CheckpointEvery::default(), kept_entries: 20_000, kept_bytes: 512 << 20 }
     }
 }

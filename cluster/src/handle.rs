@@ -4,7 +4,7 @@
 //! stand behind these methods.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::watch;
@@ -16,7 +16,7 @@ use crate::liveness::{Liveness, Quorum};
 use crate::observer::Observer;
 use crate::peer::Peers;
 use crate::raft::{Bodies, LogStore, Raft, StateMachine};
-use crate::router::Router;
+use crate::router::{self, Router};
 use crate::session::SessionSpec;
 use crate::session_handle::Session;
 use crate::state::{Limits, State};
@@ -131,7 +131,8 @@ impl Cluster {
         tokio::spawn(membership::leader::run(inner.clone()));
         tokio::spawn(crate::liveness::run(inner.clone()));
         tokio::spawn(proposer::run(inner.clone()));
-        tokio::spawn(crate::raft::keep_log_bounded(inner.raft.clone(), inner.log.clone()));
+        let kept = inner.config.log.kept_bytes;
+        tokio::spawn(crate::raft::keep_log_bounded(inner.raft.clone(), inner.log.clone(), kept));
         Ok(Self { inner })
     }
 
@@ -244,9 +245,14 @@ async fn start_raft(
 
 impl Inner {
     /// The replicated state, read-locked. Never held across an await, nor while the router's lock is
-    /// taken: who needs both takes the router's first.
+    /// taken: who needs both takes them by [`Inner::router_and_state`].
     pub fn state(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Both locks, in the one order in which they may be taken.
+    pub fn router_and_state(&self) -> (MutexGuard<'_, router::Inner>, RwLockReadGuard<'_, State>) {
+        (self.router.lock(), self.state())
     }
 
     /// Ends this node's part for good.

@@ -45,11 +45,11 @@ pub async fn run(inner: Arc<Inner>) {
 }
 
 fn next(inner: &Inner) -> Next {
-    let mut router = inner.router.lock();
+    let (mut router, state) = inner.router_and_state();
     if router.origin.generation().is_none() {
         return Next::Rejoin(router.origin.incarnation());
     }
-    let last = |user: &_, device: &_| inner.state().last_registration(user, device);
+    let last = |user: &_, device: &_| state.last_registration(user, device);
     router.origin.cut(clock::now(), last).map_or(Next::Wait, Next::Propose)
 }
 
@@ -148,7 +148,13 @@ pub async fn asked(inner: &Inner, from: NodeId, entry: Bytes) -> Result<(), Stri
     if !View::of(inner).addresses.contains_key(&from) {
         return Err("only members propose".into());
     }
-    let author = match Command::decode(&entry).map_err(|error| error.to_string())? {
+    proposable(from, &entry)?;
+    commit(inner, entry).await
+}
+
+/// Whether another node may have this written.
+fn proposable(from: NodeId, entry: &[u8]) -> Result<(), String> {
+    let author = match Command::decode(entry).map_err(|error| error.to_string())? {
         Command::Batch(batch) => Some(batch.node),
         Command::NodeUp(up) => Some(up.node),
         _ => None,
@@ -156,7 +162,7 @@ pub async fn asked(inner: &Inner, from: NodeId, entry: Bytes) -> Result<(), Stri
     if author != Some(from) {
         return Err("a node proposes its own batches and incarnations".into());
     }
-    commit(inner, entry).await
+    Ok(())
 }
 
 /// Writes an entry as the leader; returns when it is committed and applied here.
@@ -190,5 +196,30 @@ impl Inner {
                 std::future::pending::<()>().await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Boot;
+
+    const ME: NodeId = NodeId(1);
+
+    fn up(node: NodeId) -> Bytes {
+        let boot = Boot { count: 1, nonce: 7 };
+        let (client_url, feature_level) = (String::new(), FEATURE_LEVEL);
+        Command::NodeUp(NodeUp { node, boot, incarnation: 0, client_url, feature_level }).encode()
+    }
+
+    #[test]
+    fn only_what_every_node_can_apply_is_written_for_another() {
+        assert_eq!(proposable(ME, &up(ME)), Ok(()));
+        assert!(proposable(ME, &up(NodeId(2))).is_err());
+        assert!(proposable(ME, &Command::Tick { advance_ms: 1 }.encode()).is_err());
+        assert!(proposable(ME, b"").is_err());
+        assert!(proposable(ME, b"\x63 of the future").is_err());
+        let whole = up(ME);
+        assert!(proposable(ME, &whole[..whole.len() - 1]).is_err());
     }
 }

@@ -14,7 +14,7 @@ use crate::env::clock::Instant;
 use crate::id::{DeviceId, MessageId, NodeId, UserId};
 use crate::observer::Observer;
 use crate::origin::{Events, Key, Origin};
-use crate::raft::ApplySink;
+use crate::raft::{ApplySink, LogId};
 use crate::session::{Event, SessionSpec};
 use crate::state::{Effect, FirstAck, Outcome};
 
@@ -93,8 +93,6 @@ pub struct Router {
     pub work: Notify,
     /// A batch or a `NodeUp` of this node was applied.
     pub settled: Notify,
-    /// This replica believes that it leads; it counts what no session's node can count.
-    leads: AtomicBool,
     refused: Mutex<Option<(u64, u64)>>,
     boot_nonce: u64,
 }
@@ -130,7 +128,6 @@ impl Router {
             }),
             work: Notify::new(),
             settled: Notify::new(),
-            leads: AtomicBool::new(false),
             refused: Mutex::new(None),
         }
     }
@@ -194,11 +191,6 @@ impl Router {
         }
     }
 
-    /// Says whether this replica leads.
-    pub fn set_leads(&self, leads: bool) {
-        self.leads.store(leads, Ordering::Relaxed);
-    }
-
     /// The boot count that the cluster knows of this node, if it refused ours as an old copy.
     pub fn refused(&self) -> Option<(u64, u64)> {
         *lock(&self.refused)
@@ -211,7 +203,7 @@ impl Router {
         inner.dispatch(events);
     }
 
-    fn apply(&self, inner: &mut Inner, effect: Effect) {
+    fn apply(&self, inner: &mut Inner, author: NodeId, effect: Effect) {
         match effect {
             Effect::BatchApplied { node, generation, seq, outcomes } if node == self.node => {
                 if inner.counting {
@@ -233,19 +225,19 @@ impl Router {
             }
             Effect::Lapsed { user, lost, node } => {
                 inner.wake(&user);
-                if self.counts(inner, node) {
+                if self.counts(inner, node.unwrap_or(author)) {
                     self.observer.failed("inbox_limit", lost);
                 }
             }
             Effect::Acked { node, count, first, epoch } => {
-                if self.counts(inner, Some(node)) {
+                if self.counts(inner, node) {
                     self.observer.delivered(count);
                 }
                 for ack in first {
                     self.first_ack(inner, &ack, epoch);
                 }
             }
-            Effect::Expired { count } if self.counts(inner, None) => self.observer.failed("expired", count),
+            Effect::Expired { count } if self.counts(inner, author) => self.observer.failed("expired", count),
             Effect::NodeUp { node, generation, nonce } if node == self.node && nonce == self.boot_nonce => {
                 inner.counting = true;
                 let events = inner.origin.on_node_up(generation);
@@ -265,9 +257,11 @@ impl Router {
         }
     }
 
-    /// Whether this node counts what concerns a session of `node`, or of none.
-    fn counts(&self, inner: &Inner, node: Option<NodeId>) -> bool {
-        inner.counting && node.map_or_else(|| self.leads.load(Ordering::Relaxed), |node| node == self.node)
+    /// Whether what `node` counts is for this process to count. What concerns no session is counted
+    /// by the leader that wrote the entry: every replica agrees on which that is, and on no other
+    /// "leader" while one is elected.
+    fn counts(&self, inner: &Inner, node: NodeId) -> bool {
+        inner.counting && node == self.node
     }
 
     fn count(&self, outcomes: &[Outcome]) {
@@ -304,10 +298,10 @@ impl Router {
 }
 
 impl ApplySink for Router {
-    fn applied(&self, _index: u64, effects: Vec<Effect>) {
+    fn applied(&self, at: &LogId, effects: Vec<Effect>) {
         let mut inner = self.lock();
         for effect in effects {
-            self.apply(&mut inner, effect);
+            self.apply(&mut inner, at.leader_id.node_id, effect);
         }
         drop(inner);
         self.work.notify_one();

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use cluster::raft::{ApplySink, LogStore, StateMachine, Storage, TypeConfig};
+use cluster::raft::{ApplySink, LogId, LogStore, StateMachine, Storage, TypeConfig};
 use cluster::state::Effect;
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 struct NoSink;
 
 impl ApplySink for NoSink {
-    fn applied(&self, _index: u64, _effects: Vec<Effect>) {}
+    fn applied(&self, _at: &LogId, _effects: Vec<Effect>) {}
     fn installed(&self, _index: u64) {}
 }
 

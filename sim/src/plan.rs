@@ -40,6 +40,8 @@ pub struct Plan {
     pub checkpoint_entries: u64,
     /// Entries kept behind a checkpoint.
     pub kept_entries: u64,
+    /// Bytes kept behind a checkpoint, about.
+    pub kept_bytes: u64,
     /// Windows and buffers are so small that whatever can wait does.
     pub tiny: bool,
     /// Machines' clocks are off by up to so many ms at the start.
@@ -149,6 +151,7 @@ impl Default for Plan {
             users: 5,
             checkpoint_entries: 10_000,
             kept_entries: 20_000,
+            kept_bytes: 512 << 20,
             tiny: false,
             clock_offset_ms: 0,
             clock_drift_ppm: 0,

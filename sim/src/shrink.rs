@@ -113,7 +113,7 @@ impl Shrink {
     /// Fewer nodes and clients, and usual settings.
     fn simpler(&mut self) -> io::Result<()> {
         let usual = Plan::default();
-        let changes: [fn(&mut Plan, &Plan); 8] = [
+        let changes: [fn(&mut Plan, &Plan); 9] = [
             |plan, usual| {
                 let added = |fault: &Fault| fault.kind == Kind::AddNode;
                 if !plan.faults.iter().any(|fault| added(fault) || matches!(fault.target, Target::Node(n) if n >= 3)) {
@@ -125,6 +125,7 @@ impl Shrink {
             |plan, usual| plan.clock_offset_ms = usual.clock_offset_ms,
             |plan, usual| plan.checkpoint_entries = usual.checkpoint_entries,
             |plan, usual| plan.kept_entries = usual.kept_entries,
+            |plan, usual| plan.kept_bytes = usual.kept_bytes,
             |plan, _| plan.users = 2,
             |plan, _| plan.pause_ms = 1_000,
         ];

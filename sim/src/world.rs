@@ -125,7 +125,7 @@ impl World {
         });
         let machines = machines.collect();
         let checkpoint = CheckpointEvery { entries: plan.checkpoint_entries, ..CheckpointEvery::default() };
-        let log = LogKeeping { checkpoint, kept_entries: plan.kept_entries };
+        let log = LogKeeping { checkpoint, kept_entries: plan.kept_entries, kept_bytes: plan.kept_bytes };
         let (ends, ended) = mpsc::unbounded_channel();
         let shared = Shared {
             network,

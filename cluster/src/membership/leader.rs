@@ -70,7 +70,6 @@ pub(crate) async fn run(inner: Arc<Inner>) {
     loop {
         every.tick().await;
         let leads = inner.raft.server_metrics().borrow_watched().current_leader == Some(inner.me);
-        inner.router.set_leads(leads);
         if !leads {
             term = None;
             continue;
@@ -171,3 +170,24 @@ pub(crate) fn ready_learners(inner: &Inner) -> BTreeSet<NodeId> {
 
 /// A report must have been due twice before a refused link counts.
 const _: () = assert!(LATE_AFTER.as_millis() > REPORT_EVERY.as_millis());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Pos;
+
+    #[test]
+    fn silence_counts_from_when_a_report_can_have_been_due() {
+        let began = clock::now();
+        let later = |ms| began + Duration::from_millis(ms);
+        let (node, first, second) = (NodeId(2), Pos::new(5, 0), Pos::new(9, 0));
+        let mut term = Term::new(began);
+        assert_eq!(term.expected_since(node, first, later(10)), later(10));
+        assert_eq!(term.expected_since(node, first, later(5_000)), later(10), "the same one is not given more time");
+        // A restarted node under a leader of long standing.
+        assert_eq!(term.expected_since(node, second, later(6_000)), later(6_000));
+        // A leader that was stalled itself begins anew.
+        term.since = later(7_000);
+        assert_eq!(term.expected_since(node, second, later(7_100)), later(7_000));
+    }
+}

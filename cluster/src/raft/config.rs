@@ -4,9 +4,6 @@ use openraft::{Config, SnapshotPolicy};
 
 use crate::config::LogKeeping;
 
-/// Bytes of entries covered by a checkpoint that are kept for replicas that lag; see
-/// [`super::keep_log_bounded`].
-pub(crate) const KEPT_LOG_BYTES: u64 = 512 << 20;
 /// How often openraft asks the state machine for a checkpoint, at most, in entries.
 const ASK_EVERY: u64 = 256;
 

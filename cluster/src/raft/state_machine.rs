@@ -19,8 +19,8 @@ use crate::state::{Command, Effect, State};
 
 /// Learns what was applied on this node. Called from the task that applies, so it must not block.
 pub trait ApplySink: Send + Sync + 'static {
-    /// The entry at `index` was applied; for entries without a command there are no effects.
-    fn applied(&self, index: u64, effects: Vec<Effect>);
+    /// The entry at `at` was applied; for entries without a command there are no effects.
+    fn applied(&self, at: &LogId, effects: Vec<Effect>);
 
     /// A checkpoint was made, in so much time.
     fn checkpointed(&self, _took: Duration) {}
@@ -123,7 +123,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     {
         while let Some((entry, responder)) = entries.try_next().await? {
             let effects = self.apply_one(&entry)?;
-            self.sink.applied(entry.log_id.index, effects);
+            self.sink.applied(&entry.log_id, effects);
             if let Some(responder) = responder {
                 responder.send(Applied(()));
             }

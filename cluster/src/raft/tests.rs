@@ -1,15 +1,18 @@
 //! openraft's own storage suite on this storage, and what it does not ask.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine, Snapshot};
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::{EntryPayload, StorageError};
 
+use super::testing::cluster::{Setup, TestCluster, Writer};
 use super::testing::script::Script;
 use super::testing::{MemBlobs, MemKv, NoSink, env};
-use super::{LogStore, Payload, StateMachine, Storage, TypeConfig, open};
+use super::{CheckpointEvery, LogStore, Payload, StateMachine, Storage, TypeConfig, keep_log_bounded, open};
+use crate::env::clock;
 
 struct InMemory;
 
@@ -59,4 +62,32 @@ async fn a_snapshot_that_is_not_what_it_says_is_refused() {
     meta.last_log_id = None;
     let (_, _, mut other) = InMemory.build().await.expect("opens");
     other.install_snapshot(&meta, snapshot).await.expect_err("refused");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_log_behind_a_checkpoint_is_bounded_in_bytes() {
+    const KEPT: u64 = 1 << 20;
+    let every = CheckpointEvery { entries: 1, bytes: 1 };
+    let cluster = TestCluster::start(1, Setup { every, ..Setup::default() }).await;
+    let node = &cluster.nodes[0];
+    tokio::spawn(keep_log_bounded(node.raft.clone(), node.log.clone(), KEPT));
+    let mut writer = Writer::new(node.raft.clone()).await;
+    let session = writer.script.register(0..1);
+    writer.write(session).await;
+    for _ in 0..40 {
+        let large = writer.script.send(0..1, 1, 100 << 10);
+        writer.write(large).await;
+    }
+    clock::sleep(Duration::from_secs(60)).await;
+    assert_eq!(node.log.purged(), None, "nothing is purged that no checkpoint covers");
+    node.raft.trigger().snapshot().await.expect("asked");
+    clock::timeout(Duration::from_secs(60), async {
+        while node.log.purged().is_none_or(|purged| purged.index < 25) {
+            clock::sleep(Duration::from_secs(1)).await;
+        }
+    })
+    .await
+    .expect("purged");
+    clock::sleep(Duration::from_secs(60)).await;
+    assert!(node.log.purged().is_some_and(|purged| purged.index < 35), "no more than what is too much");
 }

@@ -50,7 +50,7 @@ pub enum Effect {
         user: UserId,
         /// Messages lost to this device.
         lost: u64,
-        /// The node that counts them: the live session's, else `None` (the leader counts).
+        /// The node that counts them: the live session's, else `None`: the leader that wrote the entry.
         node: Option<NodeId>,
     },
     /// A device's cursor passed these messages under a live session.
@@ -64,7 +64,8 @@ pub enum Effect {
         /// Those among them that no device of the recipient had passed before.
         first: Vec<FirstAck>,
     },
-    /// Messages expired before every device had them. Users without devices count as one.
+    /// Messages expired before every device had them. Users without devices count as one. The leader
+    /// that wrote the entry counts them.
     Expired {
         /// Pairs of message and device.
         count: u64,

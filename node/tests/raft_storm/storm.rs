@@ -17,7 +17,9 @@ use bytes::Bytes;
 use cluster::env::clock;
 use cluster::id::{MessageId, NodeId, Pos, UserId};
 use cluster::peer::{Handler, Kind, Peers, Secret};
-use cluster::raft::{ApplySink, CheckpointEvery, Member, Payload, Raft, Storage, network, open_with, serve_raft};
+use cluster::raft::{
+    ApplySink, CheckpointEvery, LogId, Member, Payload, Raft, Storage, network, open_with, serve_raft,
+};
 use cluster::state::{Batch, Command, Effect, Op, Send, State};
 use openraft::async_runtime::WatchReceiver;
 use openraft::{Config, SnapshotPolicy};
@@ -66,7 +68,7 @@ struct Counts {
 struct Sink(Arc<Counts>);
 
 impl ApplySink for Sink {
-    fn applied(&self, _index: u64, _effects: Vec<Effect>) {}
+    fn applied(&self, _at: &LogId, _effects: Vec<Effect>) {}
     fn installed(&self, _index: u64) {
         self.0.installed.fetch_add(1, Ordering::Relaxed);
     }

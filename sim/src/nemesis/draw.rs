@@ -29,6 +29,7 @@ impl Plan {
             // Small mostly, so that lagging replicas are sent checkpoints, and restarts begin from one.
             checkpoint_entries: dice.pick(&[5, 50, 300, 10_000]),
             kept_entries: dice.pick(&[0, 20, 200, 20_000]),
+            kept_bytes: Dice::new(seed, "log").pick(&[128 << 10, 512 << 20]),
             tiny: dice.one_in(5),
             clock_offset_ms: dice.pick(&[0, 0, 50, 5_000, 600_000]),
             clock_drift_ppm: dice.pick(&[0, 0, 100, 1_000, 20_000]),

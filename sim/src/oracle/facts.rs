@@ -35,8 +35,8 @@ pub struct Registered {
 pub struct Counted {
     /// The entry that says so.
     pub index: u64,
-    /// Which node counts it; any of them, if none is named.
-    pub node: Option<NodeId>,
+    /// Which node counts it.
+    pub node: NodeId,
     /// How many.
     pub count: u64,
 }
@@ -58,6 +58,8 @@ pub struct Facts {
     pub duplicates: Vec<Counted>,
     /// Messages lost to devices at an inbox limit.
     pub lapsed: Vec<Counted>,
+    /// Messages that expired before a device had them.
+    pub expired: Vec<Counted>,
 }
 
 /// The log entry of a position.

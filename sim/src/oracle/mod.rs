@@ -25,7 +25,7 @@ pub use facts::Facts;
 use facts::{Registered, Stored};
 pub use metrics::{Life, Scrape};
 pub use presence::Live;
-pub use raft::Journal;
+pub use raft::{Committed, Journal};
 pub use reference::Reference;
 
 use crate::ledger::Book;

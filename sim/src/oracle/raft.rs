@@ -73,8 +73,8 @@ impl Journal {
         self.lock().committed_upto()
     }
 
-    /// Entries that were committed since this was asked last, by index; commands only have bytes.
-    pub fn take_committed(&self) -> Vec<(u64, Option<Bytes>)> {
+    /// Entries that were committed since this was asked last.
+    pub fn take_committed(&self) -> Vec<Committed> {
         std::mem::take(&mut self.lock().fresh)
     }
 
@@ -82,6 +82,16 @@ impl Journal {
     pub fn take_broken(&self) -> Vec<Violation> {
         std::mem::take(&mut self.lock().broken)
     }
+}
+
+/// A committed entry.
+#[derive(Debug, Clone)]
+pub struct Committed {
+    pub index: u64,
+    /// The leader that made it.
+    pub author: NodeId,
+    /// Its command's bytes, if it is one.
+    pub command: Option<Bytes>,
 }
 
 /// One write to a disk.
@@ -181,7 +191,7 @@ pub(super) struct Raft {
     known: BTreeMap<u64, Vec<Known>>,
     /// Who made each committed entry, from index 0.
     committed: Vec<LeaderId>,
-    fresh: Vec<(u64, Option<Bytes>)>,
+    fresh: Vec<Committed>,
     memberships: BTreeMap<(u64, LeaderId), Config>,
     /// On whose disks the election of each leader is.
     elected: BTreeMap<LeaderId, BTreeSet<String>>,
@@ -387,7 +397,8 @@ impl Raft {
             self.committed.push(leader);
             let known =
                 self.known.get(&index).and_then(|versions| versions.iter().find(|known| known.leader == leader));
-            self.fresh.push((index, known.and_then(|known| known.command.clone())));
+            let command = known.and_then(|known| known.command.clone());
+            self.fresh.push(Committed { index, author: leader.node_id, command });
         }
         let last = self.disk(disk).visible.leader_at(upto.index);
         if last != Some(upto.leader_id) {

@@ -6,13 +6,12 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
-use bytes::Bytes;
 use cluster::id::NodeId;
 use cluster::state::{Batch, BatchRefusal, Command, Effect, Op, Outcome, State};
 
 use super::facts::{Counted, Facts, Registered, Stored};
 use super::presence::Live;
-use super::{Violation, safety};
+use super::{Committed, Violation, safety};
 use crate::coverage;
 use crate::ledger::{Device, Name};
 use crate::time;
@@ -25,7 +24,7 @@ const REMEMBERED: usize = 1_000;
 pub struct Reference {
     state: State,
     /// Committed and not applied.
-    waiting: VecDeque<(u64, Option<Bytes>)>,
+    waiting: VecDeque<Committed>,
     /// Index of the entry applied last, commands or not.
     applied: u64,
     hashes: BTreeMap<u64, ([u8; 32], String)>,
@@ -39,7 +38,7 @@ pub struct Reference {
 
 impl Reference {
     /// Takes in what was committed.
-    pub fn committed(&mut self, entries: Vec<(u64, Option<Bytes>)>) {
+    pub fn committed(&mut self, entries: Vec<Committed>) {
         self.waiting.extend(entries);
     }
 
@@ -73,8 +72,8 @@ impl Reference {
 
     /// Applies all up to this entry, as far as it is committed.
     pub fn advance(&mut self, upto: u64) {
-        while self.waiting.front().is_some_and(|(index, _)| *index <= upto) {
-            let (index, command) = self.waiting.pop_front().expect("it was seen");
+        while self.waiting.front().is_some_and(|entry| entry.index <= upto) {
+            let Committed { index, author, command } = self.waiting.pop_front().expect("it was seen");
             self.applied = index;
             let Some(bytes) = command else {
                 self.state.note_applied(index);
@@ -83,7 +82,7 @@ impl Reference {
             let command = Command::decode(&bytes).expect("a command of this build");
             let mut effects = Vec::new();
             self.state.apply(index, &command, &mut effects);
-            self.note(index, &command, effects);
+            self.note(index, author, &command, effects);
         }
     }
 
@@ -103,7 +102,7 @@ impl Reference {
         live
     }
 
-    fn note(&mut self, index: u64, command: &Command, effects: Vec<Effect>) {
+    fn note(&mut self, index: u64, author: NodeId, command: &Command, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
                 Effect::BatchApplied { node, outcomes, .. } => {
@@ -112,7 +111,7 @@ impl Reference {
                     }
                 }
                 Effect::Acked { node, count, .. } => {
-                    self.facts.acked.push(Counted { index, node: Some(node), count });
+                    self.facts.acked.push(Counted { index, node, count });
                 }
                 Effect::BatchRefused { refusal, .. } => match refusal {
                     BatchRefusal::Fenced => coverage::reached("a node's batch was fenced"),
@@ -120,9 +119,12 @@ impl Reference {
                     BatchRefusal::Gap { .. } => {}
                 },
                 Effect::NodeUp { node, .. } => {
-                    self.facts.ups.push(Counted { index, node: Some(node), count: 1 });
+                    self.facts.ups.push(Counted { index, node, count: 1 });
                 }
-                Effect::Lapsed { lost, node, .. } => self.facts.lapsed.push(Counted { index, node, count: lost }),
+                Effect::Lapsed { lost, node, .. } => {
+                    self.facts.lapsed.push(Counted { index, node: node.unwrap_or(author), count: lost });
+                }
+                Effect::Expired { count } => self.facts.expired.push(Counted { index, node: author, count }),
                 _ => {}
             }
         }
@@ -156,11 +158,11 @@ impl Reference {
         }
         if refused > 0 {
             coverage::reached("a send was refused: inbox full");
-            self.facts.refused.push(Counted { index, node: Some(node), count: refused });
+            self.facts.refused.push(Counted { index, node, count: refused });
         }
         if duplicates > 0 {
             coverage::reached("a repeated send was recognised");
-            self.facts.duplicates.push(Counted { index, node: Some(node), count: duplicates });
+            self.facts.duplicates.push(Counted { index, node, count: duplicates });
         }
     }
 }
@@ -169,11 +171,15 @@ impl Reference {
 mod tests {
     use super::*;
 
-    fn tick(index: u64, advance_ms: u64) -> (u64, Option<Bytes>) {
-        (index, Some(Command::Tick { advance_ms }.encode()))
+    fn entry(index: u64, command: Option<Command>) -> Committed {
+        Committed { index, author: NodeId(1), command: command.map(|command| command.encode()) }
     }
 
-    fn hash_at(entries: &[(u64, Option<Bytes>)]) -> [u8; 32] {
+    fn tick(index: u64, advance_ms: u64) -> Committed {
+        entry(index, Some(Command::Tick { advance_ms }))
+    }
+
+    fn hash_at(entries: &[Committed]) -> [u8; 32] {
         let mut other = Reference::default();
         other.committed(entries.to_vec());
         other.advance(u64::MAX);
@@ -182,13 +188,13 @@ mod tests {
 
     #[test]
     fn a_replica_that_differs() {
-        let log = [(0, None), tick(1, 5), tick(2, 7)];
+        let log = [entry(0, None), tick(1, 5), tick(2, 7)];
         let mut reference = Reference::default();
         reference.committed(log.to_vec());
         assert!(reference.compare("n0", 1, hash_at(&log[..2])).is_none());
         assert!(reference.compare("n0", 2, hash_at(&log)).is_none());
         assert!(reference.compare("n1", 1, hash_at(&log[..2])).is_none());
-        let broken = reference.compare("n2", 2, hash_at(&[(0, None), tick(1, 6), tick(2, 7)]));
+        let broken = reference.compare("n2", 2, hash_at(&[entry(0, None), tick(1, 6), tick(2, 7)]));
         assert!(broken.is_some_and(|broken| broken.text.contains("n2 and the log's replay differ at entry 2")));
     }
 }

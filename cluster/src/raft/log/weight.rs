@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 /// Between two samples, in bytes.
-const STEP: u64 = 1 << 20;
+const STEP: u64 = 64 << 10;
 
 /// Samples of the log's growth since it was opened.
 #[derive(Default)]
@@ -51,7 +51,7 @@ mod tests {
         }
         assert_eq!(weight.before(1 << 40), None);
         let at = weight.before(10 << 20).expect("there is more");
-        assert!((885..900).contains(&at), "{at}");
+        assert!((895..900).contains(&at), "{at}");
         weight.purge(at);
         assert_eq!(weight.before(20 << 20), None);
     }

@@ -17,7 +17,8 @@ use crate::id::NodeId;
 use crate::peer::testing::MemNet;
 use crate::peer::{Handler, Kind, Peers, Secret};
 use crate::raft::{
-    Bodies, CheckpointEvery, Entry, Member, Payload, Raft, Storage, TypeConfig, network, open_with, serve_raft,
+    Bodies, CheckpointEvery, Entry, LogStore, Member, Payload, Raft, Storage, TypeConfig, network, open_with,
+    serve_raft,
 };
 use crate::state::State;
 
@@ -36,6 +37,7 @@ impl Handler for Serve {
 pub(crate) struct TestNode {
     pub id: NodeId,
     pub raft: Raft,
+    pub log: LogStore,
     pub state: Arc<RwLock<State>>,
     pub bodies: Bodies,
     pub kv: Arc<MemKv>,
@@ -119,9 +121,9 @@ impl TestCluster {
         let serve = Arc::new(Serve::default());
         let addr = peers.listen("127.0.0.1:0", serve.clone()).await.expect("listens");
         let config = Arc::new(self.setup.config.clone());
-        let raft = Raft::new(id, config, network(peers.clone()), log, machine).await.expect("starts");
+        let raft = Raft::new(id, config, network(peers.clone()), log.clone(), machine).await.expect("starts");
         assert!(serve.0.set(raft.clone()).is_ok(), "set once");
-        TestNode { id, raft, state, bodies, kv, blobs, peers, addr }
+        TestNode { id, raft, log, state, bodies, kv, blobs, peers, addr }
     }
 
     pub fn connect(&self) {

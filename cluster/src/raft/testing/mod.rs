@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::ApplySink;
+use super::{ApplySink, LogId};
 use crate::env::kv::Write;
 use crate::env::net::{BoxConn, Listener};
 use crate::env::{Blobs, Env, Kv, Net};
@@ -268,6 +268,6 @@ pub(crate) fn env(kv: Arc<MemKv>, blobs: Arc<MemBlobs>) -> Env {
 pub(crate) struct NoSink;
 
 impl ApplySink for NoSink {
-    fn applied(&self, _index: u64, _effects: Vec<Effect>) {}
+    fn applied(&self, _at: &LogId, _effects: Vec<Effect>) {}
     fn installed(&self, _index: u64) {}
 }
