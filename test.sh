@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that must hold before a change lands: format, lints, tests, and a simulation sweep.
+# Everything that must hold before a change lands: format, lints, tests, alerts, and a simulation sweep.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -18,6 +18,9 @@ RUSTFLAGS='--cfg madsim' cargo clippy --target-dir target/sim --release -p sim -
 step "tests"
 cargo test --workspace --exclude sim
 RUSTFLAGS='--cfg madsim' cargo test --target-dir target/sim --release -p sim
+
+step "alerts and dashboards"
+alerts/test.sh target/debug/im-gateway
 
 step "simulation"
 cargo sim conformance
