@@ -14,7 +14,7 @@ use crate::env::{Blobs, Env};
 use crate::id::{Boot, NodeId};
 use crate::liveness::{Liveness, Quorum};
 use crate::observer::Observer;
-use crate::peer::Peers;
+use crate::peer::{LinkState, Peers};
 use crate::raft::{Bodies, LogStore, Raft, StateMachine};
 use crate::router::{self, Router};
 use crate::session::SessionSpec;
@@ -218,10 +218,26 @@ impl Cluster {
         }
     }
 
-    /// Hands leadership over, then leaves the network and closes storage. Sessions should be closed before.
-    pub async fn stop(&self) {
+    /// This node takes no new clients from now on, and leads no more if another voter can.
+    pub async fn drain(&self) {
         *self.inner.draining.lock().unwrap_or_else(PoisonError::into_inner) = true;
         membership::admin::step_down(&self.inner).await;
+    }
+
+    /// Where clients can connect instead of here: the URLs of other nodes that are up and that
+    /// this node has a link to.
+    #[must_use]
+    pub fn elsewhere(&self) -> Vec<String> {
+        let links = self.inner.peers.links();
+        let linked = |node| links.iter().any(|link| link.node == node && link.state == LinkState::Connected);
+        let state = self.inner.state();
+        let nodes = state.nodes().filter(|(node, record)| record.generation.is_some() && linked(*node));
+        nodes.map(|(_, record)| record.client_url.clone()).filter(|url| !url.is_empty()).collect()
+    }
+
+    /// Hands leadership over, then leaves the network and closes storage. Sessions should be closed before.
+    pub async fn stop(&self) {
+        self.drain().await;
         self.inner.peers.close();
         if let Err(error) = self.inner.raft.shutdown().await {
             tracing::warn!(%error, "raft did not stop in order");

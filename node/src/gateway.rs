@@ -10,6 +10,7 @@ use cluster::env::{Env, clock};
 use tokio::sync::watch;
 
 use crate::auth::{AuthConfig, AuthConfigError, Masked, Verifier};
+use crate::drain::Drain;
 use crate::http::{self, App, HttpLimits};
 use crate::session::{Connections, Limits, Node};
 use crate::telemetry::{Metrics, Sampler, Seldom};
@@ -107,6 +108,7 @@ impl Share {
 pub struct Gateway {
     addr: SocketAddr,
     connections: Arc<Connections>,
+    drain: Arc<Drain>,
     stop: watch::Sender<bool>,
 }
 
@@ -139,6 +141,7 @@ impl Gateway {
             );
         }
         let connections = Connections::new(share.websockets);
+        let drain = Arc::new(Drain::new(cluster.clone(), connections.clone()));
         let (stop, stopped) = watch::channel(false);
         let rules = config.limits.rules();
         // A client that is silent for two heartbeats is given up anyway.
@@ -153,6 +156,7 @@ impl Gateway {
             }),
             cluster,
             connections: connections.clone(),
+            drain: drain.clone(),
             overload: Seldom::default(),
             dev: config.dev,
             admin_token: config.admin_token,
@@ -162,7 +166,7 @@ impl Gateway {
         if verifier.secret().is_none() {
             tokio::spawn(watch_keys(verifier, stopped));
         }
-        Ok(Self { addr, connections, stop })
+        Ok(Self { addr, connections, drain, stop })
     }
 
     /// Where it listens.
@@ -177,13 +181,15 @@ impl Gateway {
         self.connections.len()
     }
 
-    /// Takes no more clients and sends those away that are there (1012), told to come back after a
-    /// random time that grows with their number; returns when they are gone, or have had their time.
+    /// Drains the node, as far as other nodes can take its clients; ends the connections that are
+    /// left (1012), their clients told to come back after a random time that grows with their
+    /// number; returns when they are gone, or have had their time.
     pub async fn stop(self) {
+        self.drain.run().await;
         let _ = self.stop.send(true);
         // Enough for other nodes to take them in: 4000 a second.
         let after_ms = (self.connections.len() as u64 / 4).clamp(100, 30_000);
-        self.connections.restart(after_ms);
+        self.connections.end(after_ms);
         if clock::timeout(STOP_WITHIN, self.connections.emptied()).await.is_err() {
             tracing::warn!(connections = self.connections.len(), "stopped without a word to some clients");
         }

@@ -3,6 +3,7 @@
 pub mod auth;
 pub mod client;
 pub mod delivery;
+pub mod drain;
 #[cfg(feature = "real")]
 pub mod env;
 pub mod gateway;

@@ -59,14 +59,18 @@ impl Node {
     /// As [`Node::accept`], and welcomes the client.
     async fn welcome(&self, ping_ms: u64, inflight: u64, epoch: u64) -> (Socket, Value) {
         let (mut socket, hello) = self.accept().await;
-        let limits = json!({"frame_bytes": 65536, "send_per_s": 1000, "inflight": inflight});
-        let welcome = json!({"session": epoch.to_string(), "user": "alice", "device": "d", "node": "n", "ping_ms": ping_ms, "limits": limits});
-        socket.send(json!({"id": 1, "welcome": welcome})).await;
+        socket.welcome(ping_ms, inflight, epoch).await;
         (socket, hello)
     }
 }
 
 impl Socket {
+    async fn welcome(&mut self, ping_ms: u64, inflight: u64, epoch: u64) {
+        let limits = json!({"frame_bytes": 65536, "send_per_s": 1000, "inflight": inflight});
+        let welcome = json!({"session": epoch.to_string(), "user": "alice", "device": "d", "node": "n", "ping_ms": ping_ms, "limits": limits});
+        self.send(json!({"id": 1, "welcome": welcome})).await;
+    }
+
     async fn send(&mut self, frame: Value) {
         self.0.send(Message::text(frame.to_string())).await.expect("the client listens");
     }
@@ -128,6 +132,17 @@ async fn next_message(client: &Client) -> u64 {
         match soon("a message", client.next()).await.expect("an event") {
             Event::Message(message) => return message.seq,
             Event::Connected { .. } | Event::Disconnected { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// As [`next_message`], of a client whose application saw no connection end.
+async fn undisturbed_message(client: &Client) -> u64 {
+    loop {
+        match soon("a message", client.next()).await.expect("an event") {
+            Event::Message(message) => return message.seq,
+            Event::Connected { .. } => {}
             other => panic!("{other:?}"),
         }
     }
@@ -246,11 +261,36 @@ async fn a_node_can_send_its_clients_elsewhere() {
     let client = client(&[&first], 256);
     let (mut socket, _) = first.welcome(25_000, 1, 1).await;
     socket.message(10, 1).await;
-    assert_eq!(next_message(&client).await, 10);
+    assert_eq!(undisturbed_message(&client).await, 10);
     assert_eq!(socket.frame().await, json!({"ack": 10}));
     socket.send(json!({"go_away": {"after_ms": 100, "url": second.url()}})).await;
-    assert_eq!(socket.closed().await, Some(1000));
-    second.welcome(25_000, 1, 2).await;
+    let (mut next, _) = second.welcome(25_000, 1, 2).await;
+    assert_eq!(socket.closed().await, Some(1000), "the old one is left once the new one stands");
+    next.message(20, 2).await;
+    assert_eq!(undisturbed_message(&client).await, 20);
+}
+
+#[tokio::test]
+async fn the_old_connection_serves_until_the_new_one_stands() {
+    let (first, second) = (Node::start().await, Node::start().await);
+    let client = client(&[&first], 256);
+    let (mut socket, _) = first.welcome(25_000, 1, 1).await;
+    socket.send(json!({"go_away": {"after_ms": 100, "url": second.url()}})).await;
+    let (mut hesitant, _) = second.accept().await;
+    socket.message(10, 1).await;
+    assert_eq!(undisturbed_message(&client).await, 10);
+    assert_eq!(socket.frame().await, json!({"ack": 10}));
+    hesitant.close(4001, "").await;
+    // It tries those that it knows, this one included, and is still served where it was.
+    socket.message(20, 2).await;
+    assert_eq!(undisturbed_message(&client).await, 20);
+    assert_eq!(socket.frame().await, json!({"ack": 20}));
+    // What the node says to the old session because of the new one ends nothing.
+    let (mut again, _) = first.accept().await;
+    socket.close(4502, "replaced").await;
+    again.welcome(25_000, 1, 3).await;
+    again.message(30, 3).await;
+    assert_eq!(undisturbed_message(&client).await, 30);
 }
 
 #[tokio::test]

@@ -1,5 +1,8 @@
 //! `status`, `member` and `leader`: what operators ask of a node.
 
+use std::time::Duration;
+
+use cluster::env::clock;
 use http::Method;
 use serde_json::Value;
 
@@ -7,6 +10,11 @@ use super::args::{AdminTarget, LeaderCommand, MemberCommand, StatusArgs};
 use super::failure::{Failure, failed};
 use super::http::{Answer, Endpoint};
 use super::process::{local_runtime, print};
+
+/// How often it is looked whether clients have left.
+const DRAIN_POLL: Duration = Duration::from_millis(100);
+/// A drain in which nobody leaves for so long is stuck.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Asks a node's `path`, and turns what is no success into words for the operator.
 async fn ask(target: &AdminTarget, method: Method, path: &str) -> Result<Answer, Failure> {
@@ -36,6 +44,42 @@ pub fn status(args: &StatusArgs) -> Result<(), Failure> {
     let status: Value = serde_json::from_slice(&answer.body)
         .or_else(|error| failed(format!("{} answered no status: {error}", args.target.url)))?;
     print(&table(&status))
+}
+
+/// Drains a node, and waits until its clients have left.
+///
+/// # Errors
+/// A node that does not answer, or whose clients do not leave.
+pub fn drain(target: &AdminTarget) -> Result<(), Failure> {
+    local_runtime()?.block_on(async {
+        ask(target, Method::POST, "/admin/drain").await?;
+        let mut fewest = u64::MAX;
+        let mut patience = clock::now() + DRAIN_PATIENCE;
+        loop {
+            let answer = ask(target, Method::GET, "/admin/status").await?;
+            let status: Value = serde_json::from_slice(&answer.body)
+                .or_else(|error| failed(format!("{} answered no status: {error}", target.url)))?;
+            let left = status["local_sessions"].as_u64().unwrap_or(0);
+            if left == 0 {
+                let node = field(&status, "node");
+                let role =
+                    if status["leader"] == status["node"] { ", but still leads: no other voter could" } else { "" };
+                return print(&format!(
+                    "{node} has no clients left{role}; it takes no new ones until it is started anew"
+                ));
+            }
+            if left < fewest {
+                (fewest, patience) = (left, clock::now() + DRAIN_PATIENCE);
+            } else if clock::now() >= patience {
+                return failed(format!(
+                    "{left} clients of {} do not leave; see with `status` that another node is up, or stop this one: \
+                     its clients then reconnect",
+                    target.url
+                ));
+            }
+            clock::sleep(DRAIN_POLL).await;
+        }
+    })
 }
 
 /// Changes who belongs to the cluster.

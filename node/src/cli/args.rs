@@ -27,6 +27,8 @@ pub enum Command {
     Chat(ChatArgs),
     /// Show the cluster as one node sees it
     Status(StatusArgs),
+    /// Send a node's clients elsewhere and hand leadership over, so that it can be stopped
+    Drain(AdminTarget),
     /// Change who belongs to the cluster
     #[command(subcommand, arg_required_else_help = false)]
     Member(MemberCommand),

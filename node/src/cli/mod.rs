@@ -34,6 +34,7 @@ pub fn run() -> Result<(), Failure> {
         Some(Command::Bench(args)) => bench::run(&args),
         Some(Command::Chat(args)) => chat::run(&args),
         Some(Command::Status(args)) => admin::status(&args),
+        Some(Command::Drain(target)) => admin::drain(&target),
         Some(Command::Member(command)) => admin::member(&command),
         Some(Command::Leader(command)) => admin::leader(&command),
     }

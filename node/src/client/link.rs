@@ -48,8 +48,6 @@ type Token<'a> = Pin<Box<dyn Future<Output = Result<String, String>> + Send + 'a
 pub(super) enum Ended {
     /// It broke, or never came about: try again after at least `wait`.
     Broken { welcome: Option<Instant>, reason: String, wait: Duration },
-    /// The node sends us elsewhere.
-    Moved { url: Option<String> },
     /// The node does not want us back.
     Refused(Stopped),
     /// The application is done.
@@ -60,6 +58,14 @@ impl Ended {
     pub fn broken(reason: impl Into<String>) -> Self {
         Self::Broken { welcome: None, reason: reason.into(), wait: Duration::ZERO }
     }
+}
+
+/// Why a connection is not carried on for the moment.
+pub(super) enum Pause {
+    /// The node wants us to go elsewhere, now; it serves us until we have.
+    Leave { url: Option<String> },
+    /// There is no more of it.
+    Ended(Ended),
 }
 
 /// What the node said in its welcome.
@@ -165,23 +171,21 @@ impl Link {
         }
     }
 
-    /// Carries everything to and fro until the connection ends.
-    pub async fn run(&mut self, session: &Session, tokens: &dyn Tokens) -> Ended {
+    /// Carries everything to and fro until the connection ends or is to be left. Cancel-safe, and
+    /// goes on when called again.
+    pub async fn run(&mut self, session: &Session, tokens: &dyn Tokens) -> Pause {
         let mut silence = clock::sleep_until(self.heard + session.ping * 2);
         let mut renew_at = session.renew.map(clock::sleep_until);
         let mut renewing: Option<Token<'_>> = None;
         loop {
             if self.shared.state().closing {
-                return self.say_goodbye().await;
+                return Pause::Ended(self.say_goodbye().await);
             }
             let turn = self.turn(session, &mut silence, &mut renew_at, &mut renewing).await;
             match turn {
                 Turn::Again => {}
-                Turn::Leave(url) => {
-                    self.say_goodbye().await;
-                    return Ended::Moved { url };
-                }
-                Turn::Ended(ended) => return ended,
+                Turn::Leave(url) => return Pause::Leave { url },
+                Turn::Ended(ended) => return Pause::Ended(ended),
                 Turn::Renew => renewing = Some(Box::pin(tokens.token())),
                 Turn::Renewed(token) => {
                     renewing = None;
@@ -213,10 +217,10 @@ impl Link {
             if let Err(error) = self.write(cx) {
                 return Poll::Ready(Turn::Ended(broke(&error)));
             }
-            if let Some((at, url)) = &mut self.leave
+            if let Some((at, _)) = &mut self.leave
                 && at.as_mut().poll(cx).is_ready()
             {
-                return Poll::Ready(Turn::Leave(url.take()));
+                return Poll::Ready(Turn::Leave(self.leave.take().and_then(|(_, url)| url)));
             }
             if silence.as_mut().poll(cx).is_ready() {
                 let deadline = self.heard + session.ping * 2;
@@ -273,8 +277,9 @@ impl Link {
             ServerBody::Ping => self.pong_due = true,
             ServerBody::GoAway(go_away) => {
                 self.leave_within = Duration::from_millis(go_away.after_ms);
-                // At a moment of our own within that time, with room for the way.
-                let at = self.leave_within.mul_f64(0.8 * rand::random::<f64>());
+                // At a moment of our own within that time, with room for the way; not at once, so
+                // that those who were given more time come later.
+                let at = self.leave_within.mul_f64(0.4 + 0.4 * rand::random::<f64>());
                 self.leave = Some((clock::sleep(at), go_away.url.map(std::borrow::Cow::into_owned)));
             }
             _ => self.shared.received(frame),
@@ -302,6 +307,17 @@ impl Link {
             return Some(ClientFrame { id: Some(REFRESH_ID), body: ClientBody::Refresh(refresh) }.encode());
         }
         self.shared.state().next_frame()
+    }
+
+    /// Leaves a connection whose place another has taken.
+    pub async fn leave(mut self) {
+        let goodbye = async {
+            self.socket.close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() })).await?;
+            while self.socket.next().await.is_some_and(|message| message.is_ok()) {}
+            Ok::<_, Error>(())
+        };
+        // A node that does not answer loses nothing by our going.
+        let _ = clock::timeout(CLOSE, goodbye).await;
     }
 
     /// Closes in good order: what may be acknowledged is, then the close frames are exchanged.

@@ -120,7 +120,8 @@ impl Route {
         };
     }
 
-    fn advance(&mut self) {
+    /// The next address's turn.
+    pub fn advance(&mut self) {
         self.current = (self.current + 1) % self.addresses.len();
     }
 }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cluster::env::net::BoxConn;
 use cluster::env::{Net, clock};
 
-use super::link::{Ended, Link, Session};
+use super::link::{Ended, Link, Pause, Session};
 use super::route::Route;
 use super::shared::Shared;
 use super::{Event, Stopped, Tokens};
@@ -34,13 +35,16 @@ pub(super) struct Task {
     pub shared: Arc<Shared>,
 }
 
+/// A connection that stands.
+type Opened = (Link, Session);
+
 impl Task {
     pub async fn run(mut self) {
         let why = loop {
             if self.shared.state().closing {
                 break Stopped::Closed;
             }
-            let wait = match self.connection().await {
+            let wait = match self.connections().await {
                 Ended::Closed => break Stopped::Closed,
                 Ended::Refused(why) => break why,
                 Ended::Broken { welcome, reason, wait } => {
@@ -51,15 +55,6 @@ impl Task {
                     };
                     self.shared.tell(Event::Disconnected { reason });
                     pause.max(wait)
-                }
-                Ended::Moved { url } => {
-                    if let Some(url) = &url {
-                        self.route.prefer(url);
-                    } else {
-                        self.route.lost(Duration::MAX, 0.0);
-                    }
-                    self.shared.tell(Event::Disconnected { reason: "the node asked to go elsewhere".into() });
-                    Duration::ZERO
                 }
             };
             self.pause(wait).await;
@@ -78,64 +73,146 @@ impl Task {
         }
     }
 
-    /// One connection, from the first byte to the last.
-    async fn connection(&mut self) -> Ended {
-        let (mut link, session) = match self.open().await {
+    /// A connection and those that follow it without a gap, to the end of the last.
+    async fn connections(&mut self) -> Ended {
+        let mut opened = match self.open().await {
             Ok(opened) => opened,
             Err(ended) => return ended,
         };
-        let welcome = clock::now();
-        self.shared.connected(session.inflight, session.frame_bytes, session.epoch);
-        self.shared.tell(Event::Connected {
-            node: session.node.clone(),
-            address: self.route.current().authority.clone(),
-            session: session.name.clone(),
-        });
-        let ended = link.run(&session, self.tokens.as_ref()).await;
-        self.shared.disconnected();
-        match ended {
-            Ended::Broken { reason, wait, .. } => Ended::Broken { welcome: Some(welcome), reason, wait },
-            ended => ended,
+        loop {
+            let welcome = clock::now();
+            let (link, session) = &mut opened;
+            self.shared.connected(session.inflight, session.frame_bytes, session.epoch);
+            self.shared.tell(Event::Connected {
+                node: session.node.clone(),
+                address: self.route.current().authority.clone(),
+                session: session.name.clone(),
+            });
+            let next = match link.run(session, self.tokens.as_ref()).await {
+                Pause::Leave { url } => self.change(&mut opened, url.as_deref()).await,
+                Pause::Ended(ended) => Err(ended),
+            };
+            self.shared.disconnected();
+            match next {
+                Ok(next) => drop(tokio::spawn(std::mem::replace(&mut opened, next).0.leave())),
+                Err(Ended::Broken { reason, wait, .. }) => {
+                    return Ended::Broken { welcome: Some(welcome), reason, wait };
+                }
+                Err(ended) => return ended,
+            }
+        }
+    }
+
+    /// Connects elsewhere while the old connection goes on: its session ends only where the new one
+    /// begins, so the application notices nothing.
+    ///
+    /// # Errors
+    /// How the old connection ended, when no new one stands by then.
+    async fn change(&mut self, (old, session): &mut Opened, url: Option<&str>) -> Result<Opened, Ended> {
+        match url {
+            Some(url) => self.route.prefer(url),
+            None => self.route.advance(),
+        }
+        loop {
+            self.attempt += 1;
+            let dialed = beside(old, session, &*self.tokens, self.dial()).await?;
+            let opened = match dialed {
+                Err(error) => Err(error),
+                Ok((token, stream)) => {
+                    // From here on the node may have ended the old session on behalf of the new one.
+                    let mut greeting = std::pin::pin!(self.greet(&token, stream));
+                    match beside(old, session, &*self.tokens, &mut greeting).await {
+                        Ok(opened) => opened,
+                        Err(Ended::Closed) => return Err(Ended::Closed),
+                        Err(_) => return unless_closing(&self.shared, greeting).await,
+                    }
+                }
+            };
+            match opened {
+                Ok(opened) => return Ok(opened),
+                Err(Ended::Refused(why)) => return Err(Ended::Refused(why)),
+                Err(_) => {
+                    let wait = self.route.failed(rand::random());
+                    beside(old, session, &*self.tokens, clock::sleep(wait)).await?;
+                }
+            }
         }
     }
 
     /// Connects and says hello; the application may lose interest at any moment.
-    async fn open(&mut self) -> Result<(Link, Session), Ended> {
+    async fn open(&mut self) -> Result<Opened, Ended> {
         self.attempt += 1;
         let shared = self.shared.clone();
-        let opening = Box::pin(self.hello());
-        tokio::select! {
-            biased;
-            opened = opening => opened,
-            () = closing(&shared) => Err(Ended::Closed),
-        }
+        let opening = Box::pin(async {
+            let (token, stream) = self.dial().await?;
+            self.greet(&token, stream).await
+        });
+        unless_closing(&shared, opening).await
     }
 
-    async fn hello(&self) -> Result<(Link, Session), Ended> {
-        let late = |what: &str, limit: Duration| Ended::broken(format!("{what} took longer than {limit:?}"));
+    /// A token, and a stream to the node whose turn it is.
+    async fn dial(&self) -> Result<(String, BoxConn), Ended> {
         let token = clock::timeout(TOKEN, self.tokens.token()).await.map_err(|_| late("getting a token", TOKEN))?;
         let token = token.map_err(|error| Ended::broken(format!("no token: {error}")))?;
-        let address = self.route.current();
-        let connecting = self.net.connect(&address.authority);
-        let stream = clock::timeout(CONNECT, connecting).await.map_err(|_| late("connecting", CONNECT))?;
+        let authority = &self.route.current().authority;
         let stream =
-            stream.map_err(|error| Ended::broken(format!("cannot connect to {}: {error}", address.authority)))?;
+            clock::timeout(CONNECT, self.net.connect(authority)).await.map_err(|_| late("connecting", CONNECT))?;
+        let stream = stream.map_err(|error| Ended::broken(format!("cannot connect to {authority}: {error}")))?;
+        Ok((token, stream))
+    }
+
+    async fn greet(&self, token: &str, stream: BoxConn) -> Result<Opened, Ended> {
         let hello = Hello {
-            token: Some(token.as_str().into()),
+            token: Some(token.into()),
             device: Some(self.device.as_str().into()),
             instance: Some(self.instance.as_str().into()),
             attempt: self.attempt,
             ephemeral: self.ephemeral,
         };
-        let opening = Link::open(stream, address, hello, self.shared.clone());
+        let opening = Link::open(stream, self.route.current(), hello, self.shared.clone());
         clock::timeout(WELCOME, opening).await.map_err(|_| late("the welcome", WELCOME))?
     }
 }
 
-/// Ready once the application is done with the client.
-async fn closing(shared: &Shared) {
-    while !shared.state().closing {
-        shared.work.notified().await;
+fn late(what: &str, limit: Duration) -> Ended {
+    Ended::broken(format!("{what} took longer than {limit:?}"))
+}
+
+/// The output of `work`, while a connection goes on; how that ended, if it did first.
+async fn beside<T>(
+    link: &mut Link,
+    session: &Session,
+    tokens: &dyn Tokens,
+    work: impl Future<Output = T>,
+) -> Result<T, Ended> {
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return Ok(done),
+            pause = link.run(session, tokens) => match pause {
+                // It is being left already.
+                Pause::Leave { .. } => {}
+                Pause::Ended(ended) => return Err(ended),
+            },
+        }
+    }
+}
+
+/// A new connection, unless the application loses interest.
+async fn unless_closing(
+    shared: &Shared,
+    opening: impl Future<Output = Result<Opened, Ended>>,
+) -> Result<Opened, Ended> {
+    let closing = async {
+        while !shared.state().closing {
+            shared.work.notified().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        opened = opening => opened,
+        () = closing => Err(Ended::Closed),
     }
 }
 

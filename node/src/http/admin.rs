@@ -22,6 +22,17 @@ pub async fn status(State(app): State<Arc<App>>, Extension(peer): Extension<Peer
     app.readable_to_pages(&headers, response)
 }
 
+/// Begins to send this node's clients elsewhere; `/ready` and the status tell how far that is.
+pub async fn drain(State(app): State<Arc<App>>, Extension(peer): Extension<Peer>, headers: HeaderMap) -> Response {
+    if let Err(refusal) = app.admin(peer, &headers) {
+        return *refusal;
+    }
+    tracing::info!(remote_addr = %peer.0.ip(), "an operator drains this node");
+    let drain = app.drain.clone();
+    tokio::spawn(async move { drain.run().await });
+    answer::json(StatusCode::ACCEPTED, &json!({ "connections": app.connections.len() }))
+}
+
 /// Where leadership is to go.
 #[derive(Deserialize)]
 pub struct To {

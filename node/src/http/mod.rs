@@ -25,6 +25,7 @@ pub use accept::{HttpLimits, HttpPlace, accept};
 pub use page::{ASSETS, Asset};
 
 use crate::auth::{AuthConfig, Masked};
+use crate::drain::Drain;
 use crate::session::{Connections, Node};
 use crate::telemetry::Seldom;
 
@@ -36,6 +37,8 @@ pub struct App {
     pub cluster: Cluster,
     /// Open WebSockets.
     pub connections: Arc<Connections>,
+    /// Sends them elsewhere.
+    pub drain: Arc<Drain>,
     /// When it is logged that there are too many.
     pub overload: Seldom,
     /// Development mode: the demo page, and `/admin` without a token from this machine.
@@ -58,6 +61,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/ready", get(probe::ready))
         .route("/metrics", get(probe::metrics))
         .route("/admin/status", get(admin::status))
+        .route("/admin/drain", post(admin::drain))
         .route("/admin/leader/transfer", post(admin::transfer_leader))
         .route("/admin/members/{node}", delete(admin::remove))
         .route("/admin/members/{node}/remove", post(admin::remove))

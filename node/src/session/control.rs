@@ -1,32 +1,46 @@
 //! How the node reaches its open connections: to count them, and to send them away.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Context;
 
 use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 
+/// What the node wants of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// Its client should go elsewhere, and has time for that.
+    Leave {
+        /// Within so many milliseconds.
+        after_ms: u64,
+        /// Where to.
+        url: Arc<str>,
+    },
+    /// It is to end now, because the node does.
+    End {
+        /// The client should be back within so many milliseconds.
+        after_ms: u64,
+    },
+}
+
 /// One connection's ear.
 #[derive(Debug, Default)]
 pub struct Control {
-    /// 0: nothing; else one more than the milliseconds within which the client is to be back.
-    restart: AtomicU64,
+    order: Mutex<Option<Order>>,
     waker: AtomicWaker,
 }
 
 impl Control {
-    fn restart(&self, after_ms: u64) {
-        self.restart.store(after_ms.saturating_add(1), Ordering::Release);
+    fn give(&self, order: Order) {
+        *self.order.lock().unwrap_or_else(PoisonError::into_inner) = Some(order);
         self.waker.wake();
     }
 
-    /// The connection is to end because the node does; the client should be back within so many
-    /// milliseconds. Registers the task for being woken.
-    pub fn poll_restart(&self, cx: &mut Context<'_>) -> Option<u64> {
+    /// The newest order, once. Registers the task for being woken.
+    pub fn poll_order(&self, cx: &mut Context<'_>) -> Option<Order> {
         self.waker.register(cx.waker());
-        self.restart.load(Ordering::Acquire).checked_sub(1)
+        self.order.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -43,8 +57,8 @@ struct Inner {
     /// By the order in which they came.
     open: BTreeMap<u64, Arc<Control>>,
     next: u64,
-    /// Set once the node sends everybody away.
-    restart: Option<u64>,
+    /// Set once the node ends.
+    ending: Option<Order>,
 }
 
 /// A connection's place among the open ones, until it is dropped.
@@ -71,8 +85,8 @@ impl Connections {
             return None;
         }
         let control = Arc::new(Control::default());
-        if let Some(after_ms) = inner.restart {
-            control.restart(after_ms);
+        if let Some(order) = &inner.ending {
+            control.give(order.clone());
         }
         let id = inner.next;
         inner.next += 1;
@@ -92,12 +106,25 @@ impl Connections {
         self.len() == 0
     }
 
-    /// Sends everybody away, those who still come too; they should be back (elsewhere, if they
-    /// can) after a random time of up to `after_ms`.
-    pub fn restart(&self, after_ms: u64) {
+    /// Asks those who are here to go to one of `urls`, each within a time of its own: the first
+    /// within `first_ms`, the others after it, `per_ms` of them each millisecond. Returns the last
+    /// one's time, in milliseconds.
+    pub fn leave(&self, urls: &[Arc<str>], first_ms: u64, per_ms: usize) -> u64 {
+        let inner = self.lock();
+        let mut after_ms = first_ms;
+        for (number, (control, url)) in inner.open.values().zip(urls.iter().cycle()).enumerate() {
+            after_ms = first_ms + (number / per_ms) as u64;
+            control.give(Order::Leave { after_ms, url: url.clone() });
+        }
+        after_ms
+    }
+
+    /// Ends all connections, those that still come too; their clients should be back (elsewhere, if
+    /// they can) after a random time of up to `after_ms`.
+    pub fn end(&self, after_ms: u64) {
         let mut inner = self.lock();
-        inner.restart = Some(after_ms);
-        inner.open.values().for_each(|control| control.restart(after_ms));
+        let order = inner.ending.insert(Order::End { after_ms }).clone();
+        inner.open.values().for_each(|control| control.give(order.clone()));
     }
 
     /// Resolves when none is open.
@@ -140,15 +167,35 @@ mod tests {
         assert_eq!((two.id, three.id, connections.len()), (1, 2, 2));
     }
 
+    #[test]
+    fn those_who_leave_are_spread_over_time_and_nodes() {
+        let connections = Connections::new(9);
+        let places: Vec<_> = (0..5).map(|_| connections.enter().unwrap()).collect();
+        let urls = ["ws://a/ws".into(), "ws://b/ws".into()];
+        assert_eq!(connections.leave(&urls, 200, 2), 202);
+        let late = connections.enter().unwrap();
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let told = places.iter().map(|place| match place.control.poll_order(&mut cx) {
+            Some(Order::Leave { after_ms, url }) => (after_ms, url.as_bytes()[5]),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(told.collect::<Vec<_>>(), [(200, b'a'), (200, b'b'), (201, b'a'), (201, b'b'), (202, b'a')]);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert_eq!(late.control.poll_order(&mut cx), None);
+        assert_eq!(connections.leave(&[], 200, 2), 200, "nowhere to go");
+    }
+
     #[tokio::test]
     async fn everybody_is_told_and_waited_for() {
         let connections = Connections::new(9);
         let early = connections.enter().unwrap();
-        connections.restart(0);
+        connections.end(0);
         let late = connections.enter().unwrap();
         let mut cx = Context::from_waker(std::task::Waker::noop());
-        assert_eq!(early.control.poll_restart(&mut cx), Some(0));
-        assert_eq!(late.control.poll_restart(&mut cx), Some(0));
+        for place in [&early, &late] {
+            assert_eq!(place.control.poll_order(&mut cx), Some(Order::End { after_ms: 0 }));
+            assert_eq!(place.control.poll_order(&mut cx), None, "told once");
+        }
         let emptied = tokio::spawn({
             let connections = connections.clone();
             async move { connections.emptied().await }

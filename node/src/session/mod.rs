@@ -13,7 +13,7 @@ mod run;
 mod wire;
 pub mod ws;
 
-pub use control::{Connections, Control, Place};
+pub use control::{Connections, Control, Order, Place};
 pub use limits::Limits;
 pub use link::Link;
 pub use node::{Node, Rules};

@@ -17,7 +17,7 @@ use cluster::env::net::BoxConn;
 use cluster::session::{Event, SessionSpec};
 use tokio::io::AsyncWriteExt;
 
-use super::control::{Control, Place};
+use super::control::{Control, Order, Place};
 use super::core::{Core, Moment, OUT_HIGH_BYTES, put_frame};
 use super::ending::{Counted, End};
 use super::handshake::{Greeting, greet};
@@ -72,10 +72,8 @@ enum Wake {
     },
     /// A deadline has come.
     Due,
-    /// The node ends.
-    Restart {
-        after_ms: u64,
-    },
+    /// The node wants something.
+    Order(Order),
     /// The stream has ended; or failed.
     Ended(Option<io::ErrorKind>),
 }
@@ -210,15 +208,25 @@ async fn serve(wire: &mut Wire, core: &mut Core, link: &impl Link, control: &Con
                 ended = Some(kind);
                 Ok(())
             }
-            Wake::Restart { after_ms } => {
-                let go_away = ServerBody::GoAway(GoAway { after_ms, url: None });
-                put_frame(&mut wire.writer.out, &ServerFrame { id: None, body: go_away });
-                Err(End::Close(CloseCode::Restart))
-            }
+            Wake::Order(order) => obey(&order, &mut wire.writer.out),
         };
         if let Err(end) = decision {
             return end;
         }
+    }
+}
+
+/// Tells the client what the node wants of it.
+fn obey(order: &Order, out: &mut Vec<u8>) -> Result<(), End> {
+    let (after_ms, url) = match order {
+        Order::Leave { after_ms, url } => (*after_ms, Some(&**url)),
+        Order::End { after_ms } => (*after_ms, None),
+    };
+    let go_away = GoAway { after_ms, url: url.map(Into::into) };
+    put_frame(out, &ServerFrame { id: None, body: ServerBody::GoAway(go_away) });
+    match order {
+        Order::Leave { .. } => Ok(()),
+        Order::End { .. } => Err(End::Close(CloseCode::Restart)),
     }
 }
 
@@ -269,8 +277,8 @@ async fn wait(wire: &mut Wire, core: &Core, link: &impl Link, control: &Control,
     let wants_room = core.wants_room(waiting_out) || (!may_take && waiting_out > 0);
     let mut next = pin!(link.next());
     poll_fn(|cx| {
-        if let Some(after_ms) = control.poll_restart(cx) {
-            return Poll::Ready(Wake::Restart { after_ms });
+        if let Some(order) = control.poll_order(cx) {
+            return Poll::Ready(Wake::Order(order));
         }
         if wire.writer.waiting() >= FLUSH_FIRST_BYTES
             && let Poll::Ready(wake) = wire.poll_flush(wants_room, cx)
@@ -329,7 +337,7 @@ impl Wire {
     /// Ready when bytes came before the session, or there is room again for answers; an error when
     /// none will come.
     fn poll_handshake(&mut self, control: &Control, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
-        if control.poll_restart(cx).is_some() {
+        if control.poll_order(cx).is_some() {
             return Poll::Ready(Err(End::Close(CloseCode::Restart)));
         }
         let full = self.full();

@@ -341,7 +341,7 @@ async fn an_expired_token_ends_the_session() {
 #[tokio::test(start_paused = true)]
 async fn a_restart_sends_everybody_away() {
     let mut client = Client::welcomed(rules()).await;
-    client.connections.restart(500);
+    client.connections.end(500);
     assert_eq!(client.hear().await, r#"{"go_away":{"after_ms":500}}"#);
     assert_eq!(client.closed().await, 1012);
 }

@@ -9,6 +9,7 @@ mod bad_input;
 mod checker;
 mod crash;
 mod delivery;
+mod drain;
 mod fatal;
 mod files;
 mod leader;

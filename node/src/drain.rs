@@ -1,0 +1,63 @@
+//! Empties a node of its clients, so that its end interrupts nobody.
+//!
+//! Order: it takes no new clients, leadership moves, then each client is told where to go and within
+//! which time. Their times are spread, so that the others take them in at a steady rate; a client on
+//! our SDK stands on its new node before it leaves this one. A drain has no way back but a restart.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cluster::Cluster;
+use cluster::env::clock;
+use tokio::sync::OnceCell;
+
+use crate::session::Connections;
+
+/// The first clients' time to go, ms: a handshake fits into it many times.
+const FIRST_MS: u64 = 500;
+/// Clients that go in one millisecond; other nodes take in as many after a crash.
+const PER_MS: usize = 4;
+/// The last client's time, about, ms: with more clients, more go at a time.
+const LONGEST_MS: usize = 30_000;
+/// For those who go at the very end of their time, to arrive elsewhere.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// The one drain of a node's life.
+pub struct Drain {
+    cluster: Cluster,
+    connections: Arc<Connections>,
+    done: OnceCell<()>,
+}
+
+impl Drain {
+    /// Not begun.
+    #[must_use]
+    pub fn new(cluster: Cluster, connections: Arc<Connections>) -> Self {
+        Self { cluster, connections, done: OnceCell::new() }
+    }
+
+    /// Drains the node; returns when its clients have left or have had their time. Whoever asks
+    /// again waits for the same end.
+    pub async fn run(&self) {
+        self.done.get_or_init(|| self.send_away()).await;
+    }
+
+    async fn send_away(&self) {
+        self.cluster.drain().await;
+        let urls: Vec<Arc<str>> = self.cluster.elsewhere().into_iter().map(Arc::from).collect();
+        if urls.is_empty() {
+            return;
+        }
+        let connections = self.connections.len();
+        tracing::info!(connections, "draining: clients are sent to other nodes");
+        let last_ms = self.connections.leave(&urls, FIRST_MS, PER_MS.max(connections / LONGEST_MS));
+        let limit = Duration::from_millis(last_ms) + GRACE;
+        if clock::timeout(limit, self.connections.emptied()).await.is_err() {
+            tracing::warn!(
+                connections = self.connections.len(),
+                "ending the connections of clients that did not leave"
+            );
+            self.connections.end(FIRST_MS);
+        }
+    }
+}
