@@ -3,40 +3,43 @@
 //! Invariant: timers live here, one entry each, gone when their future is dropped. The runtime below
 //! has timers too, but adds one at every poll, never removes any, and sleeps a millisecond at least.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::future::{Future, pending};
-use std::pin::Pin;
+use std::future::Future;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use cluster::env::clock::{self, Instant, Sleep, Source};
 use madsim::task::NodeId;
 use madsim::time::TimeHandle;
-use tokio::sync::Notify;
 
 /// Wall time at the start of a run: 2026-01-01, in ms since the Unix epoch.
 const WALL_START_MS: u64 = 1_767_225_600_000;
 
+const MILLION: u64 = 1_000_000;
+
 /// No such moment.
 pub const NEVER: u64 = u64::MAX;
-
-static TIMERS: Mutex<Option<Timers>> = Mutex::new(None);
 
 /// The clocks of the processes whose machine does not simply show virtual time.
 static SKEWED: Mutex<BTreeMap<NodeId, MachineClock>> = Mutex::new(BTreeMap::new());
 
-/// Virtual time since the run began, in nanoseconds; the same for all machines. After the run, when
-/// what is left of it is being dropped, it is 0.
+thread_local! {
+    /// The virtual time of the run that this thread makes.
+    static RUN: RefCell<Option<TimeHandle>> = const { RefCell::new(None) };
+}
+
+/// Virtual time since the run began, in nanoseconds; the same for all machines. Before, it is 0.
 pub fn now() -> u64 {
-    TimeHandle::try_current().map_or(0, |time| nanos(time.elapsed()))
+    RUN.with_borrow(|run| run.as_ref().map_or(0, |time| nanos(time.elapsed())))
 }
 
 /// In whole nanoseconds.
 pub fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(NEVER)
+    duration.as_secs().saturating_mul(1_000_000_000).saturating_add(duration.subsec_nanos().into())
 }
 
 /// Ready `duration` from now.
@@ -49,11 +52,9 @@ pub fn install() {
     clock::install(Box::new(Clock));
 }
 
-/// Starts the timers of a run; within its runtime, once.
+/// Begins a run's time; within its runtime, before anything asks for it.
 pub fn start() {
-    let changed = Arc::new(Notify::new());
-    *lock() = Some(Timers { wakers: BTreeMap::new(), next_id: 0, changed: changed.clone() });
-    tokio::spawn(drive(changed));
+    RUN.set(Some(TimeHandle::current()));
 }
 
 /// A machine's clocks. The monotonic one has an origin and a rate of its own, for good; the wall
@@ -79,14 +80,19 @@ impl MachineClock {
         self.wall_off_ms.fetch_add(by_ms, Ordering::Relaxed);
     }
 
+    /// Microseconds that it counts in a second.
+    fn rate(&self) -> u64 {
+        MILLION.saturating_add_signed(self.drift_ppm)
+    }
+
     /// What the monotonic clock shows at a moment of virtual time.
     fn shows(&self, at: u64) -> u64 {
-        self.origin.saturating_add(scale(at, 1_000_000 + self.drift_ppm, 1_000_000))
+        self.origin.saturating_add(scale(at, self.rate(), MILLION))
     }
 
     /// The first moment of virtual time at which it shows `time`.
     fn when(&self, time: u64) -> u64 {
-        let mut at = scale(time.saturating_sub(self.origin), 1_000_000, 1_000_000 + self.drift_ppm);
+        let mut at = scale(time.saturating_sub(self.origin), MILLION, self.rate());
         while self.shows(at) < time {
             at += 1;
         }
@@ -99,9 +105,9 @@ impl MachineClock {
     }
 }
 
-/// `time * by / of`, rounded down.
-fn scale(time: u64, by: i64, of: i64) -> u64 {
-    u64::try_from(i128::from(time) * i128::from(by) / i128::from(of)).unwrap_or(NEVER)
+/// `time * by / of`, rounded down, in parts that stay small.
+fn scale(time: u64, by: u64, of: u64) -> u64 {
+    (time / of).saturating_mul(by).saturating_add(time % of * by / of)
 }
 
 /// Gives a process its machine's clock.
@@ -155,60 +161,49 @@ impl Source for Clock {
     }
 }
 
-struct Timers {
-    wakers: BTreeMap<(u64, u64), Waker>,
-    next_id: u64,
-    /// An earlier timer than any before.
-    changed: Arc<Notify>,
-}
-
-fn lock() -> MutexGuard<'static, Option<Timers>> {
-    TIMERS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Wakes who is due, for as long as the run lasts.
-async fn drive(changed: Arc<Notify>) {
-    loop {
-        let mut due = Vec::new();
-        let next = {
-            let now = now();
-            let mut timers = lock();
-            let Some(timers) = timers.as_mut() else { return };
-            while let Some(first) = timers.wakers.first_entry().filter(|first| first.key().0 <= now) {
-                due.push(first.remove());
-            }
-            timers.wakers.first_key_value().map(|(&(deadline, _), _)| deadline)
-        };
-        due.into_iter().for_each(Waker::wake);
-        tokio::select! {
-            biased;
-            () = changed.notified() => {}
-            () = until(next) => {}
+/// Has `waker` called at `deadline`, for good: only what it wakes can take that back.
+pub fn wake_at(deadline: u64, waker: &Waker) {
+    RUN.with_borrow(|run| {
+        let time = run.as_ref().expect("the run's time has begun");
+        let at = time.now_instant() + Duration::from_nanos(deadline.saturating_sub(nanos(time.elapsed())));
+        // The deadline that `sleep_until` takes is moved to a millisecond ahead; the one of `reset` is not.
+        let mut sleep = pin!(time.sleep_until(at));
+        sleep.as_mut().reset(at);
+        if sleep.poll(&mut Context::from_waker(waker)).is_ready() {
+            waker.wake_by_ref();
         }
+    });
+}
+
+/// Whom a timer wakes; nobody, once it has rung or was dropped.
+struct Bell(Mutex<Option<Waker>>);
+
+impl Bell {
+    fn lock(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn until(deadline: Option<u64>) {
-    let Some(deadline) = deadline else { return pending().await };
-    let time = TimeHandle::current();
-    let at = time.now_instant() + Duration::from_nanos(deadline.saturating_sub(now()));
-    // The deadline that `sleep_until` takes is moved to a millisecond ahead; the one of `reset` is not.
-    let mut sleep = Box::pin(time.sleep_until(at));
-    sleep.as_mut().reset(at);
-    sleep.await;
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        let waker = self.lock().take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
 }
 
 /// Ready at a moment of virtual time.
 pub struct Timer {
     deadline: u64,
-    /// Its entry's number, while it waits.
-    id: Option<u64>,
+    /// While it waits.
+    bell: Option<Arc<Bell>>,
 }
 
 impl Timer {
     /// A timer for `deadline`.
     pub fn at(deadline: u64) -> Self {
-        Self { deadline, id: None }
+        Self { deadline, bell: None }
     }
 
     /// When it is ready.
@@ -224,16 +219,15 @@ impl Future for Timer {
         if self.deadline <= now() {
             return Poll::Ready(());
         }
-        let deadline = self.deadline;
-        let mut timers = lock();
-        let timers = timers.as_mut().expect("the run's timers were started");
-        let id = *self.id.get_or_insert_with(|| {
-            timers.next_id += 1;
-            timers.next_id
-        });
-        let old = timers.wakers.insert((deadline, id), cx.waker().clone());
-        if old.is_none() && timers.wakers.first_key_value().is_some_and(|(&(_, first), _)| first == id) {
-            timers.changed.notify_one();
+        if let Some(bell) = &self.bell {
+            match &mut *bell.lock() {
+                Some(waker) => waker.clone_from(cx.waker()),
+                none => *none = Some(cx.waker().clone()),
+            }
+        } else {
+            let bell = Arc::new(Bell(Mutex::new(Some(cx.waker().clone()))));
+            wake_at(self.deadline, &bell.clone().into());
+            self.bell = Some(bell);
         }
         Poll::Pending
     }
@@ -241,10 +235,8 @@ impl Future for Timer {
 
 impl Drop for Timer {
     fn drop(&mut self) {
-        if let Some(id) = self.id {
-            let waker = lock().as_mut().and_then(|timers| timers.wakers.remove(&(self.deadline, id)));
-            drop(waker);
-        }
+        let waker = self.bell.take().and_then(|bell| bell.lock().take());
+        drop(waker);
     }
 }
 

@@ -219,8 +219,9 @@ impl State {
             hash.update(bytes);
         };
         part(&write(&HeadWire { applied: 0, ..self.head() }));
-        for shard in self.store.shards() {
-            part(&[]);
+        let shards = self.store.shards().iter().enumerate();
+        for (id, shard) in shards.filter(|(_, shard)| !shard.users.is_empty()) {
+            part(&(id as u64).to_be_bytes());
             for (name, user) in &shard.users {
                 part(&write(&UserWire::of(name, user, |message| BodyWire::Hashed(message.body.len() as u64))));
             }

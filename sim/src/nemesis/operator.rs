@@ -176,7 +176,7 @@ pub fn unmended(world: &World) -> Vec<String> {
     let wanted = world.wanted();
     for &n in &wanted {
         let name = &world.machine(n).name;
-        match world.ask(n, |cluster| (cluster.not_ready(), cluster.state_hash().0)) {
+        match world.ask(n, |cluster| (cluster.not_ready(), cluster.applied())) {
             None => missing.push(format!("{name} has not started")),
             Some((reasons, index)) => {
                 at.push(index);

@@ -106,8 +106,14 @@ impl Conn {
         })
     }
 
-    /// What end `side` reads; no bytes at the end.
-    pub fn read(&mut self, side: usize, now: u64, limit: usize, later: &mut Later) -> io::Result<Result<Bytes, Wait>> {
+    /// What end `side` reads, within a `limit`; no bytes at the end.
+    pub fn read(
+        &mut self,
+        side: usize,
+        now: u64,
+        limit: impl FnOnce() -> usize,
+        later: &mut Later,
+    ) -> io::Result<Result<Bytes, Wait>> {
         let next = self.check(side, now, later)?;
         let peer = 1 - side;
         Ok(match self.pipes[peer].pop(now, limit) {

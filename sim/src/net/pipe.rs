@@ -71,14 +71,15 @@ impl Pipe {
         self.segments.is_empty()
     }
 
-    /// Sends bytes that arrive at `arrives`, but not before what was sent earlier.
-    pub fn push(&mut self, now: u64, arrives: u64, bytes: Bytes) {
+    /// Sends bytes that arrive at `arrives`, but not before what was sent earlier; says when they do.
+    pub fn push(&mut self, now: u64, arrives: u64, bytes: Bytes) -> u64 {
         if !self.is_unacknowledged(now) {
             self.progress = now;
         }
         self.len += bytes.len();
         self.schedule(now, arrives);
         self.segments.push_back(Segment { arrives: self.last, bytes });
+        self.last
     }
 
     /// Sends the end.
@@ -99,8 +100,8 @@ impl Pipe {
         self.held_since
     }
 
-    /// Takes at most `limit` bytes that arrived.
-    pub fn pop(&mut self, now: u64, limit: usize) -> Found {
+    /// Takes bytes that arrived, at most `limit`, which is only asked if there are any.
+    pub fn pop(&mut self, now: u64, limit: impl FnOnce() -> usize) -> Found {
         let Some(segment) = self.segments.front_mut() else {
             return match self.end {
                 Some(at) if at <= now => Found::End,
@@ -110,7 +111,7 @@ impl Pipe {
         if segment.arrives > now {
             return Found::Nothing(segment.arrives);
         }
-        let bytes = segment.bytes.split_to(limit.min(segment.bytes.len()));
+        let bytes = segment.bytes.split_to(limit().min(segment.bytes.len()));
         if !segment.bytes.has_remaining() {
             self.segments.pop_front();
         }

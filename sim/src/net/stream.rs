@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Network;
 use super::conn::Wait;
-use crate::time::{NEVER, Timer, nanos};
+use crate::time::{NEVER, Timer, nanos, now};
 
 /// See the module.
 pub struct Stream {
@@ -31,13 +31,15 @@ impl Stream {
     }
 }
 
-/// Waits for the moment; pending for ever, as far as time goes, if there is none.
+/// Waits for the moment, or looks again sooner; pending for ever, as far as time goes, if there is
+/// none. A timer that is set already and rings sooner will do: timeouts are set anew with every
+/// packet, and are hardly ever met.
 fn poll_timer(timer: &mut Option<Pin<Box<Timer>>>, deadline: u64, cx: &mut Context<'_>) -> Poll<()> {
     if deadline == NEVER {
-        *timer = None;
         return Poll::Pending;
     }
-    if timer.as_ref().is_none_or(|timer| timer.deadline() != deadline) {
+    let rings_sooner = |timer: &Pin<Box<Timer>>| (now() + 1..=deadline).contains(&timer.deadline());
+    if !timer.as_ref().is_some_and(rings_sooner) {
         *timer = Some(Box::pin(Timer::at(deadline)));
     }
     timer.as_mut().map_or(Poll::Pending, |timer| timer.as_mut().poll(cx))

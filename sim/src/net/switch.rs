@@ -13,7 +13,7 @@ use super::links::{Links, Weakness};
 use super::pipe::{TINY_WINDOW, WINDOW};
 use super::{Host, Later, Life, Listeners, host_of, ip};
 use crate::dice::Dice;
-use crate::time::{NEVER, nanos, now};
+use crate::time::{NEVER, nanos, now, wake_at};
 use crate::trace::Trace;
 
 /// Requests to connect that wait to be accepted.
@@ -36,6 +36,11 @@ impl Buffers {
     pub const USUAL: Self = Self { window: WINDOW, partial_one_in: 8 };
     /// So small that whatever can wait does.
     pub const TINY: Self = Self { window: TINY_WINDOW, partial_one_in: 2 };
+
+    /// Some of `len`, mostly all of it.
+    fn part(self, len: usize, dice: &Dice) -> usize {
+        if len > 1 && dice.one_in(self.partial_one_in) { dice.between(1, len as u64) as usize } else { len }
+    }
 }
 
 /// A listening address.
@@ -346,7 +351,7 @@ impl Switch {
             }
         };
         let (from, to, peer) = (conn.ends[side].life.host, conn.ends[1 - side].life.host, conn.ends[1 - side].standing);
-        let len = self.part(room.min(bytes.len()));
+        let len = self.buffers.part(room.min(bytes.len()), &self.dice);
         let bytes = Bytes::copy_from_slice(&bytes[..len]);
         self.trace.detail("write", &[id, side as u64], &bytes);
         let arrives = self.links.arrival(from, to, len);
@@ -362,8 +367,12 @@ impl Switch {
             conn.reset(side, answered);
             conn.ends[side].wake(later);
         } else {
-            conn.pipes[side].push(now, arrives, bytes);
-            later.wake(&mut conn.ends[1 - side].reader);
+            // Whoever waits for what was sent before looks again anyway.
+            let is_first = conn.pipes[side].is_empty();
+            let arrives = conn.pipes[side].push(now, arrives, bytes);
+            if let Some(reader) = conn.ends[1 - side].reader.as_ref().filter(|_| is_first && arrives != NEVER) {
+                wake_at(arrives, reader);
+            }
         }
         Ok(Ok(len))
     }
@@ -376,22 +385,13 @@ impl Switch {
         waker: &Waker,
         later: &mut Later,
     ) -> io::Result<Result<Bytes, Wait>> {
-        let limit = self.part(limit);
+        let (buffers, dice) = (self.buffers, self.dice.clone());
         let conn = self.conn(id, side)?;
-        let found = conn.read(side, now(), limit, later)?;
+        let found = conn.read(side, now(), || buffers.part(limit, &dice), later)?;
         if found.is_err() {
             conn.ends[side].reader = Some(waker.clone());
         }
         Ok(found)
-    }
-
-    /// Some of `len`, mostly all of it.
-    fn part(&self, len: usize) -> usize {
-        if len > 1 && self.dice.one_in(self.buffers.partial_one_in) {
-            self.dice.between(1, len as u64) as usize
-        } else {
-            len
-        }
     }
 
     pub fn shutdown(&mut self, id: u64, side: usize, later: &mut Later) -> io::Result<()> {

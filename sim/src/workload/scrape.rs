@@ -22,8 +22,9 @@ pub struct Scraper {
     world: World,
     journal: Journal,
     net: Arc<SimNet>,
-    /// The last answer of each process, by machine and start.
-    lives: Arc<Mutex<BTreeMap<(usize, u64), Life>>>,
+    /// The last answer of each process, by machine and start, and its text, which is not read before
+    /// it is known to be the last.
+    lives: Arc<Mutex<BTreeMap<(usize, u64), (Life, String)>>>,
 }
 
 impl Scraper {
@@ -54,10 +55,10 @@ impl Scraper {
             return;
         }
         let installed = self.journal.was_sent_a_checkpoint(&self.world.machine(n).name, since);
-        let scrape =
-            Scrape { asked_at, at: time::now(), committed: self.journal.committed(), values: Scrape::parse(&text) };
+        let (at, committed_now) = (time::now(), self.journal.committed());
+        let scrape = Scrape { asked_at, at, committed: committed_now, values: BTreeMap::new() };
         let life = Life { machine: n, node, since, committed, installed, scrape };
-        self.lives.lock().unwrap_or_else(PoisonError::into_inner).insert((n, since), life);
+        self.lives.lock().unwrap_or_else(PoisonError::into_inner).insert((n, since), (life, text));
     }
 
     async fn get(&self, n: usize) -> Option<String> {
@@ -74,6 +75,12 @@ impl Scraper {
 
     /// The last answer of each process.
     pub fn lives(&self) -> Vec<Life> {
-        self.lives.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        let lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = |(life, text): &(Life, String)| {
+            let mut life = life.clone();
+            life.scrape.values = Scrape::parse(text);
+            life
+        };
+        lives.values().map(read).collect()
     }
 }
