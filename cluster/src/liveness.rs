@@ -14,7 +14,7 @@ use crate::env::clock::{self, Instant};
 use crate::handle::Inner;
 use crate::id::{Boot, Generation, NodeId};
 use crate::identity;
-use crate::membership::View;
+use crate::membership::is_member;
 use crate::peer::Kind;
 use crate::serve::{decode, encode};
 
@@ -160,7 +160,7 @@ async fn report(inner: &Arc<Inner>) {
 /// A node's report, answered. There is no quorum for who was taken out of the cluster: it sends its
 /// clients away.
 pub(crate) fn reported(inner: &Inner, from: NodeId, report: &Report) -> Reply {
-    if !View::of(inner).addresses.contains_key(&from) {
+    if !is_member(inner, from) {
         return Reply { quorum_age_ms: None, later_boot: None, stored: None };
     }
     inner.liveness.note(from, report.generation);

@@ -14,7 +14,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use crate::env::clock;
 use crate::handle::Inner;
 use crate::id::NodeId;
-use crate::membership::View;
+use crate::membership::is_member;
 use crate::peer::Kind;
 use crate::raft::Payload;
 use crate::state::{Batch, Command, FEATURE_LEVEL, NodeUp};
@@ -145,7 +145,7 @@ async fn propose(inner: &Inner, leader: NodeId, entry: Bytes) -> Result<(), Stri
 /// Another node's proposal. What is written into the log every node must be able to apply, so it is
 /// looked at before.
 pub async fn asked(inner: &Inner, from: NodeId, entry: Bytes) -> Result<(), String> {
-    if !View::of(inner).addresses.contains_key(&from) {
+    if !is_member(inner, from) {
         return Err("only members propose".into());
     }
     proposable(from, &entry)?;

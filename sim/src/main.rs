@@ -48,6 +48,10 @@ use run::Outcome;
 use summary::Summary;
 use trace::Trace;
 
+/// A run makes thousands of small objects for each second that it simulates.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Parser)]
 #[command(name = "cargo sim", about = "Runs the production code in deterministic simulation")]
 struct Args {

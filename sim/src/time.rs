@@ -1,7 +1,8 @@
 //! Virtual time, and the clock that production code sees.
 //!
-//! Invariant: timers live here, one entry each, gone when their future is dropped. The runtime below
-//! has timers too, but adds one at every poll, never removes any, and sleeps a millisecond at least.
+//! Invariant: a timer costs one entry of the runtime beneath, whatever its deadline and however often
+//! it is polled, and wakes nobody once its future is dropped. The runtime's own timers add an entry at
+//! every poll, wake all the same, and sleep a millisecond at least.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -24,12 +25,13 @@ const MILLION: u64 = 1_000_000;
 /// No such moment.
 pub const NEVER: u64 = u64::MAX;
 
-/// The clocks of the processes whose machine does not simply show virtual time.
-static SKEWED: Mutex<BTreeMap<NodeId, MachineClock>> = Mutex::new(BTreeMap::new());
-
 thread_local! {
     /// The virtual time of the run that this thread makes.
     static RUN: RefCell<Option<TimeHandle>> = const { RefCell::new(None) };
+    /// The clocks of the processes whose machine does not simply show virtual time.
+    static SKEWED: RefCell<BTreeMap<NodeId, MachineClock>> = const { RefCell::new(BTreeMap::new()) };
+    /// Whose clock is asked, when it is not that of the process that runs.
+    static SEEN_BY: Cell<Option<NodeId>> = const { Cell::new(None) };
 }
 
 /// Virtual time since the run began, in nanoseconds; the same for all machines. Before, it is 0.
@@ -112,12 +114,7 @@ fn scale(time: u64, by: u64, of: u64) -> u64 {
 
 /// Gives a process its machine's clock.
 pub fn set_clock(process: NodeId, clock: MachineClock) {
-    skewed().insert(process, clock);
-}
-
-thread_local! {
-    /// Whose clock is asked, when it is not that of the process that runs.
-    static SEEN_BY: Cell<Option<NodeId>> = const { Cell::new(None) };
+    SKEWED.with_borrow_mut(|clocks| clocks.insert(process, clock));
 }
 
 /// Runs `look` with the clock of another process.
@@ -128,17 +125,14 @@ pub fn seen_by<T>(process: NodeId, look: impl FnOnce() -> T) -> T {
     seen
 }
 
-fn skewed() -> MutexGuard<'static, BTreeMap<NodeId, MachineClock>> {
-    SKEWED.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Asks the clock of the process that runs, if it has one of its own.
 fn of_this_process<T>(ask: impl FnOnce(&MachineClock) -> T) -> Option<T> {
-    let clocks = skewed();
-    if clocks.is_empty() {
-        return None;
-    }
-    clocks.get(&SEEN_BY.get().unwrap_or_else(madsim::plugin::node)).map(ask)
+    SKEWED.with_borrow(|clocks| {
+        if clocks.is_empty() {
+            return None;
+        }
+        clocks.get(&SEEN_BY.get().unwrap_or_else(madsim::plugin::node)).map(ask)
+    })
 }
 
 /// What production code sees: each process its machine's clock.

@@ -74,7 +74,7 @@ async fn remove(inner: &Inner, node: NodeId) -> Result<(), String> {
         }
         change(inner, ChangeMembers::ReplaceAllVoters(next)).await?;
     }
-    if View::of(inner).addresses.contains_key(&node) {
+    if super::is_member(inner, node) {
         change(inner, ChangeMembers::RemoveNodes(BTreeSet::from([node]))).await?;
     }
     Ok(())

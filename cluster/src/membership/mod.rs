@@ -23,6 +23,11 @@ pub(crate) struct View {
     pub addresses: BTreeMap<NodeId, String>,
 }
 
+/// Whether `node` is in the cluster, as a voter or a learner, as this node's log has it.
+pub(crate) fn is_member(inner: &Inner, node: NodeId) -> bool {
+    inner.raft.server_metrics().borrow_watched().membership_config.membership().get_node(&node).is_some()
+}
+
 impl View {
     pub fn of(inner: &Inner) -> Self {
         let metrics = inner.raft.server_metrics();

@@ -136,7 +136,7 @@ impl Caller {
             biased;
             () = stop.wait() => LinkEnd::Stopped,
             end = self.read_answers(FrameReader::new(&mut reading, &pulse)) => end,
-            end = wire::write_frames(&mut writing, &self.outbox) => end,
+            end = wire::write_frames(&mut writing, &self.outbox, &pulse) => end,
             end = wire::keep_alive(&self.outbox, &pulse) => end,
         };
         if end.is_abrupt() {

@@ -44,7 +44,7 @@ impl Server {
             biased;
             () = stop.wait() => LinkEnd::Stopped,
             end = self.read_requests(FrameReader::new(&mut reading, &pulse), &pulse) => end,
-            end = wire::write_frames(&mut writing, &self.outbox) => end,
+            end = wire::write_frames(&mut writing, &self.outbox, &pulse) => end,
             end = wire::keep_alive(&self.outbox, &pulse) => end,
         };
         if end.is_abrupt() {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::frame::{Decoder, Frame, FrameError};
+use super::frame::{Decoder, Frame, FrameError, FrameType};
 use super::limits::{IO_BYTES, PING_EVERY, SILENT_TICKS, USER_TIMEOUT};
 use super::outbox::{Outbox, Queued};
 use crate::env::clock;
@@ -50,10 +50,12 @@ impl From<io::Error> for LinkEnd {
     }
 }
 
-/// What the reader tells the keeper of silence.
+/// What the reader and the writer tell the keeper of silence.
 #[derive(Debug, Default)]
 pub(super) struct Pulse {
     reads: AtomicU64,
+    /// Something other than a ping was written since the last tick.
+    wrote: AtomicBool,
     paused: AtomicBool,
 }
 
@@ -99,11 +101,14 @@ impl<'a, R: AsyncRead + Unpin> FrameReader<'a, R> {
 }
 
 /// Writes what the outbox gets, as many frames as are there per system call.
-pub(super) async fn write_frames<W: AsyncWrite + Unpin>(mut stream: W, outbox: &Outbox) -> LinkEnd {
+pub(super) async fn write_frames<W: AsyncWrite + Unpin>(mut stream: W, outbox: &Outbox, pulse: &Pulse) -> LinkEnd {
     let mut queued = VecDeque::new();
     let mut buffer = Vec::with_capacity(IO_BYTES);
     loop {
         outbox.take(&mut queued).await;
+        if queued.iter().any(|queued| queued.frame.frame_type != FrameType::Ping) {
+            pulse.wrote.store(true, Ordering::Relaxed);
+        }
         if let Err(error) = write_batch(&mut stream, &mut queued, &mut buffer).await {
             return error.into();
         }
@@ -150,8 +155,10 @@ pub(super) async fn keep_alive(outbox: &Outbox, pulse: &Pulse) -> LinkEnd {
     let (mut seen, mut silent) = (0, 0);
     loop {
         ticks.tick().await;
-        // Whatever is queued shows life as well, or is stuck, and then a ping would be too.
-        if outbox.len() == 0 {
+        // Whatever is queued shows life as well, or is stuck, and then a ping would be too. What was
+        // written since the last tick has shown it, so the other end hears something at every second
+        // tick at least.
+        if !pulse.wrote.swap(false, Ordering::Relaxed) && outbox.len() == 0 {
             outbox.push(Frame::ping(), None);
         }
         let reads = pulse.reads.load(Ordering::Relaxed);
@@ -174,5 +181,46 @@ pub(super) fn tune(conn: &BoxConn) {
     }
     if let Err(error) = conn.set_user_timeout(USER_TIMEOUT) {
         tracing::debug!(%error, "user timeout could not be set");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tokio::io::DuplexStream;
+
+    use super::super::Kind;
+    use super::*;
+
+    /// The next frame, and after how many ticks it comes.
+    async fn next(frames: &mut FrameReader<'_, DuplexStream>) -> (FrameType, u128) {
+        let began = clock::now();
+        let frame = frames.next().await.expect("the link lives");
+        (frame.frame_type, began.elapsed().as_millis() / PING_EVERY.as_millis())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_quiet_link_is_pinged() {
+        let (here, there) = tokio::io::duplex(IO_BYTES);
+        let (outbox, pulse, far) = (Outbox::default(), Pulse::default(), Pulse::default());
+        pulse.pause(true);
+        let talk = async {
+            let mut frames = FrameReader::new(there, &far);
+            assert_eq!(next(&mut frames).await, (FrameType::Ping, 1));
+            assert_eq!(next(&mut frames).await, (FrameType::Ping, 1), "a ping does not stand for the next one");
+            for _ in 0..10 {
+                let frame = Frame { frame_type: FrameType::Notify, kind: Kind(1), id: 0, payload: Bytes::new() };
+                outbox.push(frame, None);
+                assert_eq!(next(&mut frames).await, (FrameType::Notify, 0), "no ping comes between");
+                clock::sleep(PING_EVERY / 2).await;
+            }
+            let (frame_type, ticks) = next(&mut frames).await;
+            assert!(frame_type == FrameType::Ping && ticks <= 2, "{frame_type:?} after {ticks} ticks");
+        };
+        tokio::select! {
+            end = write_frames(here, &outbox, &pulse) => panic!("{end}"),
+            end = keep_alive(&outbox, &pulse) => panic!("{end}"),
+            () = talk => {}
+        }
     }
 }
