@@ -72,6 +72,12 @@ pub fn scratch(name: &str) -> PathBuf {
     env::temp_dir().join(format!("im-gateway-sim-{}-{name}", std::process::id()))
 }
 
+/// Processor time that this process has taken.
+pub fn cpu_time() -> Duration {
+    let taken = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(taken.tv_sec.unsigned_abs(), taken.tv_nsec.unsigned_abs().try_into().unwrap_or(0))
+}
+
 /// Real time that passes.
 pub struct Watch(std::time::Instant);
 

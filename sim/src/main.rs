@@ -229,6 +229,7 @@ fn run_one(plan: Result<Plan, String>, files: &Files) -> ExitCode {
     time::install();
     remember_panics();
     let runtime = Runtime::with_seed_and_config(seed, madsim::Config::default());
+    let watch = child::Watch::start();
     let ran = catch_unwind(AssertUnwindSafe(|| runtime.block_on(run::run(plan, trace.clone()))));
     let lines = trace.finish();
     let mut outcome = ran.unwrap_or_else(|_| Outcome {
@@ -246,6 +247,8 @@ fn run_one(plan: Result<Plan, String>, files: &Files) -> ExitCode {
     for violation in &outcome.violations {
         println!("{violation}");
     }
+    let (cpu, real) = (child::cpu_time().as_secs_f64(), watch.elapsed().as_secs_f64());
+    println!("{:.0} virtual seconds per second of CPU, {:.0} per second of real time", seconds / cpu, seconds / real);
     if let Err(error) = write_down(&mut outcome, files, &trace) {
         eprintln!("sim: {error}");
         return ExitCode::FAILURE;

@@ -236,7 +236,39 @@ impl Drop for Timer {
 
 #[cfg(test)]
 mod tests {
+    use madsim::runtime::Runtime;
+
     use super::*;
+
+    /// Counts its calls.
+    #[derive(Default)]
+    struct Calls(AtomicI64);
+
+    impl Wake for Calls {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_timer_calls_whoever_polled_it_last_and_nobody_once_dropped() {
+        Runtime::with_seed_and_config(1, madsim::Config::default()).block_on(async {
+            start();
+            let calls: [Arc<Calls>; 3] = Default::default();
+            let poll = |timer: &mut Timer, by: usize| {
+                let waker = calls[by].clone().into();
+                Pin::new(timer).poll(&mut Context::from_waker(&waker)).is_ready()
+            };
+            let deadline = now() + 1_000;
+            let (mut kept, mut dropped) = (Timer::at(deadline), Timer::at(deadline));
+            assert!(!poll(&mut kept, 0) && !poll(&mut kept, 1) && !poll(&mut dropped, 2));
+            drop(dropped);
+            sleep(Duration::from_micros(5)).await;
+            let called: Vec<_> = calls.iter().map(|calls| calls.0.load(Ordering::Relaxed)).collect();
+            assert_eq!(called, [0, 1, 0]);
+            assert!(poll(&mut kept, 0), "it is due");
+        });
+    }
 
     #[test]
     fn a_timer_of_a_drifting_clock_is_due_when_the_clock_shows_its_deadline() {
