@@ -5,8 +5,8 @@ use bytes::Bytes;
 use cluster::env::clock::Instant;
 use cluster::id::{Boot, DeviceId, MessageId, NodeId, Pos, UserId};
 use cluster::origin::Origin;
-use cluster::session::{Outgoing, SessionSpec};
-use cluster::state::{Batch, Command, Effect, FEATURE_LEVEL, NodeUp, Op, Outcome, Register, Send, State};
+use cluster::session::{Outgoing, Request, SessionSpec};
+use cluster::state::{Batch, Command, Destination, Effect, FEATURE_LEVEL, NodeUp, Op, Outcome, Register, Send, State};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 
 const USERS: usize = 10_000;
@@ -127,7 +127,7 @@ fn origin(criterion: &mut Criterion) {
     let spec = SessionSpec { user: user(0), device: device(), instance: 1, attempt: 1, ephemeral: false };
     let body = Bytes::from(vec![b'x'; BODY_BYTES]);
     let mid = MessageId::direct(&user(0), &device(), &user(1), "k", &body);
-    let out = Outgoing { mid, to: user(1), ts_ms: 0, body, arrived: Instant::default() };
+    let out = Outgoing { mid, to: Destination::User(user(1)), ts_ms: 0, body, arrived: Instant::default() };
     let queued = || {
         let mut origin = Origin::new(NODE);
         origin.open(1, spec.clone());
@@ -135,7 +135,7 @@ fn origin(criterion: &mut Criterion) {
         origin.cut(LATE, |_, _| None);
         origin.on_applied(Pos::new(1, 0), 1, &[Outcome::Registered(Pos::new(2, 0))]);
         for token in 0..BATCH as u64 {
-            origin.send(1, token, out.clone());
+            origin.ask(1, token, Request::Send(out.clone()));
         }
         origin
     };

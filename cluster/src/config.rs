@@ -2,7 +2,7 @@
 
 use crate::peer::Secret;
 use crate::raft::CheckpointEvery;
-use crate::state::Limits;
+use crate::state::{GroupLimits, Limits};
 
 /// A node's part in the cluster.
 #[derive(Debug, Clone)]
@@ -23,6 +23,8 @@ pub struct ClusterConfig {
     pub voters: usize,
     /// Replicated limits of a cluster that this node begins.
     pub limits: Limits,
+    /// Replicated limits of groups, where this node is the first to lead a cluster that has them.
+    pub groups: GroupLimits,
     /// How this node keeps its log. The simulator makes it small, so that what is rare happens often.
     pub log: LogKeeping,
 }

@@ -102,6 +102,32 @@ pub struct UserId(Arc<str>);
 #[serde(transparent)]
 pub struct DeviceId(Arc<str>);
 
+/// A group: 1–128 bytes of UTF-8 without control characters.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct GroupId(Arc<str>);
+
+impl GroupId {
+    /// Checks and takes a name.
+    ///
+    /// # Errors
+    /// When it is empty, longer than 128 bytes or holds control characters.
+    pub fn new(name: &str) -> Result<Self, InvalidName> {
+        checked(name, "a group is 1 to 128 bytes without control characters").map(Self)
+    }
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl UserId {
     /// Checks and takes a name.
     ///
@@ -153,15 +179,18 @@ impl MessageId {
     /// The id of a direct message. `body` is the JSON text exactly as the client sent it.
     #[must_use]
     pub fn direct(from: &UserId, device: &DeviceId, to: &UserId, key: &str, body: &[u8]) -> Self {
+        Self::of(b"direct", [from.as_str(), device.as_str(), to.as_str(), key], body)
+    }
+
+    /// The id of a message to a group.
+    #[must_use]
+    pub fn group(from: &UserId, device: &DeviceId, group: &GroupId, key: &str, body: &[u8]) -> Self {
+        Self::of(b"group", [from.as_str(), device.as_str(), group.as_str(), key], body)
+    }
+
+    fn of(kind: &[u8], names: [&str; 4], body: &[u8]) -> Self {
         let mut hash = Sha256::new();
-        for part in [
-            b"direct",
-            from.as_str().as_bytes(),
-            device.as_str().as_bytes(),
-            to.as_str().as_bytes(),
-            key.as_bytes(),
-            body,
-        ] {
+        for part in std::iter::once(kind).chain(names.map(str::as_bytes)).chain([body]) {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part);
         }

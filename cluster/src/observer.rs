@@ -2,16 +2,36 @@
 
 use std::time::Duration;
 
+use crate::state::Destination;
+
+/// Whom a message was for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Audience {
+    /// One user.
+    Direct,
+    /// The members of a group.
+    Group,
+}
+
+impl From<&Destination> for Audience {
+    fn from(to: &Destination) -> Self {
+        match to {
+            Destination::User(_) => Self::Direct,
+            Destination::Group(_) => Self::Group,
+        }
+    }
+}
+
 /// Told of what happens, as it happens, from any thread. Must not block.
 pub trait Observer: Send + Sync + 'static {
     /// Devices of sessions on this node acknowledged `count` messages for the first time.
-    fn delivered(&self, _count: u64) {}
+    fn delivered(&self, _audience: Audience, _count: u64) {}
     /// `count` messages will not reach a device, or were refused.
-    fn failed(&self, _reason: &'static str, _count: u64) {}
+    fn failed(&self, _audience: Audience, _reason: &'static str, _count: u64) {}
     /// `count` sends were repeats of stored messages.
     fn duplicate(&self, _count: u64) {}
     /// From a send's arrival to a recipient device's first acknowledgement.
-    fn delivery_latency(&self, _latency: Duration) {}
+    fn delivery_latency(&self, _audience: Audience, _latency: Duration) {}
     /// `count` messages that clients of this node sent waited for an absent device.
     fn delivered_late(&self, _count: u64) {}
     /// The term has grown by `count`.

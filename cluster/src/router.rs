@@ -12,11 +12,11 @@ use tokio::sync::Notify;
 
 use crate::env::clock::Instant;
 use crate::id::{DeviceId, MessageId, NodeId, UserId};
-use crate::observer::Observer;
+use crate::observer::{Audience, Observer};
 use crate::origin::{Events, Key, Origin};
 use crate::raft::{ApplySink, LogId};
 use crate::session::{Event, SessionSpec};
-use crate::state::{Effect, FirstAck, Outcome};
+use crate::state::{Effect, FirstAck, GapReason, Outcome, SendRefusal};
 
 /// Sent messages whose delivery is awaited for the latency and the `delivered` frame, at most:
 /// beyond it the oldest are measured no more, and told by the cursor move alone.
@@ -174,18 +174,18 @@ impl Router {
     }
 
     /// Remembers when a message arrived.
-    pub fn await_delivery(inner: &mut Inner, mid: MessageId, arrived: Instant) {
-        inner.awaited.insert(mid, arrived);
+    pub fn await_delivery(inner: &mut Inner, mid: MessageId, audience: Audience, arrived: Instant) {
+        inner.awaited.insert(mid, audience, arrived);
     }
 
     /// A recipient's node says that one of its devices has a message of ours.
     pub fn noticed(&self, notice: &Notice) {
         let mut inner = self.lock();
-        if let Some(arrived) = inner.awaited.tell(&notice.mid) {
+        if let Some((audience, arrived)) = inner.awaited.tell(&notice.mid) {
             if notice.waited {
                 self.observer.delivered_late(1);
             } else {
-                self.observer.delivery_latency(arrived.elapsed());
+                self.observer.delivery_latency(audience, arrived.elapsed());
             }
             inner.tell_sender(&notice.from, &notice.device, notice.mid, &notice.by);
         }
@@ -219,6 +219,14 @@ impl Router {
                 self.settled.notify_one();
             }
             Effect::Wake(user) => inner.wake(&user),
+            Effect::WakeGroup(members) => members.keys().for_each(|member| inner.wake(member)),
+            Effect::GroupLost { reason, lost } => {
+                for (node, count) in lost {
+                    if self.counts(inner, node.unwrap_or(author)) {
+                        self.observer.failed(Audience::Group, reason_name(reason), count);
+                    }
+                }
+            }
             Effect::Superseded { node, epoch } if node == self.node => {
                 let events = inner.origin.on_superseded(epoch);
                 inner.dispatch(events);
@@ -226,18 +234,21 @@ impl Router {
             Effect::Lapsed { user, lost, node } => {
                 inner.wake(&user);
                 if self.counts(inner, node.unwrap_or(author)) {
-                    self.observer.failed("inbox_limit", lost);
+                    self.observer.failed(Audience::Direct, reason_name(GapReason::InboxLimit), lost);
                 }
             }
-            Effect::Acked { node, count, first, epoch } => {
+            Effect::Acked { node, count, group, first, epoch } => {
                 if self.counts(inner, node) {
-                    self.observer.delivered(count);
+                    self.observer.delivered(Audience::Direct, count);
+                    self.observer.delivered(Audience::Group, group);
                 }
                 for ack in first {
                     self.first_ack(inner, &ack, epoch);
                 }
             }
-            Effect::Expired { count } if self.counts(inner, author) => self.observer.failed("expired", count),
+            Effect::Expired { count } if self.counts(inner, author) => {
+                self.observer.failed(Audience::Direct, reason_name(GapReason::Expired), count);
+            }
             Effect::NodeUp { node, generation, nonce } if node == self.node && nonce == self.boot_nonce => {
                 inner.counting = true;
                 let events = inner.origin.on_node_up(generation);
@@ -271,7 +282,8 @@ impl Router {
                 Outcome::Stored { duplicate: true, .. } | Outcome::SendRefused { duplicate: true, .. } => {
                     duplicates += 1
                 }
-                Outcome::SendRefused { duplicate: false, .. } => refused += 1,
+                // A sender who is no member, or names no group, has made a mistake: nothing has failed.
+                Outcome::SendRefused { refusal: SendRefusal::InboxFull, .. } => refused += 1,
                 _ => {}
             }
         }
@@ -279,7 +291,7 @@ impl Router {
             self.observer.duplicate(duplicates);
         }
         if refused > 0 {
-            self.observer.failed("inbox_full", refused);
+            self.observer.failed(Audience::Direct, "inbox_full", refused);
         }
     }
 
@@ -287,8 +299,8 @@ impl Router {
         let message = &ack.message;
         match inner.awaited.settle(&message.mid) {
             Some(Awaiting { told: true, .. }) => return,
-            Some(Awaiting { arrived, told: false }) if epoch < message.pos => {
-                self.observer.delivery_latency(arrived.elapsed());
+            Some(Awaiting { arrived, audience, told: false }) if epoch < message.pos => {
+                self.observer.delivery_latency(audience, arrived.elapsed());
             }
             Some(_) => self.observer.delivered_late(1),
             None => {}
@@ -352,6 +364,7 @@ impl Inner {
 #[derive(Debug, Clone, Copy)]
 struct Awaiting {
     arrived: Instant,
+    audience: Audience,
     told: bool,
 }
 
@@ -363,8 +376,8 @@ struct Awaited {
 }
 
 impl Awaited {
-    fn insert(&mut self, mid: MessageId, arrived: Instant) {
-        if self.by_mid.insert(mid, Awaiting { arrived, told: false }).is_none() {
+    fn insert(&mut self, mid: MessageId, audience: Audience, arrived: Instant) {
+        if self.by_mid.insert(mid, Awaiting { arrived, audience, told: false }).is_none() {
             self.order.push_back(mid);
         }
         while self.order.len() > AWAITED {
@@ -375,14 +388,22 @@ impl Awaited {
     }
 
     /// The arrival, if the sender was not told yet.
-    fn tell(&mut self, mid: &MessageId) -> Option<Instant> {
+    fn tell(&mut self, mid: &MessageId) -> Option<(Audience, Instant)> {
         let awaiting = self.by_mid.get_mut(mid).filter(|awaiting| !awaiting.told)?;
         awaiting.told = true;
-        Some(awaiting.arrived)
+        Some((awaiting.audience, awaiting.arrived))
     }
 
     fn settle(&mut self, mid: &MessageId) -> Option<Awaiting> {
         self.by_mid.remove(mid)
+    }
+}
+
+/// The label of what was lost.
+fn reason_name(reason: GapReason) -> &'static str {
+    match reason {
+        GapReason::InboxLimit => "inbox_limit",
+        GapReason::Expired => "expired",
     }
 }
 

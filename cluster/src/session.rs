@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::env::clock::Instant;
-use crate::id::{DeviceId, Epoch, MessageId, Pos, UserId};
-use crate::state::{GapReason, Message, SendRefusal};
+use crate::id::{DeviceId, Epoch, GroupId, MessageId, Pos, UserId};
+use crate::state::{Destination, GapReason, GroupAct, GroupRefusal, Message, SendRefusal};
 
 /// Who connects.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,14 +28,46 @@ pub struct SessionSpec {
 pub struct Outgoing {
     /// Its id.
     pub mid: MessageId,
-    /// The recipient.
-    pub to: UserId,
+    /// The recipient, or recipients.
+    pub to: Destination,
     /// The wall clock at its arrival, ms since the Unix epoch.
     pub ts_ms: u64,
     /// The JSON text as the client sent it.
     pub body: Bytes,
     /// When its frame arrived, for the latency.
     pub arrived: Instant,
+}
+
+/// What a session asks of the log, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Answered by [`Event::Sent`].
+    Send(Outgoing),
+    /// Answered by [`Event::Grouped`].
+    Group {
+        /// The group.
+        group: GroupId,
+        /// What to do.
+        act: GroupAct,
+    },
+}
+
+/// A part of a group's members.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MembersPage {
+    /// In the order of their names.
+    pub members: Vec<UserId>,
+    /// Whether there are more behind them.
+    pub more: bool,
+}
+
+/// Why a group's members are not told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MembersRefusal {
+    /// There is no such group.
+    Unknown,
+    /// Only members may know.
+    NotMember,
 }
 
 /// What a session is told.
@@ -54,12 +86,19 @@ pub enum Event {
     Superseded,
     /// This node cannot reach the quorum. Terminal.
     Unavailable,
-    /// The answer to one send; answers come in the order of the sends.
+    /// The answer to one send; answers come in the order of the requests.
     Sent {
         /// The send's token.
         token: u64,
         /// The message's id, or why it was refused for good.
         result: Result<MessageId, SendRefusal>,
+    },
+    /// The answer to what was asked of a group.
+    Grouped {
+        /// The request's token.
+        token: u64,
+        /// Why it was refused for good.
+        result: Result<(), GroupRefusal>,
     },
     /// There may be something to read. Coalesced.
     Inbox,

@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::env::clock;
 use crate::handle::Inner;
-use crate::id::{NodeId, Pos};
+use crate::id::{GroupId, NodeId, Pos, UserId};
 use crate::origin::Key;
 use crate::peer::Kind;
 use crate::router::{Mailbox, Notice, Router};
-use crate::session::{Delivery, Event, Outgoing, SessionSpec};
-use crate::state::{Body, Item, Message};
+use crate::session::{Delivery, Event, MembersPage, MembersRefusal, Request, SessionSpec};
+use crate::state::{Body, Destination, Item, Message};
 
 /// A session on this node. Dropping it says that the connection was lost; [`Session::close`] that
 /// the client left in good order.
@@ -44,14 +44,43 @@ impl Session {
         self.mailbox.next().await
     }
 
-    /// Stores a message; answered by one [`Event::Sent`] with this token, in order of the calls.
-    /// The caller keeps at most `limits.inflight` of them unanswered.
-    pub fn send(&self, token: u64, out: Outgoing) {
+    /// Stores a message, or does something with a group; answered by one [`Event::Sent`] or
+    /// [`Event::Grouped`] with this token, in order of the calls. The caller keeps at most
+    /// `limits.inflight` of them unanswered, and asks nothing of groups before there are any
+    /// ([`Session::has_groups`]).
+    pub fn ask(&self, token: u64, request: Request) {
         let mut router = self.inner.router.lock();
-        Router::await_delivery(&mut router, out.mid, out.arrived);
-        router.origin.send(self.key, token, out);
+        if let Request::Send(out) = &request {
+            Router::await_delivery(&mut router, out.mid, (&out.to).into(), out.arrived);
+        }
+        router.origin.ask(self.key, token, request);
         drop(router);
         self.inner.router.work.notify_one();
+    }
+
+    /// Whether all nodes of the cluster know groups, and agree on their limits.
+    #[must_use]
+    pub fn has_groups(&self) -> bool {
+        self.inner.state().has_groups()
+    }
+
+    /// Up to `count` members of a group in the order of their names, behind `after`, as this replica
+    /// knows them now.
+    ///
+    /// # Errors
+    /// When there is no such group, or this user is not in it.
+    pub fn members(
+        &self,
+        group: &GroupId,
+        after: Option<&UserId>,
+        count: usize,
+    ) -> Result<MembersPage, MembersRefusal> {
+        let state = self.inner.state();
+        let (members, more) = state.members(group, after, count).ok_or(MembersRefusal::Unknown)?;
+        if !state.is_member(group, &self.spec.user) {
+            return Err(MembersRefusal::NotMember);
+        }
+        Ok(MembersPage { members, more })
     }
 
     /// Everything read up to `upto` is the client's now.
@@ -66,6 +95,11 @@ impl Session {
         let mut notices: BTreeMap<NodeId, Vec<Notice>> = BTreeMap::new();
         let mut unacked = self.unacked.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(message) = unacked.front().filter(|message| message.pos <= upto) {
+            let own_of_group = matches!(message.to, Destination::Group(_)) && message.from == self.spec.user;
+            if own_of_group || !message.told.mark() {
+                unacked.pop_front();
+                continue;
+            }
             notices.entry(message.origin).or_default().push(Notice {
                 mid: message.mid,
                 from: message.from.clone(),

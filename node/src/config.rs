@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use cluster::ClusterConfig;
 use cluster::config::LogKeeping;
 use cluster::peer::Secret;
-use cluster::state::Limits as Replicated;
+use cluster::state::{GroupLimits, Limits as Replicated};
 use im_gateway::auth::{AuthConfig, DEV_SECRET, Masked};
 use im_gateway::gateway::GatewayConfig;
 use im_gateway::session::Limits;
@@ -105,11 +105,20 @@ pub struct ClusterSection {
     pub secret: Option<Masked>,
     /// Limits that all nodes share; what the founding node says goes.
     pub limits: Replicated,
+    /// The same for groups.
+    pub groups: GroupLimits,
 }
 
 impl Default for ClusterSection {
     fn default() -> Self {
-        Self { bootstrap: false, join: Vec::new(), voters: 3, secret: None, limits: Replicated::default() }
+        Self {
+            bootstrap: false,
+            join: Vec::new(),
+            voters: 3,
+            secret: None,
+            limits: Replicated::default(),
+            groups: GroupLimits::default(),
+        }
     }
 }
 
@@ -186,6 +195,7 @@ impl Config {
             secret: Secret::new(secret),
             voters: self.cluster.voters,
             limits: self.cluster.limits.clone(),
+            groups: self.cluster.groups.clone(),
             log: LogKeeping::default(),
         }
     }

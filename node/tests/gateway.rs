@@ -7,7 +7,7 @@ use std::sync::Arc;
 use cluster::config::LogKeeping;
 use cluster::peer::Secret;
 use cluster::raft::CheckpointEvery;
-use cluster::state::Limits;
+use cluster::state::{GroupLimits, Limits};
 use cluster::{Cluster, ClusterConfig};
 use im_gateway::auth::{AuthConfig, Masked};
 use im_gateway::gateway::{Gateway, GatewayConfig, GatewayError};
@@ -37,6 +37,7 @@ async fn start_cluster(dir: &TempDir, metrics: Arc<Metrics>) -> (cluster::env::E
         secret: Secret::new("a secret of this test's own"),
         voters: 3,
         limits: Limits::default(),
+        groups: GroupLimits::default(),
         // A checkpoint of every little thing: bodies are read from there as well.
         log: LogKeeping { checkpoint: CheckpointEvery { entries: 1, bytes: 1 }, ..LogKeeping::default() },
     };

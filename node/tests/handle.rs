@@ -8,8 +8,8 @@ use cluster::env::clock;
 use cluster::id::{DeviceId, MessageId, Pos, UserId};
 use cluster::observer::NoObserver;
 use cluster::peer::Secret;
-use cluster::session::{Delivery, Event, Outgoing, SessionSpec};
-use cluster::state::Limits;
+use cluster::session::{Delivery, Event, Outgoing, Request, SessionSpec};
+use cluster::state::{Destination, GroupLimits, Limits};
 use cluster::{Cluster, ClusterConfig, Session};
 use tempfile::TempDir;
 
@@ -34,6 +34,7 @@ async fn node(dir: &TempDir, name: &str, port: u16, join: &[u16]) -> Cluster {
         secret: Secret::new("a secret of this test's own"),
         voters: 3,
         limits: Limits::default(),
+        groups: GroupLimits::default(),
         log: cluster::config::LogKeeping::default(),
     };
     Cluster::start(env, config, Arc::new(NoObserver)).await.expect("the node starts")
@@ -66,7 +67,7 @@ async fn open(cluster: &Cluster, name: &str) -> Session {
 fn outgoing(from: &str, to: &str, number: usize) -> Outgoing {
     let body = Bytes::from(format!("{{\"number\":{number},\"text\":\"{}\"}}", "x".repeat(170)));
     let mid = MessageId::direct(&user(from), &device(), &user(to), &number.to_string(), &body);
-    Outgoing { mid, to: user(to), ts_ms: clock::wall_ms(), body, arrived: clock::now() }
+    Outgoing { mid, to: Destination::User(user(to)), ts_ms: clock::wall_ms(), body, arrived: clock::now() }
 }
 
 /// Sends `count` messages with at most `window` unanswered.
@@ -74,7 +75,7 @@ async fn send_all(session: &Session, from: &str, to: &str, count: usize, window:
     let (mut sent, mut answered, mut delivered) = (0, 0, 0);
     while answered < count || delivered < count {
         while sent < count && sent - answered < window {
-            session.send(sent as u64, outgoing(from, to, sent));
+            session.ask(sent as u64, Request::Send(outgoing(from, to, sent)));
             sent += 1;
         }
         match next(session).await {

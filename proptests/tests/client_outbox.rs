@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use cluster::env::clock::Instant;
-use im_gateway::client::outbox::{FIRST_ID, Next, Now, Outbox, Outgoing};
+use im_gateway::client::outbox::{FIRST_ID, Next, Now, Outbox, Outgoing, Request};
 use im_gateway::protocol::{ClientBody, ClientFrame};
 use proptest::prelude::*;
 use serde_json::value::RawValue;
@@ -92,7 +92,7 @@ impl World {
         let body = format!("{{ \"n\": {} }}", self.given);
         let body = RawValue::from_string(body).expect("JSON");
         let message = Outgoing { to: "bob".into(), key: self.given.to_string(), body };
-        self.outbox.push(message, self.given, now());
+        self.outbox.push(Request::Send(message), self.given, now());
         self.given += 1;
     }
 
@@ -181,10 +181,10 @@ fn at(monotonic_s: u64, wall_s: u64) -> Now {
 fn gives_up_after_an_hour_by_either_clock() {
     for later in [at(3_600, 0), at(0, 3_600)] {
         let mut outbox = Outbox::default();
-        outbox.push(message("written"), 1, at(0, 0));
+        outbox.push(Request::Send(message("written")), 1, at(0, 0));
         outbox.connected(1, 1_000);
         assert!(matches!(outbox.next(at(10, 10)), Next::Frame(_)));
-        outbox.push(message("waiting"), 2, at(20, 20));
+        outbox.push(Request::Send(message("waiting")), 2, at(20, 20));
         outbox.disconnected();
         assert_eq!(outbox.expire(at(3_000, 3_000)), []);
         assert_eq!(outbox.expire(later), [(1, true), (2, false)]);
@@ -195,7 +195,7 @@ fn gives_up_after_an_hour_by_either_clock() {
 #[test]
 fn answers_to_nothing_are_ignored() {
     let mut outbox = Outbox::default();
-    outbox.push(message("a"), 1, at(0, 0));
+    outbox.push(Request::Send(message("a")), 1, at(0, 0));
     assert_eq!(outbox.answered(FIRST_ID), None, "it was not written");
     outbox.connected(1, 1_000);
     assert!(matches!(outbox.next(at(0, 0)), Next::Frame(_)));
@@ -207,8 +207,8 @@ fn answers_to_nothing_are_ignored() {
 #[test]
 fn a_frame_that_is_too_large_stays_here() {
     let mut outbox = Outbox::default();
-    outbox.push(message(&"k".repeat(60)), 1, at(0, 0));
-    outbox.push(message("small"), 2, at(0, 0));
+    outbox.push(Request::Send(message(&"k".repeat(60))), 1, at(0, 0));
+    outbox.push(Request::Send(message("small")), 2, at(0, 0));
     outbox.connected(8, 80);
     assert_eq!(outbox.next(at(0, 0)), Next::TooLarge(1, false));
     assert!(matches!(outbox.next(at(0, 0)), Next::Frame(_)));

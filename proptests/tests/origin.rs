@@ -12,8 +12,10 @@ use bytes::Bytes;
 use cluster::env::clock::Instant;
 use cluster::id::{Boot, DeviceId, MessageId, NodeId, Pos, UserId};
 use cluster::origin::{Events, Key, Origin};
-use cluster::session::{Event, Outgoing, SessionSpec};
-use cluster::state::{Batch, Body, Command, Effect, FEATURE_LEVEL, Item, Limits, NodeUp, Op, Register, State};
+use cluster::session::{Event, Outgoing, Request, SessionSpec};
+use cluster::state::{
+    Batch, Body, Command, Destination, Effect, FEATURE_LEVEL, Item, Limits, NodeUp, Op, Register, State,
+};
 use proptest::prelude::*;
 
 const NODES: usize = 3;
@@ -107,7 +109,7 @@ fn message(client: usize, number: u64) -> Outgoing {
     let (from, to) = (sender(client), user("reader"));
     let body = Bytes::from(number.to_string());
     let mid = MessageId::direct(&from, &device(), &to, &number.to_string(), &body);
-    Outgoing { mid, to, ts_ms: 0, body, arrived: Instant::default() }
+    Outgoing { mid, to: Destination::User(to), ts_ms: 0, body, arrived: Instant::default() }
 }
 
 fn node_up(node: NodeId, boot: u64, incarnation: u32) -> Command {
@@ -190,7 +192,7 @@ impl World {
             let Some((node, key)) = client.session else { continue };
             while client.sent < client.unanswered.len() {
                 let number = client.unanswered[client.sent];
-                self.nodes[node].origin.send(key, number, message(index, number));
+                self.nodes[node].origin.ask(key, number, Request::Send(message(index, number)));
                 client.sent += 1;
             }
         }

@@ -15,7 +15,7 @@ use crate::id::{Generation, NodeId};
 use crate::liveness::REPORT_EVERY;
 use crate::peer::LinkState;
 use crate::proposer::commit;
-use crate::state::Command;
+use crate::state::{Command, GROUPS_LEVEL};
 
 /// How often the leader looks around.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -101,6 +101,7 @@ fn look(inner: &Inner, term: &mut Term, now: Instant) -> Vec<Command> {
         changes.push(Command::Tick { advance_ms: u64::try_from(advance.as_millis()).unwrap_or(u64::MAX) });
     }
     changes.extend(feature_level(inner));
+    changes.extend(group_limits(inner));
     changes
 }
 
@@ -109,6 +110,13 @@ fn feature_level(inner: &Inner) -> Option<Command> {
     let state = inner.state();
     let common = state.nodes().map(|(_, record)| record.feature_level).min()?;
     (common > state.feature_level()).then_some(Command::SetFeatureLevel(common))
+}
+
+/// What the first leader of a cluster whose members all know groups says of them.
+fn group_limits(inner: &Inner) -> Option<Command> {
+    let state = inner.state();
+    let wanted = state.feature_level() >= GROUPS_LEVEL && !state.has_groups();
+    wanted.then(|| Command::SetGroupLimits(inner.config.groups.clone()))
 }
 
 /// Generations to declare down, and records of nodes that left.

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use crate::env::clock::Instant;
 use crate::id::{DeviceId, Epoch, Generation, NodeId, Pos, UserId};
-use crate::session::{Event, Outgoing, Refusal, SessionSpec};
+use crate::session::{Event, Refusal, Request, SessionSpec};
 use crate::state::{Batch, BatchRefusal, Op, Outcome, Register, RegisterRefusal, Registration};
 use slot::{Did, Slot, Stage};
 
@@ -113,12 +113,12 @@ impl Origin {
         self.make_ready(key);
     }
 
-    /// Queues a message; answered by one `Sent`, in order.
-    pub fn send(&mut self, key: Key, token: u64, out: Outgoing) {
+    /// Queues a request; answered by one `Sent` or `Grouped`, in order.
+    pub fn ask(&mut self, key: Key, token: u64, request: Request) {
         if let Some(slot) = self.slots.get_mut(&key)
             && slot.open()
         {
-            slot.sends.push_back((token, out));
+            slot.asked.push_back((token, request));
             if slot.stage.epoch().is_some() {
                 self.make_ready(key);
             }
@@ -295,17 +295,13 @@ impl Origin {
                 slot.registering = false;
                 events.extend(self.register_refused(key, *refusal));
             }
-            (Did::Send(token), Outcome::Stored { mid, .. }) => {
-                let answered = slot.answer(token);
-                events.extend(answered.then_some((key, Event::Sent { token, result: Ok(*mid) })));
-            }
-            (Did::Send(token), Outcome::SendRefused { refusal, .. }) => {
-                let answered = slot.answer(token);
-                events.extend(answered.then_some((key, Event::Sent { token, result: Err(*refusal) })));
+            (Did::Ask(token), outcome) if *outcome != Outcome::Fenced => {
+                let answered = slot.answer(token).then(|| answer(token, outcome)).flatten();
+                events.extend(answered.map(|event| (key, event)));
             }
             (Did::Close, _) => self.forget(key),
             // The session ended under us without a successor (its device was forgotten): begin again.
-            (Did::Send(_) | Did::Ack, Outcome::Fenced) => {
+            (Did::Ask(_) | Did::Ack, Outcome::Fenced) => {
                 if let Some(epoch) = slot.stage.epoch() {
                     self.by_epoch.remove(&epoch);
                     slot.suspend();
@@ -313,7 +309,7 @@ impl Origin {
                     self.make_ready(key);
                 }
             }
-            (Did::Register | Did::Send(_) | Did::Ack, _) => {}
+            (Did::Register | Did::Ask(_) | Did::Ack, _) => {}
         }
     }
 
@@ -340,7 +336,7 @@ impl Origin {
     fn end(&mut self, key: Key, event: Event) -> Option<(Key, Event)> {
         let slot = self.slots.get_mut(&key)?;
         slot.stage = Stage::Ended;
-        slot.sends.clear();
+        slot.asked.clear();
         if slot.closing.is_some() {
             self.forget(key);
             return None;
@@ -354,6 +350,17 @@ impl Origin {
         {
             self.by_epoch.remove(&epoch);
         }
+    }
+}
+
+/// What the session is told of an outcome of its request.
+fn answer(token: u64, outcome: &Outcome) -> Option<Event> {
+    match outcome {
+        Outcome::Stored { mid, .. } => Some(Event::Sent { token, result: Ok(*mid) }),
+        Outcome::SendRefused { refusal, .. } => Some(Event::Sent { token, result: Err(*refusal) }),
+        Outcome::Done => Some(Event::Grouped { token, result: Ok(()) }),
+        Outcome::GroupRefused(refusal) => Some(Event::Grouped { token, result: Err(*refusal) }),
+        Outcome::Registered(_) | Outcome::RegisterRefused(_) | Outcome::Fenced => None,
     }
 }
 
@@ -387,10 +394,10 @@ fn take(
         }
         return false;
     };
-    while let Some((token, send)) = slot.next_send(epoch) {
-        *bytes += send.body.len();
-        ops.push(Op::Send(send));
-        did.push((key, Did::Send(token)));
+    while let Some((token, op, body_bytes)) = slot.next_op(epoch) {
+        *bytes += body_bytes;
+        ops.push(op);
+        did.push((key, Did::Ask(token)));
         if full(ops, *bytes) && slot.has_unproposed() {
             return true;
         }

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use crate::id::{Epoch, Pos};
-use crate::session::{Outgoing, SessionSpec};
-use crate::state::{self, Registration};
+use crate::session::{Request, SessionSpec};
+use crate::state::{Destination, GroupOp, GroupSend, Op, Registration, Send};
 
 /// An idle session keeps no larger send queue than this: memory per connection.
 const IDLE_CAPACITY: usize = 16;
@@ -33,7 +33,8 @@ impl Stage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Did {
     Register,
-    Send(u64),
+    /// The session's request of this token.
+    Ask(u64),
     Ack,
     Close,
 }
@@ -47,8 +48,8 @@ pub struct Slot {
     pub last_epoch: Option<Epoch>,
     /// A registration's outcome was never learned: the device's last one may be ours.
     uncertain: bool,
-    /// Sends without an answer, in order, with their tokens.
-    pub sends: VecDeque<(u64, Outgoing)>,
+    /// Requests without an answer, in order, with their tokens.
+    pub asked: VecDeque<(u64, Request)>,
     /// How many of them, from the front, are in flight.
     proposed: usize,
     /// The cursor move that waits.
@@ -73,7 +74,7 @@ impl Slot {
             registering: false,
             last_epoch: None,
             uncertain: false,
-            sends: VecDeque::new(),
+            asked: VecDeque::new(),
             proposed: 0,
             ack: None,
             acked: Pos::ZERO,
@@ -143,26 +144,36 @@ impl Slot {
     }
 
     pub fn has_unproposed(&self) -> bool {
-        self.proposed < self.sends.len()
+        self.proposed < self.asked.len()
     }
 
-    /// The next send that is not in flight, marked as such.
-    pub fn next_send(&mut self, epoch: Epoch) -> Option<(u64, state::Send)> {
-        let (token, out) = self.sends.get(self.proposed)?;
+    /// The next request that is not in flight, marked as such, and the bytes of its body.
+    pub fn next_op(&mut self, epoch: Epoch) -> Option<(u64, Op, usize)> {
+        let (token, request) = self.asked.get(self.proposed)?;
         self.proposed += 1;
-        let send = state::Send { epoch, mid: out.mid, to: out.to.clone(), ts_ms: out.ts_ms, body: out.body.clone() };
-        Some((*token, send))
+        let (op, bytes) = match request {
+            Request::Send(out) => {
+                let (mid, ts_ms, body) = (out.mid, out.ts_ms, out.body.clone());
+                let op = match out.to.clone() {
+                    Destination::User(to) => Op::Send(Send { epoch, mid, to, ts_ms, body }),
+                    Destination::Group(group) => Op::GroupSend(GroupSend { epoch, mid, group, ts_ms, body }),
+                };
+                (op, out.body.len())
+            }
+            Request::Group { group, act } => (Op::Group(GroupOp { epoch, group: group.clone(), act: *act }), 0),
+        };
+        Some((*token, op, bytes))
     }
 
-    /// The oldest send has its answer; false if nobody waits for it any more.
+    /// The oldest request has its answer; false if nobody waits for it any more.
     pub fn answer(&mut self, token: u64) -> bool {
-        if self.sends.front().is_none_or(|&(front, _)| front != token) {
+        if self.asked.front().is_none_or(|&(front, _)| front != token) {
             return false;
         }
-        self.sends.pop_front();
+        self.asked.pop_front();
         self.proposed = self.proposed.saturating_sub(1);
-        if self.sends.is_empty() && self.sends.capacity() > IDLE_CAPACITY {
-            self.sends = VecDeque::new();
+        if self.asked.is_empty() && self.asked.capacity() > IDLE_CAPACITY {
+            self.asked = VecDeque::new();
         }
         self.closing.is_none()
     }

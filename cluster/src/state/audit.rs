@@ -1,10 +1,14 @@
 //! The state's invariants as code: checked on what a checkpoint brings, and by tests and the
 //! simulator on what applying made.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::device::{Device, NEVER};
+use super::group::{Group, Membership};
 use super::machine::State;
 use super::store::Store;
 use super::user::User;
+use crate::id::{GroupId, Pos, UserId};
 
 fn ensure(holds: bool, otherwise: &'static str) -> Result<(), &'static str> {
     if holds { Ok(()) } else { Err(otherwise) }
@@ -34,8 +38,14 @@ impl User {
             ensure(cursor.front() >= cursor.passed, "a gap that ends before it begins")?;
             ensure(cursor.gap.is_none_or(|gap| gap.upto > cursor.passed), "an empty gap")?;
             ensure(cursor.gap.is_none_or(|gap| gap.seq > cursor.pos), "a gap that was passed")?;
+            ensure(cursor.groups.is_none_or(|gap| gap.seq > cursor.pos && gap.lost > 0), "a gap that was passed")?;
             ensure(cursor.front() <= next, "a cursor beyond the inbox")?;
         }
+        ensure(self.groups.is_sorted_by(|a, b| a < b), "memberships out of order")?;
+        let apart = |pair: &[Membership]| {
+            pair[0].group != pair[1].group || pair[0].until.is_some_and(|until| until < pair[1].from)
+        };
+        ensure(self.groups.windows(2).all(apart), "a user who is in a group twice")?;
         let holders = self.devices.iter().filter_map(Device::holds);
         let held = holders.chain(self.heir.iter().map(|heir| heir.cursor.front())).min();
         ensure(held == Some(base), "a message that nobody holds, or that is gone too soon")?;
@@ -48,6 +58,50 @@ impl User {
 }
 
 impl State {
+    /// Who is in a group, and who holds what of it, as its members' own records say.
+    fn audit_group(&self, name: &GroupId, group: &Group) -> Result<(), &'static str> {
+        ensure(!group.is_vacant(), "a group about which there is nothing to know")?;
+        let mut held: BTreeMap<Pos, u64> = BTreeMap::new();
+        let mut holders = 0;
+        let known = group.members.keys().chain(&group.leavers);
+        for user in known.collect::<BTreeSet<&UserId>>() {
+            let of = self.store.user(user).ok_or("a member who is not known")?;
+            let mine = || of.groups.iter().filter(|of| of.group == *name);
+            let open = mine().find(|of| of.until.is_none()).map(|of| of.from);
+            ensure(open == group.members.get(user).copied(), "a member who does not know, or not since when")?;
+            let left = mine().any(|of| of.until.is_some());
+            ensure(left == group.leavers.contains(user), "a former member who is forgotten, or is none")?;
+            for (_, cursor) in of.cursors() {
+                holders += u64::from(open.is_some());
+                for waiting in mine().flat_map(|of| group.range(of.range(cursor.pos))) {
+                    *held.entry(waiting.message.pos).or_default() += 1;
+                }
+            }
+        }
+        ensure(holders == group.holders, "a group that miscounts its members' devices")?;
+        let counted = group.iter().map(|waiting| (waiting.message.pos, waiting.held));
+        ensure(counted.eq(held), "a message of a group that nobody holds, or that is gone too soon")
+    }
+
+    /// Checks what groups and their members know of each other.
+    ///
+    /// # Errors
+    /// The invariant that does not hold.
+    pub(super) fn audit_groups(&self) -> Result<(), &'static str> {
+        for (name, group) in self.store.shards().iter().flat_map(|shard| &shard.groups) {
+            self.audit_group(name, group)?;
+        }
+        for (name, user) in self.store.shards().iter().flat_map(|shard| &shard.users) {
+            for of in &user.groups {
+                let group = self.store.group(&of.group).ok_or("a member of a group that is not known")?;
+                let known =
+                    if of.until.is_some() { group.leavers.contains(name) } else { group.members.contains_key(name) };
+                ensure(known, "a member whom its group does not know")?;
+            }
+        }
+        Ok(())
+    }
+
     /// Checks all that must hold between the parts of the state. Costs as much as the state is big.
     ///
     /// # Errors
@@ -70,6 +124,7 @@ impl State {
             }
             rebuilt.insert(id, shard.as_ref().clone())?;
         }
+        self.audit_groups()?;
         ensure(sessions == self.sessions.len(), "a session that no device has")?;
         let counted: u64 = self.nodes.iter().map(|(_, record)| record.sessions).sum();
         ensure(counted == sessions as u64, "nodes miscount their sessions")?;

@@ -10,16 +10,20 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::limits::Limits;
+use super::limits::{GroupLimits, Limits};
 use super::machine::{Session, State};
-use super::message::{Body, Stored};
+use super::message::{Body, Message, Stored};
 use super::nodes::NodeRecord;
 use super::shard::Shard;
-use super::wire::{BodyWire, Names, UserWire};
+use super::wire::{BodyWire, GroupWire, GroupsOfUser, Names, UserWire};
 use crate::id::{Boot, Generation, NodeId, Pos};
 
-/// First byte of an encoded head or shard.
+/// First byte of an encoded head or shard in which there is nothing of groups: builds that know none
+/// read it.
 const FORMAT: u8 = 1;
+
+/// First byte of one in which there is.
+const FORMAT_WITH_GROUPS: u8 = 2;
 
 /// The state as it was after one log entry.
 #[derive(Debug)]
@@ -36,7 +40,9 @@ pub struct Frozen {
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
     /// Written by another build.
-    #[error("a checkpoint of format {0}, this build reads format {FORMAT}: run the newer build on this node")]
+    #[error(
+        "a checkpoint of format {0}, this build reads up to format {FORMAT_WITH_GROUPS}: run the newer build on this node"
+    )]
     Format(u8),
     /// Not well-formed.
     #[error("a checkpoint that cannot be read: {0}")]
@@ -55,6 +61,9 @@ struct HeadWire {
     nodes: Vec<NodeWire>,
 }
 
+/// The groups of a shard, and what its users have to do with groups.
+type GroupsWire = (Vec<GroupsOfUser>, Vec<GroupWire>);
+
 #[derive(Serialize, Deserialize)]
 struct NodeWire {
     id: NodeId,
@@ -66,17 +75,26 @@ struct NodeWire {
     feature_level: u32,
 }
 
-fn write<T: Serialize>(value: &T) -> Vec<u8> {
-    postcard::to_extend(value, vec![FORMAT]).expect("encoding into memory cannot fail")
+/// The value, and what there is of groups, if there is anything.
+fn write<T: Serialize, G: Serialize>(value: &T, groups: Option<&G>) -> Vec<u8> {
+    let bytes = match groups {
+        None => postcard::to_extend(value, vec![FORMAT]),
+        Some(groups) => postcard::to_extend(&(value, groups), vec![FORMAT_WITH_GROUPS]),
+    };
+    bytes.expect("encoding into memory cannot fail")
 }
 
-fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, RestoreError> {
-    match bytes.split_first() {
-        Some((&FORMAT, rest)) => match postcard::take_from_bytes(rest) {
+fn read<'a, T: Deserialize<'a>, G: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, Option<G>), RestoreError> {
+    fn all<'a, V: Deserialize<'a>>(bytes: &'a [u8]) -> Result<V, RestoreError> {
+        match postcard::take_from_bytes(bytes) {
             Ok((value, [])) => Ok(value),
             Ok(_) => Err(RestoreError::Malformed("trailing bytes".into())),
             Err(error) => Err(RestoreError::Malformed(error.to_string())),
-        },
+        }
+    }
+    match bytes.split_first() {
+        Some((&FORMAT, rest)) => all(rest).map(|value| (value, None)),
+        Some((&FORMAT_WITH_GROUPS, rest)) => all(rest).map(|(value, groups)| (value, Some(groups))),
         Some((&format, _)) => Err(RestoreError::Format(format)),
         None => Err(RestoreError::Malformed("empty".into())),
     }
@@ -88,13 +106,19 @@ impl Shard {
     /// into the section itself.
     #[must_use]
     pub fn encode(&self, stored: &BTreeMap<Pos, Stored>) -> Bytes {
-        let users = self.users.iter().map(|(name, user)| {
-            UserWire::of(name, user, |message| match (&message.body, stored.get(&message.pos)) {
-                (_, Some(stored)) | (Body::Stored(stored), None) => BodyWire::Stored(*stored),
-                (Body::Memory(bytes), None) => BodyWire::Inline(bytes.clone()),
-            })
-        });
-        write(&users.collect::<Vec<_>>()).into()
+        let body = |message: &Message| match (&message.body, stored.get(&message.pos)) {
+            (_, Some(stored)) | (Body::Stored(stored), None) => BodyWire::Stored(*stored),
+            (Body::Memory(bytes), None) => BodyWire::Inline(bytes.clone()),
+        };
+        let users: Vec<_> = self.users.iter().map(|(name, user)| UserWire::of(name, user, body)).collect();
+        write(&users, self.groups_wire(body).as_ref()).into()
+    }
+
+    /// What is there of groups, if there is anything.
+    fn groups_wire(&self, body: impl Fn(&Message) -> BodyWire + Copy) -> Option<GroupsWire> {
+        let of_users: Vec<_> = self.users.iter().filter_map(|(name, user)| GroupsOfUser::of(name, user)).collect();
+        let groups: Vec<_> = self.groups.iter().map(|(name, group)| GroupWire::of(name, group, body)).collect();
+        (!of_users.is_empty() || !groups.is_empty()).then_some((of_users, groups))
     }
 
     /// Reads a section.
@@ -104,13 +128,31 @@ impl Shard {
     pub fn decode(bytes: &[u8]) -> Result<Self, RestoreError> {
         let mut names = Names::default();
         let mut users = BTreeMap::new();
-        for user in read::<Vec<UserWire>>(bytes)? {
+        let (in_bytes, of_groups) = read::<Vec<UserWire>, GroupsWire>(bytes)?;
+        for user in in_bytes {
             let (name, user) = user.read(&mut names).map_err(RestoreError::Contradiction)?;
-            if users.insert(name, Arc::new(user)).is_some() {
+            if users.insert(name, user).is_some() {
                 return Err(RestoreError::Contradiction("a user who is there twice"));
             }
         }
-        Ok(Self { users })
+        let mut groups = BTreeMap::new();
+        let (of_users, in_bytes) = of_groups.unwrap_or_default();
+        for of_user in of_users {
+            let user = users.get_mut(of_user.name());
+            let user = user.ok_or(RestoreError::Contradiction("groups of a user who is not there"))?;
+            of_user.read(user).map_err(RestoreError::Contradiction)?;
+        }
+        for group in in_bytes {
+            let (name, group) = group.read(&mut names).map_err(RestoreError::Contradiction)?;
+            if groups.insert(name, Arc::new(group)).is_some() {
+                return Err(RestoreError::Contradiction("a group that is there twice"));
+            }
+        }
+        for user in users.values() {
+            user.audit().map_err(RestoreError::Contradiction)?;
+        }
+        let users = users.into_iter().map(|(name, user)| (name, Arc::new(user))).collect();
+        Ok(Self { users, groups })
     }
 }
 
@@ -118,7 +160,8 @@ impl State {
     /// Freezes the state. Shards not in the result are as they were when last frozen, or, if they
     /// never were, as restored, or empty.
     pub fn freeze(&mut self) -> Frozen {
-        Frozen { index: self.applied, head: write(&self.head()).into(), shards: self.store.take_dirty() }
+        let head = write(&self.head(), self.group_limits.as_ref()).into();
+        Frozen { index: self.applied, head, shards: self.store.take_dirty() }
     }
 
     /// Makes the next freeze include this shard.
@@ -134,8 +177,9 @@ impl State {
     /// # Errors
     /// When the parts cannot be of one state.
     pub fn restore(head: &[u8], shards: Vec<(usize, Shard)>) -> Result<Self, RestoreError> {
-        let head: HeadWire = read(head)?;
+        let (head, group_limits) = read::<HeadWire, GroupLimits>(head)?;
         let mut state = Self::new();
+        state.group_limits = group_limits;
         state.applied = head.applied;
         state.time_ms = head.time_ms;
         state.feature_level = head.feature_level;
@@ -156,6 +200,7 @@ impl State {
             state.add_sessions(&shard).map_err(RestoreError::Contradiction)?;
             state.store.insert(id, shard).map_err(RestoreError::Contradiction)?;
         }
+        state.audit_groups().map_err(RestoreError::Contradiction)?;
         Ok(state)
     }
 
@@ -218,12 +263,16 @@ impl State {
             hash.update((bytes.len() as u64).to_be_bytes());
             hash.update(bytes);
         };
-        part(&write(&HeadWire { applied: 0, ..self.head() }));
+        let body = |message: &Message| BodyWire::Hashed(message.body.len() as u64);
+        part(&write(&HeadWire { applied: 0, ..self.head() }, self.group_limits.as_ref()));
         let shards = self.store.shards().iter().enumerate();
-        for (id, shard) in shards.filter(|(_, shard)| !shard.users.is_empty()) {
+        for (id, shard) in shards.filter(|(_, shard)| !shard.users.is_empty() || !shard.groups.is_empty()) {
             part(&(id as u64).to_be_bytes());
             for (name, user) in &shard.users {
-                part(&write(&UserWire::of(name, user, |message| BodyWire::Hashed(message.body.len() as u64))));
+                part(&write(&UserWire::of(name, user, body), None::<&()>));
+            }
+            if let Some(groups) = shard.groups_wire(body) {
+                part(&write(&groups, None::<&()>));
             }
         }
         hash.finalize().into()

@@ -6,11 +6,14 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::limits::Limits;
-use crate::id::{Boot, DeviceId, Epoch, Generation, MessageId, NodeId, Pos, UserId};
+use super::limits::{GroupLimits, Limits};
+use crate::id::{Boot, DeviceId, Epoch, Generation, GroupId, MessageId, NodeId, Pos, UserId};
 
 /// The highest feature level this build understands.
-pub const FEATURE_LEVEL: u32 = 1;
+pub const FEATURE_LEVEL: u32 = 2;
+
+/// From this level on there are groups: [`Op::GroupSend`], [`Op::Group`], [`Command::SetGroupLimits`].
+pub const GROUPS_LEVEL: u32 = 2;
 
 /// First byte of every encoded command.
 const FORMAT: u8 = 1;
@@ -43,6 +46,8 @@ pub enum Command {
     SetLimits(Limits),
     /// Raises the feature level; lower or equal ones are ignored.
     SetFeatureLevel(u32),
+    /// Replaces the replicated limits of groups. From [`GROUPS_LEVEL`] on.
+    SetGroupLimits(GroupLimits),
 }
 
 /// One node's batch. Batches of a generation are numbered from 1 and applied exactly once, in
@@ -87,6 +92,10 @@ pub enum Op {
         /// The device.
         device: DeviceId,
     },
+    /// Stores a message to a group. From [`GROUPS_LEVEL`] on.
+    GroupSend(GroupSend),
+    /// Makes, joins or leaves a group. From [`GROUPS_LEVEL`] on.
+    Group(GroupOp),
 }
 
 /// Begins a session: compare-and-set on the device's last epoch.
@@ -119,6 +128,43 @@ pub struct Send {
     pub ts_ms: u64,
     /// The JSON text as the client sent it.
     pub body: Bytes,
+}
+
+/// Stores a message to a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupSend {
+    /// The sender's session.
+    pub epoch: Epoch,
+    /// The message's id.
+    pub mid: MessageId,
+    /// The group.
+    pub group: GroupId,
+    /// As in [`Send`].
+    pub ts_ms: u64,
+    /// As in [`Send`].
+    pub body: Bytes,
+}
+
+/// What a session's user does with a group. It has no key: doing it twice is as doing it once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupOp {
+    /// The session.
+    pub epoch: Epoch,
+    /// The group.
+    pub group: GroupId,
+    /// What to do.
+    pub act: GroupAct,
+}
+
+/// See [`GroupOp`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GroupAct {
+    /// Make the group and become its first member.
+    Create,
+    /// Become a member.
+    Join,
+    /// Be a member no more.
+    Leave,
 }
 
 /// A node announces an incarnation of itself.

@@ -45,12 +45,31 @@ pub(super) struct Cursor {
     pub passed: u64,
     /// What was lost from here on.
     pub gap: Option<Gap>,
+    /// What was lost of groups from here on. Written with the user's memberships.
+    #[serde(skip)]
+    pub groups: Option<GroupGap>,
+}
+
+/// Messages of groups that a device missed and has not yet acknowledged as missed. Unlike those of
+/// the user's own inbox, not all from the cursor on up to `seq`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct GroupGap {
+    /// Position of the last message missed.
+    pub seq: Pos,
+    /// How many.
+    pub lost: u64,
+    pub reason: GapReason,
 }
 
 impl Cursor {
     /// Ordinal of the first message that is still to come here; this one and later ones are held.
     pub fn front(&self) -> u64 {
         self.gap.map_or(self.passed, |gap| gap.upto)
+    }
+
+    /// Whether the device has yet to be told of a loss.
+    pub fn has_gap(&self) -> bool {
+        self.gap.is_some() || self.groups.is_some()
     }
 
     /// Messages in the pending gap.
@@ -69,6 +88,19 @@ impl Cursor {
             };
             self.gap = Some(Gap { seq, upto, reason });
         }
+    }
+
+    /// Loses `lost` messages of a group, the last of them at `seq`. As [`Cursor::lose`] otherwise.
+    pub fn lose_of_group(&mut self, seq: Pos, lost: u64, reason: GapReason) {
+        assert!(seq > self.pos, "what was passed is not lost");
+        self.groups = Some(match self.groups {
+            None => GroupGap { seq, lost, reason },
+            Some(gap) => GroupGap {
+                seq: gap.seq.max(seq),
+                lost: gap.lost + lost,
+                reason: if gap.reason == GapReason::InboxLimit { gap.reason } else { reason },
+            },
+        });
     }
 }
 

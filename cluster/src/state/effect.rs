@@ -3,8 +3,11 @@
 //! Effects are derived on every replica and never leave it; a node acts on those that concern its
 //! own sessions.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::device::GapReason;
+use super::group::Members;
 use super::message::Message;
 use crate::id::{DeviceId, Epoch, Generation, MessageId, NodeId, UserId};
 
@@ -35,6 +38,17 @@ pub enum Effect {
     },
     /// A user's inbox grew: its live sessions have something to read.
     Wake(UserId),
+    /// A group has a new message: its members' live sessions have something to read.
+    WakeGroup(Arc<Members>),
+    /// Devices lost messages of a group, at its limit or because they were too old. Each has a gap
+    /// for them.
+    GroupLost {
+        /// Why.
+        reason: GapReason,
+        /// Pairs of message and device, by the node that counts them: the live session's, else
+        /// `None`: the leader that wrote the entry.
+        lost: BTreeMap<Option<NodeId>, u64>,
+    },
     /// A session ended because a newer one of its device was registered, or its device forgotten on
     /// request.
     Superseded {
@@ -59,9 +73,12 @@ pub enum Effect {
         node: NodeId,
         /// That session.
         epoch: Epoch,
-        /// How many messages the cursor passed.
+        /// How many direct messages the cursor passed.
         count: u64,
-        /// Those among them that no device of the recipient had passed before.
+        /// How many messages of groups.
+        group: u64,
+        /// The direct ones that no device of the recipient had passed before, and those of groups
+        /// that no device of another member than the sender had.
         first: Vec<FirstAck>,
     },
     /// Messages expired before every device had them. Users without devices count as one. The leader
@@ -136,8 +153,19 @@ pub enum Outcome {
     },
     /// The operation's session is not live (superseded, closed, its node down): nothing happened.
     Fenced,
-    /// Done (cursor moves, closes, forgetting).
+    /// Done (cursor moves, closes, forgetting, groups).
     Done,
+    /// What was to be done with a group is refused for good.
+    GroupRefused(GroupRefusal),
+}
+
+impl Outcome {
+    pub(super) fn of_send(mid: MessageId, result: Result<(), SendRefusal>, duplicate: bool) -> Self {
+        match result {
+            Ok(()) => Self::Stored { mid, duplicate },
+            Err(refusal) => Self::SendRefused { mid, refusal, duplicate },
+        }
+    }
 }
 
 /// Why a session could not begin.
@@ -161,6 +189,23 @@ pub enum RegisterRefusal {
 pub enum SendRefusal {
     /// The recipient's inbox is at its limit.
     InboxFull,
+    /// There is no such group.
+    UnknownGroup,
+    /// The sender is no member of the group.
+    NotMember,
+}
+
+/// Why something with a group is refused for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupRefusal {
+    /// There is no such group.
+    Unknown,
+    /// There is one already, which is not the user's own.
+    Exists,
+    /// The group has as many members as the limit allows.
+    Full,
+    /// The user is in as many groups as the limit allows, or has still to read from ones that it left.
+    TooMany,
 }
 
 /// Why a batch was not applied.

@@ -156,7 +156,7 @@ impl Inbox {
     }
 }
 
-fn memory(message: &Message) -> u64 {
+pub(super) fn memory(message: &Message) -> u64 {
     match &message.body {
         Body::Memory(bytes) => bytes.len() as u64,
         Body::Stored(_) => 0,

@@ -40,3 +40,19 @@ impl Default for Limits {
         }
     }
 }
+
+/// Replicated limits of groups. What waits in a group is limited as one inbox is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GroupLimits {
+    /// Members of one group: at its limits a group looks at each of them in one step of the log.
+    pub members: u32,
+    /// Groups that one user is in: each acknowledgement and each reading looks at all of them.
+    pub per_user: u32,
+}
+
+impl Default for GroupLimits {
+    fn default() -> Self {
+        Self { members: 10_000, per_user: 100 }
+    }
+}

@@ -3,13 +3,15 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::command::{Batch, Command, NodeUp, Op, Register, Send};
-use super::effect::{Effect, Outcome};
-use super::limits::Limits;
-use super::message::{Body, Message};
+use super::effect::{Effect, FirstAck, Outcome};
+use super::groups::Wakes;
+use super::limits::{GroupLimits, Limits};
+use super::message::{Body, Destination, Message, Told};
 use super::nodes::{Arrival, Nodes};
+use super::ring::SendResult;
 use super::store::Store;
 use super::user::{Context, User};
-use crate::id::{DeviceId, Epoch, NodeId, Pos, UserId};
+use crate::id::{DeviceId, Epoch, MessageId, NodeId, Pos, UserId};
 
 /// A live session. Derived from the devices.
 #[derive(Debug)]
@@ -26,6 +28,8 @@ pub struct State {
     pub(super) time_ms: u64,
     pub(super) feature_level: u32,
     pub(super) limits: Limits,
+    /// `None` until they were set: the defaults then.
+    pub(super) group_limits: Option<GroupLimits>,
     pub(super) nodes: Nodes,
     pub(super) store: Store,
     /// The live sessions; never iterated.
@@ -50,6 +54,7 @@ impl State {
             time_ms: 0,
             feature_level: 1,
             limits: Limits::default(),
+            group_limits: None,
             nodes: Nodes::default(),
             store: Store::new(Self::SHARDS),
             sessions: HashMap::new(),
@@ -78,6 +83,7 @@ impl State {
             }
             Command::Tick { advance_ms } => self.tick(*advance_ms, effects),
             Command::SetLimits(limits) => self.limits = limits.clone(),
+            Command::SetGroupLimits(limits) => self.group_limits = Some(limits.clone()),
             Command::SetFeatureLevel(level) => self.feature_level = self.feature_level.max(*level),
         }
     }
@@ -97,15 +103,16 @@ impl State {
             effects.push(Effect::BatchRefused { node, generation, seq, refusal });
             return;
         }
-        // Each user is woken once, however many messages the batch brings.
-        let mut wake = BTreeSet::new();
+        let mut wakes = Wakes::default();
         let mut outcomes = Vec::with_capacity(ops.len());
         for (offset, op) in ops.iter().enumerate() {
             let pos = Pos::new(index, offset);
             outcomes.push(match op {
                 Op::Register(register) => self.register(pos, node, register, effects),
-                Op::Send(send) => self.send(pos, node, send, effects, &mut wake),
-                Op::Ack { epoch, upto } => self.ack(node, *epoch, *upto, effects),
+                Op::Send(send) => self.send(pos, node, send, effects, &mut wakes.users),
+                Op::GroupSend(send) => self.group_send(pos, node, send, effects, &mut wakes),
+                Op::Group(op) => self.group_op(pos, node, op, &mut wakes),
+                Op::Ack { epoch, upto } => self.ack(pos, node, *epoch, *upto, effects),
                 Op::Close { epoch, clean } => self.close(node, *epoch, *clean, effects),
                 Op::Forget { user, device } => {
                     self.forget(user, device, effects);
@@ -113,11 +120,12 @@ impl State {
                 }
             });
         }
-        effects.extend(wake.into_iter().map(Effect::Wake));
+        self.wake(wakes, effects);
         effects.push(Effect::BatchApplied { node, generation, seq, outcomes });
     }
 
-    /// Changes a user, with what the change may look at.
+    /// Changes a user, with what the change may look at. What it does to the user's devices, its
+    /// groups learn; a cursor that moves is [`State::ack`]'s.
     pub(super) fn with<R>(
         &mut self,
         name: &UserId,
@@ -125,11 +133,23 @@ impl State {
         change: impl FnOnce(&UserId, &mut User, &mut Context) -> R,
     ) -> R {
         let mut ctx = Context { now_ms: self.time_ms, limits: &self.limits, effects };
-        self.store.with(name, |name, user| change(name, user, &mut ctx))
+        let (result, moved) = self.store.with(name, |name, user| {
+            if user.groups.is_empty() {
+                return (change(name, user, &mut ctx), None);
+            }
+            let before = user.positions();
+            let result = change(name, user, &mut ctx);
+            let after = user.positions();
+            (result, (before != after).then_some((before, after)))
+        });
+        if let Some((before, after)) = moved {
+            self.devices_changed(name, &before, &after);
+        }
+        result
     }
 
     /// A session, if it lives and is this node's.
-    fn session_of(&self, node: NodeId, epoch: Epoch) -> Option<(UserId, DeviceId)> {
+    pub(super) fn session_of(&self, node: NodeId, epoch: Epoch) -> Option<(UserId, DeviceId)> {
         let session = self.sessions.get(&epoch).filter(|session| session.node == node)?;
         Some((session.user.clone(), session.device.clone()))
     }
@@ -168,36 +188,45 @@ impl State {
         wake: &mut BTreeSet<UserId>,
     ) -> Outcome {
         let mid = send.mid;
-        let outcome = |result, duplicate| match result {
-            Ok(()) => Outcome::Stored { mid, duplicate },
-            Err(refusal) => Outcome::SendRefused { mid, refusal, duplicate },
-        };
         let Some((from, device)) = self.session_of(node, send.epoch) else { return Outcome::Fenced };
         if let Some(first) = self.store.user(&from).and_then(|user| user.sent(&device, &mid)) {
-            return outcome(first, true);
+            return Outcome::of_send(mid, first, true);
         }
         let (ts_ms, stored_at_ms) = (send.ts_ms, self.time_ms);
         let result = self.with(&send.to, effects, |name, user, ctx| {
-            let (from, device, to) = (from.clone(), device.clone(), name.clone());
-            let body = Body::Memory(send.body.clone());
-            let message = Message { pos, mid, from, device, to, origin: node, ts_ms, stored_at_ms, body };
+            let (from, device, to) = (from.clone(), device.clone(), Destination::User(name.clone()));
+            let (body, told) = (Body::Memory(send.body.clone()), Told::default());
+            let message = Message { pos, mid, from, device, to, origin: node, ts_ms, stored_at_ms, body, told };
             user.store(name, message, ctx)?;
             if user.has_live() && !wake.contains(name) {
                 wake.insert(name.clone());
             }
             Ok(())
         });
-        self.with(&from, effects, |_, user, ctx| user.live(&device).ring.push(mid, result, ctx.limits.inflight));
-        outcome(result, false)
+        self.remember(&from, &device, mid, result);
+        Outcome::of_send(mid, result, false)
     }
 
-    fn ack(&mut self, node: NodeId, epoch: Epoch, upto: Pos, effects: &mut Vec<Effect>) -> Outcome {
+    /// Notes the result of a live session's send in its device's ring.
+    pub(super) fn remember(&mut self, from: &UserId, device: &DeviceId, mid: MessageId, result: SendResult) {
+        let inflight = self.limits.inflight;
+        self.store.with(from, |_, user| user.live(device).ring.push(mid, result, inflight));
+    }
+
+    fn ack(&mut self, pos: Pos, node: NodeId, epoch: Epoch, upto: Pos, effects: &mut Vec<Effect>) -> Outcome {
         let Some((by, device)) = self.session_of(node, epoch) else { return Outcome::Fenced };
-        let passed = self.with(&by, effects, |_, user, _| user.ack(&device, upto));
-        if passed.count > 0 {
+        let (mut passed, before, after, groups) = self.store.with(&by, |_, user| {
+            let before = user.live(&device).cursor.pos;
+            let passed = user.ack(&device, upto, pos);
+            let after = user.live(&device).cursor.pos;
+            let groups = if before < after { user.groups.clone() } else { Vec::new() };
+            (passed, before, after, groups)
+        });
+        let group = self.pass(&by, &groups, before, after, &mut passed.first);
+        if passed.count + group > 0 {
             let first = passed.first.into_iter();
-            let first = first.map(|message| super::FirstAck { message, by: by.clone(), device: device.clone() });
-            effects.push(Effect::Acked { node, epoch, count: passed.count, first: first.collect() });
+            let first = first.map(|message| FirstAck { message, by: by.clone(), device: device.clone() });
+            effects.push(Effect::Acked { node, epoch, count: passed.count, group, first: first.collect() });
         }
         Outcome::Done
     }

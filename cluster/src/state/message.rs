@@ -1,8 +1,10 @@
 //! A stored message.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bytes::Bytes;
 
-use crate::id::{DeviceId, MessageId, NodeId, Pos, UserId};
+use crate::id::{DeviceId, GroupId, MessageId, NodeId, Pos, UserId};
 
 /// A message as it waits in an inbox. Shared, not copied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,7 +18,7 @@ pub struct Message {
     /// From which device.
     pub device: DeviceId,
     /// To whom.
-    pub to: UserId,
+    pub to: Destination,
     /// The node its sender was connected to.
     pub origin: NodeId,
     /// The origin's wall clock at arrival, ms since the Unix epoch.
@@ -25,7 +27,44 @@ pub struct Message {
     pub stored_at_ms: u64,
     /// Where its body is on this replica.
     pub body: Body,
+    /// Whether this node has told the sender's that a device has it.
+    pub told: Told,
 }
+
+/// Where a message goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// To a user.
+    User(UserId),
+    /// To all members of a group.
+    Group(GroupId),
+}
+
+/// A mark of this replica's own on a message: no part of the replicated state. A message to a group
+/// has many recipients, and its sender is told of one.
+#[derive(Debug, Default)]
+pub struct Told(AtomicBool);
+
+impl Told {
+    /// Makes the mark; false if it was there.
+    pub fn mark(&self) -> bool {
+        !self.0.swap(true, Ordering::Relaxed)
+    }
+}
+
+impl Clone for Told {
+    fn clone(&self) -> Self {
+        Self(AtomicBool::new(self.0.load(Ordering::Relaxed)))
+    }
+}
+
+impl PartialEq for Told {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Told {}
 
 /// Where a replica keeps a body. Differs between replicas: no part of the replicated state's hash.
 #[derive(Debug, Clone, PartialEq, Eq)]

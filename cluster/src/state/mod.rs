@@ -1,4 +1,4 @@
-//! The replicated state machine: sessions, devices, presence, inboxes, dedup, node generations.
+//! The replicated state machine: sessions, devices, presence, inboxes, groups, dedup, node generations.
 //!
 //! Invariant: pure. `apply` looks at nothing but the state and the command, so replicas that
 //! applied the same log are equal, and every guarantee that says "replicated" rests on this module.
@@ -8,6 +8,8 @@ mod checkpoint;
 mod command;
 mod device;
 mod effect;
+mod group;
+mod groups;
 mod inbox;
 mod lapse;
 mod limits;
@@ -23,12 +25,15 @@ mod user;
 mod wire;
 
 pub use checkpoint::{Frozen, RestoreError};
-pub use command::{Batch, Command, DecodeError, FEATURE_LEVEL, NodeUp, Op, Register, Send};
+pub use command::{
+    Batch, Command, DecodeError, FEATURE_LEVEL, GROUPS_LEVEL, GroupAct, GroupOp, GroupSend, NodeUp, Op, Register, Send,
+};
 pub use device::{GapReason, Registration};
-pub use effect::{BatchRefusal, Effect, FirstAck, Outcome, RegisterRefusal, SendRefusal};
-pub use limits::Limits;
+pub use effect::{BatchRefusal, Effect, FirstAck, GroupRefusal, Outcome, RegisterRefusal, SendRefusal};
+pub use group::Members;
+pub use limits::{GroupLimits, Limits};
 pub use machine::State;
-pub use message::{Body, Message, Stored};
+pub use message::{Body, Destination, Message, Stored, Told};
 pub use nodes::NodeRecord;
 pub use read::{DeviceView, Item, SessionView};
 pub use shard::Shard;

@@ -1,14 +1,17 @@
 //! What nodes read from the state: they never change it but through the log.
 
+use std::iter::{Peekable, once};
+use std::ops::Bound;
 use std::sync::Arc;
 
-use super::device::{GapReason, Registration};
-use super::limits::Limits;
+use super::device::{Device, GapReason, Registration};
+use super::limits::{GroupLimits, Limits};
 use super::machine::State;
 use super::message::Message;
 use super::nodes::NodeRecord;
 use super::store::Totals;
-use crate::id::{DeviceId, Epoch, NodeId, Pos, UserId};
+use super::user::User;
+use crate::id::{DeviceId, Epoch, GroupId, NodeId, Pos, UserId};
 
 /// A device as it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +64,39 @@ impl Item {
     }
 }
 
+/// Items of one kind that a device has to read, in log order.
+type Source<'a> = Box<dyn Iterator<Item = Head<'a>> + 'a>;
+
+/// The next of a source, which may stay there.
+enum Head<'a> {
+    Gap(Item),
+    Message(&'a Arc<Message>),
+}
+
+impl Head<'_> {
+    fn pos(&self) -> Pos {
+        match self {
+            Self::Gap(gap) => gap.seq(),
+            Self::Message(message) => message.pos,
+        }
+    }
+
+    /// Bytes of the body.
+    fn len(&self) -> usize {
+        match self {
+            Self::Gap(_) => 0,
+            Self::Message(message) => message.body.len(),
+        }
+    }
+
+    fn into_item(self) -> Item {
+        match self {
+            Self::Gap(gap) => gap,
+            Self::Message(message) => Item::Message(message.clone()),
+        }
+    }
+}
+
 impl State {
     /// Index of the last log entry applied.
     #[must_use]
@@ -72,6 +108,36 @@ impl State {
     #[must_use]
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// The replicated limits of groups.
+    #[must_use]
+    pub fn group_limits(&self) -> GroupLimits {
+        self.group_limits.clone().unwrap_or_default()
+    }
+
+    /// Whether there can be groups: their limits are set as soon as all members know of groups.
+    #[must_use]
+    pub fn has_groups(&self) -> bool {
+        self.group_limits.is_some()
+    }
+
+    /// Up to `count` members of a group in the order of their names, behind `after`, and whether
+    /// there are more; `None` when there is no such group.
+    #[must_use]
+    pub fn members(&self, group: &GroupId, after: Option<&UserId>, count: usize) -> Option<(Vec<UserId>, bool)> {
+        let group = self.store.group(group).filter(|group| group.exists())?;
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut members = group.members.range::<UserId, _>((from, Bound::Unbounded)).map(|(user, _)| user.clone());
+        let page: Vec<UserId> = members.by_ref().take(count).collect();
+        let more = members.next().is_some();
+        Some((page, more))
+    }
+
+    /// Whether the user is a member of the group.
+    #[must_use]
+    pub fn is_member(&self, group: &GroupId, user: &UserId) -> bool {
+        self.store.group(group).is_some_and(|group| group.members.contains_key(user))
     }
 
     /// Commands up to this level are in the log, or may be.
@@ -136,20 +202,40 @@ impl State {
         let mut items = Vec::new();
         let Some(user) = self.store.user(user) else { return items };
         let Some(device) = user.device(device).filter(|device| device.lapsed.is_none()) else { return items };
-        let cursor = &device.cursor;
-        if let Some(gap) = cursor.gap.filter(|gap| gap.seq > after) {
-            items.push(Item::Gap { seq: gap.seq, reason: gap.reason, lost: cursor.lost() });
-        }
-        let from = cursor.front().max(user.inbox.ordinal_after(after));
+        let mut sources = self.sources(user, device, after);
         let mut bytes = 0;
-        for slot in user.inbox.from(from) {
-            bytes += slot.message.body.len();
+        loop {
+            // What is first of all; sources are few, and positions one item's each.
+            let heads = sources.iter_mut().enumerate().filter_map(|(at, source)| Some((source.peek()?.pos(), at)));
+            let Some((_, at)) = heads.min() else { break };
+            let Some(next) = sources[at].next() else { break };
+            bytes += next.len();
             if !items.is_empty() && (items.len() >= max_count || bytes > max_bytes) {
                 break;
             }
-            items.push(Item::Message(slot.message.clone()));
+            items.push(next.into_item());
         }
         items
+    }
+
+    /// What a device has to read behind `after`: its gaps, its user's inbox, its user's groups; each in log order.
+    fn sources<'a>(&'a self, user: &'a User, device: &'a Device, after: Pos) -> Vec<Peekable<Source<'a>>> {
+        let cursor = &device.cursor;
+        let gap = cursor.gap.map(|gap| Item::Gap { seq: gap.seq, reason: gap.reason, lost: cursor.lost() });
+        let of_groups = cursor.groups.map(|gap| Item::Gap { seq: gap.seq, reason: gap.reason, lost: gap.lost });
+        let gaps = [gap, of_groups].into_iter().flatten().filter(move |gap| gap.seq() > after);
+        let from = cursor.front().max(user.inbox.ordinal_after(after));
+        let own = user.inbox.from(from).map(|slot| Head::Message(&slot.message));
+        let mut sources: Vec<Source<'a>> = gaps.map(|gap| Box::new(once(Head::Gap(gap))) as Source<'a>).collect();
+        sources.push(Box::new(own));
+        for membership in &user.groups {
+            let Some(group) = self.store.group(&membership.group) else { continue };
+            let mut waiting = group.range(membership.range(cursor.pos.max(after))).peekable();
+            if waiting.peek().is_some() {
+                sources.push(Box::new(waiting.map(|waiting| Head::Message(&waiting.message))));
+            }
+        }
+        sources.into_iter().map(Iterator::peekable).collect()
     }
 
     /// How much there is; at no cost.

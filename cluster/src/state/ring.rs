@@ -51,6 +51,8 @@ fn code(refused: Option<SendRefusal>) -> u8 {
     match refused {
         None => 0,
         Some(SendRefusal::InboxFull) => 1,
+        Some(SendRefusal::UnknownGroup) => 2,
+        Some(SendRefusal::NotMember) => 3,
     }
 }
 
@@ -76,6 +78,8 @@ impl<'de> Deserialize<'de> for Ring {
             let refused = match code {
                 0 => None,
                 1 => Some(SendRefusal::InboxFull),
+                2 => Some(SendRefusal::UnknownGroup),
+                3 => Some(SendRefusal::NotMember),
                 _ => return Err(D::Error::custom("a ring with an unknown result")),
             };
             Ok(Entry { mid: MessageId(*mid), refused })

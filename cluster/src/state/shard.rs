@@ -1,43 +1,50 @@
-//! Users, split into shards that a checkpoint can freeze one by one.
+//! Users and groups, split into shards that a checkpoint can freeze one by one.
 //!
-//! Invariant: a user's shard depends on the name alone, and everything of a user is in one shard. A
-//! frozen shard never changes: the state copies it (users by reference) when it writes to it first.
+//! Invariant: a shard depends on the name alone, and everything of a user or group is in one. A
+//! frozen shard never changes: the state copies it (users and groups by reference) when it writes to it first.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::message::{Body, Stored};
+use super::group::Group;
+use super::message::{Body, Message, Stored};
 use super::user::User;
-use crate::id::{Pos, UserId};
+use crate::id::{GroupId, Pos, UserId};
 
-/// The users of one shard.
+/// The users and groups of one shard.
 #[derive(Debug, Clone, Default)]
 pub struct Shard {
     pub(super) users: BTreeMap<UserId, Arc<User>>,
+    pub(super) groups: BTreeMap<GroupId, Arc<Group>>,
 }
 
 impl Shard {
     /// The bodies that are in memory only, each with its message's position.
     #[must_use]
     pub fn memory_bodies(&self) -> Vec<(Pos, Bytes)> {
-        let mut bodies = Vec::new();
-        for user in self.users.values().filter(|user| user.inbox.memory_bytes() > 0) {
-            for slot in user.inbox.iter() {
-                if let Body::Memory(bytes) = &slot.message.body {
-                    bodies.push((slot.pos, bytes.clone()));
-                }
-            }
-        }
-        bodies
+        let users = self.users.values().filter(|user| user.inbox.memory_bytes() > 0);
+        let users = users.flat_map(|user| user.inbox.iter().map(|slot| slot.message.as_ref()));
+        let groups = self.groups.values().filter(|group| group.memory_bytes() > 0);
+        let groups = groups.flat_map(|group| group.iter().map(|waiting| waiting.message.as_ref()));
+        let in_memory = users.chain(groups).filter_map(|message| match &message.body {
+            Body::Memory(bytes) => Some((message.pos, bytes.clone())),
+            Body::Stored(_) => None,
+        });
+        in_memory.collect()
+    }
+
+    fn messages(&self) -> impl Iterator<Item = &Message> {
+        let users = self.users.values().flat_map(|user| user.inbox.iter()).map(|slot| slot.message.as_ref());
+        let groups = self.groups.values().flat_map(|group| group.iter());
+        users.chain(groups.map(|waiting| waiting.message.as_ref()))
     }
 
     /// The blob ranges that bodies of this shard are read from, each with its message's position.
     pub fn stored_bodies(&self) -> impl Iterator<Item = (Pos, Stored)> {
-        let slots = self.users.values().flat_map(|user| user.inbox.iter());
-        slots.filter_map(|slot| match slot.message.body {
-            Body::Stored(stored) => Some((slot.pos, stored)),
+        self.messages().filter_map(|message| match message.body {
+            Body::Stored(stored) => Some((message.pos, stored)),
             Body::Memory(_) => None,
         })
     }
@@ -49,13 +56,17 @@ impl Shard {
                 Arc::make_mut(user).inbox.relocate(|pos| stored.get(&pos).copied());
             }
         }
+        for group in self.groups.values_mut() {
+            if group.iter().any(|waiting| stored.contains_key(&waiting.message.pos)) {
+                Arc::make_mut(group).relocate(|pos| stored.get(&pos).copied());
+            }
+        }
     }
 }
 
-/// A user's shard, of `count`: FNV-1a, folded. Part of the checkpoints' format.
-pub(super) fn shard_of(user: &UserId, count: usize) -> usize {
-    let hash = user
-        .as_str()
+/// The shard of a user or group of this name, of `count`: FNV-1a, folded. Part of the checkpoints' format.
+pub(super) fn shard_of(name: &str, count: usize) -> usize {
+    let hash = name
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     ((hash ^ (hash >> 32)) % count as u64) as usize

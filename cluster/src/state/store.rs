@@ -1,6 +1,6 @@
-//! All users, and what is derived from them: totals, and who has something due.
+//! All users and groups, and what is derived from them: totals, and who has something due.
 //!
-//! Invariant: users change only through [`Store::with`], which keeps the derived parts equal to what
+//! Invariant: users change only through [`Store::with`] and groups through [`Store::with_group`], which keep the derived parts equal to what
 //! a scan of all users would give. So they need not be in a checkpoint.
 
 use std::collections::BTreeSet;
@@ -9,9 +9,10 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::device::NEVER;
+use super::group::Group;
 use super::shard::{Shard, shard_of};
 use super::user::User;
-use crate::id::UserId;
+use crate::id::{GroupId, UserId};
 
 /// How much there is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -24,7 +25,9 @@ pub struct Totals {
     pub retired_devices: u64,
     /// Live sessions.
     pub sessions: u64,
-    /// Messages that wait.
+    /// Groups that are remembered: with a member, or a message.
+    pub groups: u64,
+    /// Messages that wait; one to a group counts once.
     pub inbox_messages: u64,
     /// Bytes of their bodies.
     pub inbox_bytes: u64,
@@ -39,9 +42,20 @@ impl Totals {
             devices: user.devices.len() as u64,
             retired_devices: user.retired.len() as u64,
             sessions: 0,
+            groups: 0,
             inbox_messages: user.inbox.len() as u64,
             inbox_bytes: user.inbox.bytes(),
             memory_bytes: user.inbox.memory_bytes(),
+        }
+    }
+
+    fn of_group(group: &Group) -> Self {
+        Self {
+            groups: 1,
+            inbox_messages: group.len() as u64,
+            inbox_bytes: group.bytes(),
+            memory_bytes: group.memory_bytes(),
+            ..Self::default()
         }
     }
 
@@ -49,22 +63,23 @@ impl Totals {
         self.users = self.users - before.users + after.users;
         self.devices = self.devices - before.devices + after.devices;
         self.retired_devices = self.retired_devices - before.retired_devices + after.retired_devices;
+        self.groups = self.groups - before.groups + after.groups;
         self.inbox_messages = self.inbox_messages - before.inbox_messages + after.inbox_messages;
         self.inbox_bytes = self.inbox_bytes - before.inbox_bytes + after.inbox_bytes;
         self.memory_bytes = self.memory_bytes - before.memory_bytes + after.memory_bytes;
     }
 }
 
-/// Users in the order of when they have something due.
-type Agenda = BTreeSet<(u64, UserId)>;
+/// Users, or groups, in the order of when they have something due.
+type Agenda<T> = BTreeSet<(u64, T)>;
 
-fn reschedule(agenda: &mut Agenda, user: &UserId, before: u64, after: u64) {
+fn reschedule<T: Ord + Clone>(agenda: &mut Agenda<T>, name: &T, before: u64, after: u64) {
     if before != after {
         if before != NEVER {
-            agenda.remove(&(before, user.clone()));
+            agenda.remove(&(before, name.clone()));
         }
         if after != NEVER {
-            agenda.insert((after, user.clone()));
+            agenda.insert((after, name.clone()));
         }
     }
 }
@@ -75,9 +90,11 @@ pub(super) struct Store {
     /// Shards changed since they were last frozen.
     dirty: Vec<bool>,
     /// By [`User::oldest_ms`].
-    oldest: Agenda,
+    oldest: Agenda<UserId>,
     /// By [`User::check_ms`].
-    checks: Agenda,
+    checks: Agenda<UserId>,
+    /// By [`Group::oldest_ms`].
+    oldest_of_groups: Agenda<GroupId>,
     totals: Totals,
 }
 
@@ -88,6 +105,7 @@ impl Store {
             dirty: vec![false; shards],
             oldest: Agenda::new(),
             checks: Agenda::new(),
+            oldest_of_groups: Agenda::new(),
             totals: Totals::default(),
         }
     }
@@ -98,23 +116,34 @@ impl Store {
     /// When it is none of these shards, came before, or holds a user of another one.
     pub fn insert(&mut self, id: usize, shard: Shard) -> Result<(), &'static str> {
         let place = self.shards.get(id).ok_or("there is no such shard")?;
-        if !place.users.is_empty() {
+        if !place.users.is_empty() || !place.groups.is_empty() {
             return Err("a shard came twice");
         }
         for (name, user) in &shard.users {
-            if shard_of(name, self.shards.len()) != id {
+            if shard_of(name.as_str(), self.shards.len()) != id {
                 return Err("a user is in a foreign shard");
             }
             self.totals.replace(Totals::default(), Totals::of(user));
             reschedule(&mut self.oldest, name, NEVER, user.oldest_ms);
             reschedule(&mut self.checks, name, NEVER, user.check_ms);
         }
+        for (name, group) in &shard.groups {
+            if shard_of(name.as_str(), self.shards.len()) != id {
+                return Err("a group is in a foreign shard");
+            }
+            self.totals.replace(Totals::default(), Totals::of_group(group));
+            reschedule(&mut self.oldest_of_groups, name, NEVER, group.oldest_ms());
+        }
         self.shards[id] = Arc::new(shard);
         Ok(())
     }
 
     pub fn user(&self, name: &UserId) -> Option<&User> {
-        self.shards[shard_of(name, self.shards.len())].users.get(name).map(Arc::as_ref)
+        self.shards[shard_of(name.as_str(), self.shards.len())].users.get(name).map(Arc::as_ref)
+    }
+
+    pub fn group(&self, name: &GroupId) -> Option<&Group> {
+        self.shards[shard_of(name.as_str(), self.shards.len())].groups.get(name).map(Arc::as_ref)
     }
 
     pub fn shards(&self) -> &[Arc<Shard>] {
@@ -135,14 +164,20 @@ impl Store {
         self.checks.first()
     }
 
+    /// Which group has the oldest message, and since when, ms.
+    pub fn oldest_of_groups(&self) -> Option<&(u64, GroupId)> {
+        self.oldest_of_groups.first()
+    }
+
     /// Whether the same work is due to the same users at the same times.
     pub fn same_agenda(&self, other: &Self) -> bool {
-        self.oldest == other.oldest && self.checks == other.checks
+        let groups = self.oldest_of_groups == other.oldest_of_groups;
+        self.oldest == other.oldest && self.checks == other.checks && groups
     }
 
     /// Changes a user, who begins to exist by this and ends when nothing needs to be remembered.
     pub fn with<R>(&mut self, name: &UserId, change: impl FnOnce(&UserId, &mut User) -> R) -> R {
-        let id = shard_of(name, self.shards.len());
+        let id = shard_of(name.as_str(), self.shards.len());
         self.dirty[id] = true;
         let shard = Arc::make_mut(&mut self.shards[id]);
         let entry = shard.users.entry(name.clone());
@@ -167,6 +202,29 @@ impl Store {
         result
     }
 
+    /// Changes a group, which begins to exist by this and ends when nothing needs to be remembered.
+    pub fn with_group<R>(&mut self, name: &GroupId, change: impl FnOnce(&GroupId, &mut Group) -> R) -> R {
+        let id = shard_of(name.as_str(), self.shards.len());
+        self.dirty[id] = true;
+        let shard = Arc::make_mut(&mut self.shards[id]);
+        let entry = shard.groups.entry(name.clone());
+        let name = entry.key().clone();
+        let mut before = Totals::default();
+        let group = entry.and_modify(|group| before = Totals::of_group(group)).or_default();
+        let group = Arc::make_mut(group);
+        let oldest_ms = group.oldest_ms();
+        let result = change(&name, group);
+        reschedule(&mut self.oldest_of_groups, &name, oldest_ms, group.oldest_ms());
+        let mut after = Totals::default();
+        if group.is_vacant() {
+            shard.groups.remove(&name);
+        } else {
+            after = Totals::of_group(group);
+        }
+        self.totals.replace(before, after);
+        result
+    }
+
     pub fn mark_dirty(&mut self, id: usize) {
         self.dirty[id] = true;
     }
@@ -180,7 +238,10 @@ impl Store {
     /// Changes where bodies of a shard are on this replica; nothing replicated changes by that.
     pub fn relocate(&mut self, id: usize, change: impl FnOnce(&mut Shard)) {
         let shard = Arc::make_mut(&mut self.shards[id]);
-        let memory = |shard: &Shard| shard.users.values().map(|user| user.inbox.memory_bytes()).sum::<u64>();
+        let memory = |shard: &Shard| {
+            let users = shard.users.values().map(|user| user.inbox.memory_bytes());
+            users.chain(shard.groups.values().map(|group| group.memory_bytes())).sum::<u64>()
+        };
         let before = memory(shard);
         change(shard);
         self.totals.memory_bytes = self.totals.memory_bytes - before + memory(shard);

@@ -9,7 +9,7 @@ use super::machine::State;
 use super::ring::Ring;
 use super::user::{Context, User};
 use super::{Command, Limits};
-use crate::id::{DeviceId, UserId};
+use crate::id::{DeviceId, GroupId, UserId};
 
 /// Most pieces of due work in one tick (messages dropped, devices forgotten, rings dropped, users
 /// looked at), so that no entry takes long to apply.
@@ -20,30 +20,34 @@ impl State {
         self.time_ms = self.time_ms.saturating_add(advance_ms.min(Command::MAX_TICK_MS));
         let mut budget = MAX_WORK;
         while budget > 0
-            && let Some((task, name)) = self.next_due()
+            && let Some(due) = self.next_due()
         {
-            let done = self.with(&name, effects, |name, user, ctx| match task {
-                Task::Expire => user.expire(name, budget, ctx),
-                Task::Check => user.check(name, budget, ctx),
-            });
+            let done = match due {
+                Due::Expire(name) => self.with(&name, effects, |name, user, ctx| user.expire(name, budget, ctx)),
+                Due::Check(name) => self.with(&name, effects, |name, user, ctx| user.check(name, budget, ctx)),
+                Due::ExpireOfGroup(group) => self.expire_of_group(&group, budget, effects),
+            };
             budget = budget.saturating_sub(done.max(1));
         }
     }
 
     /// What is due longest, and whose it is.
-    fn next_due(&self) -> Option<(Task, UserId)> {
+    fn next_due(&self) -> Option<Due> {
         let ttl_ms = self.limits.message_ttl_ms;
-        let oldest = self.store.oldest().map(|(ms, name)| (ms.saturating_add(ttl_ms), Task::Expire, name));
-        let check = self.store.next_check().map(|(ms, name)| (*ms, Task::Check, name));
-        let (due_ms, task, name) = oldest.into_iter().chain(check).min_by_key(|(due_ms, task, _)| (*due_ms, *task))?;
-        (due_ms <= self.time_ms).then(|| (task, name.clone()))
+        let expire = self.store.oldest().map(|(ms, name)| (ms.saturating_add(ttl_ms), Due::Expire(name.clone())));
+        let check = self.store.next_check().map(|(ms, name)| (*ms, Due::Check(name.clone())));
+        let group = self.store.oldest_of_groups();
+        let group = group.map(|(ms, group)| (ms.saturating_add(ttl_ms), Due::ExpireOfGroup(group.clone())));
+        let (due_ms, due) = expire.into_iter().chain(check).chain(group).min()?;
+        (due_ms <= self.time_ms).then_some(due)
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Task {
-    Expire,
-    Check,
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Expire(UserId),
+    Check(UserId),
+    ExpireOfGroup(GroupId),
 }
 
 /// A deadline of a user.
@@ -98,11 +102,11 @@ impl User {
     /// Nobody came for the inbox in all this time: what was lost from it is forgotten, unless
     /// messages wait still.
     fn drop_heir_gap(&mut self, limits: &Limits, now_ms: u64) {
-        if !self.inbox.is_empty() {
+        if !self.inbox.is_empty() || !self.groups.is_empty() {
             return self.date_heir(now_ms, limits);
         }
         if let Some(heir) = &mut self.heir {
-            let cursor = Cursor { pos: self.inbox.last(), passed: self.inbox.next(), gap: None };
+            let cursor = Cursor { pos: self.inbox.last(), passed: self.inbox.next(), ..Cursor::default() };
             *heir = Heir { cursor, forget_ms: NEVER };
         }
     }

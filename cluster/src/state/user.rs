@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::command::Register;
 use super::device::{Cursor, Device, Heir, NEVER, Registration, Retired, deadline};
 use super::effect::{Effect, RegisterRefusal};
+use super::group::Membership;
 use super::inbox::Inbox;
 use super::limits::Limits;
 use super::message::Message;
@@ -34,6 +35,9 @@ pub(super) struct User {
     /// Set exactly while there are no devices.
     pub heir: Option<Heir>,
     pub inbox: Inbox,
+    /// Sorted; at most `group_limits.per_user` when one is added. What the groups know of this user's devices
+    /// follows them in `State::with`.
+    pub groups: Vec<Membership>,
     /// No waiting message was stored before; [`NEVER`] if none can be waiting. A bound only, so
     /// that it need not move with each message; a tick that comes to it makes it exact.
     pub oldest_ms: u64,
@@ -48,6 +52,7 @@ impl Default for User {
             retired: Vec::new(),
             heir: Some(Heir::default()),
             inbox: Inbox::default(),
+            groups: Vec::new(),
             oldest_ms: NEVER,
             check_ms: NEVER,
         }
@@ -63,8 +68,28 @@ pub(super) struct Passed {
 impl User {
     /// Nothing has to be remembered of this user.
     pub fn is_vacant(&self) -> bool {
-        let inherits = self.heir.is_some_and(|heir| heir.cursor.gap.is_some());
-        self.devices.is_empty() && self.retired.is_empty() && self.inbox.is_empty() && !inherits
+        let inherits = self.heir.is_some_and(|heir| heir.cursor.has_gap());
+        let remembers = inherits || !self.groups.is_empty() || !self.inbox.is_empty();
+        self.devices.is_empty() && self.retired.is_empty() && !remembers
+    }
+
+    /// The devices' cursors, or the heir's.
+    pub fn cursors(&self) -> impl Iterator<Item = (Option<&Device>, &Cursor)> {
+        let devices = self.devices.iter().map(|device| (Some(device), &device.cursor));
+        devices.chain(self.heir.iter().map(|heir| (None, &heir.cursor)))
+    }
+
+    /// As [`User::cursors`], to change, with the node of the live session.
+    pub fn cursors_mut(&mut self) -> impl Iterator<Item = (Option<NodeId>, &mut Cursor)> {
+        let devices = self.devices.iter_mut().map(|device| (device.session, &mut device.cursor));
+        devices.chain(self.heir.iter_mut().map(|heir| (None, &mut heir.cursor)))
+    }
+
+    /// Where the cursors are, sorted.
+    pub fn positions(&self) -> Vec<Pos> {
+        let mut positions: Vec<Pos> = self.cursors().map(|(_, cursor)| cursor.pos).collect();
+        positions.sort_unstable();
+        positions
     }
 
     fn find(&self, id: &DeviceId) -> Result<usize, usize> {
@@ -152,8 +177,10 @@ impl User {
             }
         };
         let cursor = match self.heir.take() {
-            Some(Heir { cursor, .. }) if cursor.gap.is_some() || !self.inbox.is_empty() => cursor,
-            _ => Cursor { pos: epoch, passed: self.inbox.next(), gap: None },
+            Some(Heir { cursor, .. }) if cursor.has_gap() || !self.groups.is_empty() || !self.inbox.is_empty() => {
+                cursor
+            }
+            _ => Cursor { pos: epoch, passed: self.inbox.next(), ..Cursor::default() },
         };
         let device = Device {
             id: id.clone(),
@@ -229,7 +256,7 @@ impl User {
     /// Gives a pending gap of the heir a time to be forgotten.
     pub fn date_heir(&mut self, now_ms: u64, limits: &Limits) {
         if let Some(heir) = &mut self.heir
-            && heir.cursor.gap.is_some()
+            && heir.cursor.has_gap()
         {
             heir.forget_ms = deadline(now_ms, limits.device_ttl_ms);
             let due_ms = heir.forget_ms;
@@ -237,19 +264,29 @@ impl User {
         }
     }
 
-    /// Moves the cursor of a live session's device. Within a pending gap it stays: what was lost
-    /// is passed as a whole, and not counted as received.
-    pub fn ack(&mut self, id: &DeviceId, upto: Pos) -> Passed {
+    /// Moves the cursor of a live session's device, at `now` in the log. Within a pending gap of the
+    /// inbox it stays, but for what is read of groups: what was lost is passed as a whole, and not
+    /// counted as received.
+    pub fn ack(&mut self, id: &DeviceId, upto: Pos, now: Pos) -> Passed {
         let mut passed = Passed { count: 0, first: Vec::new() };
-        let upto = upto.min(self.inbox.last());
         let index = self.find(id).expect("a live session's device is known");
+        let grouped = !self.groups.is_empty();
         let device = &mut self.devices[index];
-        if upto <= device.cursor.pos || device.cursor.gap.is_some_and(|gap| upto < gap.seq) {
+        let cursor = &mut device.cursor;
+        let lost = cursor.groups.map_or(Pos::ZERO, |gap| gap.seq);
+        let upto = upto.min(if grouped { now } else { self.inbox.last().max(lost) });
+        let within_gap = cursor.gap.is_some_and(|gap| upto < gap.seq);
+        if upto <= cursor.pos || (within_gap && !grouped && cursor.groups.is_none()) {
             return passed;
         }
-        let front = device.cursor.front();
+        let groups = cursor.groups.filter(|gap| upto < gap.seq);
+        if within_gap {
+            *cursor = Cursor { pos: upto, groups, ..*cursor };
+            return passed;
+        }
+        let front = cursor.front();
         let next = self.inbox.ordinal_after(upto);
-        device.cursor = Cursor { pos: upto, passed: next, gap: None };
+        *cursor = Cursor { pos: upto, passed: next, gap: None, groups };
         passed.count = next - front;
         for slot in self.inbox.range_mut(front..next) {
             if !slot.acked {

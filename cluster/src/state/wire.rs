@@ -10,11 +10,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::device::{Device, Heir, Retired};
+use super::device::{Device, GroupGap, Heir, Retired};
+use super::group::{Group, Members, Membership, Waiting};
 use super::inbox::{Inbox, Slot};
-use super::message::{Body, Message, Stored};
+use super::message::{Body, Destination, Message, Stored, Told};
 use super::user::User;
-use crate::id::{DeviceId, MessageId, NodeId, Pos, UserId};
+use crate::id::{DeviceId, GroupId, MessageId, NodeId, Pos, UserId};
 
 /// A body in an encoded section.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -40,6 +41,42 @@ struct MessageWire {
     body: BodyWire,
 }
 
+impl MessageWire {
+    fn of(message: &Message, acked: bool, body: BodyWire) -> Self {
+        Self {
+            pos: message.pos,
+            mid: message.mid,
+            from: message.from.clone(),
+            device: message.device.clone(),
+            origin: message.origin,
+            ts_ms: message.ts_ms,
+            stored_at_ms: message.stored_at_ms,
+            acked,
+            body,
+        }
+    }
+
+    fn read(self, to: Destination, names: &mut Names) -> Result<Message, &'static str> {
+        let body = match self.body {
+            BodyWire::Inline(bytes) => Body::Memory(bytes),
+            BodyWire::Stored(stored) => Body::Stored(stored),
+            BodyWire::Hashed(_) => return Err("a message without its body"),
+        };
+        Ok(Message {
+            pos: self.pos,
+            mid: self.mid,
+            from: intern(&mut names.users, self.from),
+            device: intern(&mut names.devices, self.device),
+            to,
+            origin: self.origin,
+            ts_ms: self.ts_ms,
+            stored_at_ms: self.stored_at_ms,
+            body,
+            told: Told::default(),
+        })
+    }
+}
+
 /// A user, as encoded.
 #[derive(Serialize, Deserialize)]
 pub(super) struct UserWire {
@@ -58,20 +95,7 @@ pub(super) struct UserWire {
 impl UserWire {
     /// `body` says how each body is written.
     pub fn of(name: &UserId, user: &User, body: impl Fn(&Message) -> BodyWire) -> Self {
-        let message = |slot: &Slot| {
-            let message = slot.message.as_ref();
-            MessageWire {
-                pos: message.pos,
-                mid: message.mid,
-                from: message.from.clone(),
-                device: message.device.clone(),
-                origin: message.origin,
-                ts_ms: message.ts_ms,
-                stored_at_ms: message.stored_at_ms,
-                acked: slot.acked,
-                body: body(message),
-            }
-        };
+        let message = |slot: &Slot| MessageWire::of(&slot.message, slot.acked, body(&slot.message));
         Self {
             name: name.clone(),
             devices: user.devices.clone(),
@@ -86,7 +110,7 @@ impl UserWire {
         }
     }
 
-    /// The user, and whether all of it fits together.
+    /// The user, without its groups: see [`GroupsOfUser`].
     ///
     /// # Errors
     /// What does not.
@@ -102,32 +126,109 @@ impl UserWire {
                 return Err("messages out of order");
             }
             last = wire.pos;
-            let body = match wire.body {
-                BodyWire::Inline(bytes) => Body::Memory(bytes),
-                BodyWire::Stored(stored) => Body::Stored(stored),
-                BodyWire::Hashed(_) => return Err("a message without its body"),
-            };
-            let message = Message {
-                pos: wire.pos,
-                mid: wire.mid,
-                from: intern(&mut names.users, wire.from),
-                device: intern(&mut names.devices, wire.device),
-                to: name.clone(),
-                origin: wire.origin,
-                ts_ms: wire.ts_ms,
-                stored_at_ms: wire.stored_at_ms,
-                body,
-            };
-            inbox.push(Arc::new(message), wire.acked);
+            let acked = wire.acked;
+            let message = wire.read(Destination::User(name.clone()), names)?;
+            inbox.push(Arc::new(message), acked);
         }
         if last != self.last {
             return Err("an inbox without its end");
         }
         let devices = self.devices;
         let (retired, heir, oldest_ms, check_ms) = (self.retired, self.heir, self.oldest_ms, self.check_ms);
-        let user = User { devices, retired, heir, inbox, oldest_ms, check_ms };
-        user.audit()?;
+        let user = User { devices, retired, heir, inbox, groups: Vec::new(), oldest_ms, check_ms };
         Ok((name, user))
+    }
+}
+
+/// What a user has to do with groups, as encoded.
+#[derive(Serialize, Deserialize)]
+pub(super) struct GroupsOfUser {
+    name: UserId,
+    groups: Vec<Membership>,
+    /// One for each device, else one for the heir.
+    gaps: Vec<Option<GroupGap>>,
+}
+
+impl GroupsOfUser {
+    /// `None` when there is nothing to say.
+    pub fn of(name: &UserId, user: &User) -> Option<Self> {
+        let gaps: Vec<_> = user.cursors().map(|(_, cursor)| cursor.groups).collect();
+        let any = !user.groups.is_empty() || gaps.iter().any(Option::is_some);
+        any.then(|| Self { name: name.clone(), groups: user.groups.clone(), gaps })
+    }
+
+    pub fn name(&self) -> &UserId {
+        &self.name
+    }
+
+    /// Adds it to the user.
+    ///
+    /// # Errors
+    /// When it is another's.
+    pub fn read(self, user: &mut User) -> Result<(), &'static str> {
+        if self.gaps.len() != user.cursors().count() {
+            return Err("gaps of other devices");
+        }
+        user.groups = self.groups;
+        for ((_, cursor), gap) in user.cursors_mut().zip(self.gaps) {
+            cursor.groups = gap;
+        }
+        Ok(())
+    }
+}
+
+/// A group, as encoded.
+#[derive(Serialize, Deserialize)]
+pub(super) struct GroupWire {
+    name: GroupId,
+    creator: Option<UserId>,
+    members: Vec<(UserId, Pos)>,
+    leavers: Vec<UserId>,
+    holders: u64,
+    messages: Vec<(u64, MessageWire)>,
+}
+
+impl GroupWire {
+    /// `body` says how each body is written.
+    pub fn of(name: &GroupId, group: &Group, body: impl Fn(&Message) -> BodyWire) -> Self {
+        let message = |waiting: &Waiting| {
+            let wire = MessageWire::of(&waiting.message, waiting.acked, body(&waiting.message));
+            (waiting.held, wire)
+        };
+        Self {
+            name: name.clone(),
+            creator: group.creator.clone(),
+            members: group.members.iter().map(|(user, since)| (user.clone(), *since)).collect(),
+            leavers: group.leavers.iter().cloned().collect(),
+            holders: group.holders,
+            messages: group.iter().map(message).collect(),
+        }
+    }
+
+    /// The group.
+    ///
+    /// # Errors
+    /// What does not fit together.
+    pub fn read(self, names: &mut Names) -> Result<(GroupId, Group), &'static str> {
+        let mut group = Group::default();
+        (group.creator, group.holders) = (self.creator, self.holders);
+        let mut last = Pos::ZERO;
+        for (held, wire) in self.messages {
+            if wire.pos <= last || held == 0 {
+                return Err("messages of a group out of order, or held by nobody");
+            }
+            last = wire.pos;
+            let acked = wire.acked;
+            let message = Arc::new(wire.read(Destination::Group(self.name.clone()), names)?);
+            group.push(Waiting { message, held, acked });
+        }
+        let members = self.members.into_iter().map(|(user, since)| (intern(&mut names.users, user), since));
+        group.members = Arc::new(members.collect::<Members>());
+        group.leavers = self.leavers.into_iter().map(|user| intern(&mut names.users, user)).collect();
+        if group.is_vacant() {
+            return Err("a group about which there is nothing to know");
+        }
+        Ok((self.name, group))
     }
 }
 

@@ -165,6 +165,9 @@ pub struct ChatArgs {
     /// Whom to write to; without it begin each line with @name
     #[arg(long)]
     pub to: Option<String>,
+    /// Which group to write to; join or make it with /join and /create
+    #[arg(long, conflicts_with = "to")]
+    pub group: Option<String>,
     #[command(flatten)]
     pub target: Target,
     /// This device's name; a fixed one gets what waited for it

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cluster::env::clock;
-use cluster::id::{MessageId, UserId};
+use cluster::id::{GroupId, MessageId, UserId};
+use cluster::state::GroupAct;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use http::Method;
-use im_gateway::client::{Client, Event, Fate, Incoming, Receipt, Stopped, Tokens};
+use im_gateway::client::{Client, Event, Fate, Incoming, Receipt, Stopped, To, Tokens};
 use im_gateway::env::Tcp;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin};
@@ -35,11 +36,15 @@ const FLUSH_TELLS: Duration = Duration::from_secs(1);
 /// Sent messages remembered for their delivery mark.
 const MARKS: usize = 1_000;
 
+/// How long a node may take to tell who is in a group.
+const MEMBERS: Duration = Duration::from_secs(5);
+
 /// Lines without an answer before no more are read; fewer than the client's own queue takes.
 const UNANSWERED: usize = 512;
 
 const HELP: &str = "write a line to send it; begin with @name to write to somebody else, \
-                    /to name to change whom you write to, /quit to end";
+                    /to name to change whom you write to, /group name to write to a group, \
+                    /create, /join and /leave name for its membership, /members name, /quit to end";
 
 /// Signs a new token whenever one is asked for.
 struct Signing {
@@ -70,7 +75,7 @@ pub fn run(args: &ChatArgs) -> Result<(), Failure> {
 struct Chat {
     client: Client,
     device: String,
-    to: Option<String>,
+    to: Option<To>,
     lines: Lines<BufReader<Stdin>>,
     sent: u64,
     waiting: FuturesUnordered<Waiting>,
@@ -91,6 +96,9 @@ impl Chat {
                 return usage(format!("{flag}: {rule}"));
             }
         }
+        if let Some(Err(rule)) = args.group.as_ref().map(|name| GroupId::new(name)) {
+            return usage(format!("--group: {rule}"));
+        }
         let tokens: Arc<dyn Tokens> = match &args.token {
             Some(token) => Arc::new(token.clone()),
             None => {
@@ -106,7 +114,7 @@ impl Chat {
         Ok(Self {
             client: client.map_err(|error| Failure::Usage(format!("--url: {error}")))?,
             device: args.device.clone(),
-            to: args.to.clone(),
+            to: args.group.clone().map(To::Group).or_else(|| args.to.clone().map(To::User)),
             lines: BufReader::new(tokio::io::stdin()).lines(),
             sent: 0,
             waiting: FuturesUnordered::new(),
@@ -176,27 +184,63 @@ impl Chat {
     }
 
     async fn line(&mut self, line: &str) -> Result<(), Failure> {
-        if let Some(to) = line.strip_prefix("/to ") {
-            match UserId::new(to.trim()) {
-                Ok(to) => self.to = Some(to.to_string()),
-                Err(rule) => return self.note(&rule.to_string()),
-            }
-            return self.note(&format!("writing to {}", to.trim()));
+        if let Some((command, name)) = line.split_once(char::is_whitespace).filter(|_| line.starts_with('/')) {
+            return self.command(command, name.trim()).await;
         }
         if line.is_empty() || line.starts_with('/') {
             return if line.is_empty() { Ok(()) } else { self.note(HELP) };
         }
         let (to, text) = match line.strip_prefix('@').and_then(|rest| rest.split_once(char::is_whitespace)) {
-            Some((to, text)) => (to.to_owned(), text.trim()),
+            Some((to, text)) => (To::User(to.to_owned()), text.trim()),
             None => match &self.to {
                 Some(to) => (to.clone(), line),
                 None => return self.note("to whom? begin the line with @name, or set one with /to name"),
             },
         };
         let since = clock::now();
-        match self.client.send(&to, &json!({ "text": text })).await {
+        match self.client.send(to, &json!({ "text": text })).await {
             Ok(receipt) => self.watch(since, receipt),
             Err(error) => self.note(&format!("not sent: {error}")),
+        }
+    }
+
+    async fn command(&mut self, command: &str, name: &str) -> Result<(), Failure> {
+        let rule = match command {
+            "/to" => UserId::new(name).err(),
+            _ => GroupId::new(name).err(),
+        };
+        if let Some(rule) = rule {
+            return self.note(&rule.to_string());
+        }
+        let act = match command {
+            "/to" | "/group" => {
+                let to = name.to_owned();
+                self.to = Some(if command == "/to" { To::User(to) } else { To::Group(to) });
+                return self.note(&format!("writing to {name}"));
+            }
+            "/members" => return self.members(name).await,
+            "/create" => GroupAct::Create,
+            "/join" => GroupAct::Join,
+            "/leave" => GroupAct::Leave,
+            _ => return self.note(HELP),
+        };
+        let since = clock::now();
+        match self.client.group(act, name).await {
+            Ok(receipt) => self.watch(since, receipt),
+            Err(error) => self.note(&format!("not done: {error}")),
+        }
+    }
+
+    /// Says who is in a group, up to a screenful.
+    async fn members(&self, group: &str) -> Result<(), Failure> {
+        match clock::timeout(MEMBERS, self.client.members(group, None)).await {
+            Ok(Ok((members, more))) => {
+                let names: Vec<String> = members.iter().map(|name| visible(name)).collect();
+                self.note(&format!("{}{}", names.join(", "), if more { ", …" } else { "" }))
+            }
+            Ok(Err(Some(code))) => self.note(&format!("not told: {code:?}")),
+            Ok(Err(None)) => Ok(()),
+            Err(_) => self.note("no answer so far"),
         }
     }
 
@@ -209,8 +253,9 @@ impl Chat {
 
     fn show_fate(&mut self, number: u64, since: clock::Instant, fate: Fate) -> Result<(), Failure> {
         let took = since.elapsed().as_millis();
-        self.troubled |= !matches!(fate, Fate::Stored(_));
+        self.troubled |= !matches!(fate, Fate::Stored(_) | Fate::Done);
         match fate {
+            Fate::Done => self.note(&format!("✓ {number} done, {took} ms")),
             Fate::Stored(mid) => {
                 if self.stored.len() >= MARKS {
                     self.stored.pop_front();
@@ -229,7 +274,10 @@ impl Chat {
 
     fn show(&mut self, event: Event) -> Result<(), Failure> {
         match event {
-            Event::Message(message) => print(&format!("{}: {}", visible(&message.from), text_of(&message))),
+            Event::Message(message) => {
+                let group = message.group.as_ref().map_or_else(String::new, |group| format!("[{}] ", visible(group)));
+                print(&format!("{group}{}: {}", visible(&message.from), text_of(&message)))
+            }
             Event::Gap { lost, .. } => self.note(&format!("… {lost} messages are missing here")),
             Event::Delivered { mid, by } => {
                 let Some(index) = self.stored.iter().position(|(known, ..)| *known == mid) else { return Ok(()) };

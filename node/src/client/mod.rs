@@ -26,7 +26,9 @@ use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
 use crate::protocol::{ErrorCode, GapReason, MAX_KEY_BYTES};
-use outbox::Outgoing;
+use cluster::state::GroupAct;
+pub use outbox::To;
+use outbox::{Outgoing, Request};
 use route::Route;
 pub use route::{Address, BadUrl};
 use shared::Shared;
@@ -51,6 +53,8 @@ impl Tokens for String {
 pub enum Fate {
     /// Stored on a quorum under this id: it will be delivered.
     Stored(MessageId),
+    /// Done, of something with a group.
+    Done,
     /// Refused: nobody has seen it or will.
     Refused {
         /// Why.
@@ -290,18 +294,41 @@ impl Client {
         }
     }
 
-    /// Sends `body` to a user. Waits while too many messages are without an answer; then the message
+    /// Sends `body` to a user or a group. Waits while too many messages are without an answer; then the message
     /// is on its way, and the receipt tells its fate.
     ///
     /// # Errors
     /// A body that is not JSON, a client that has ended.
-    pub async fn send(&self, to: &str, body: &impl Serialize) -> Result<Receipt, SendError> {
-        let mut message = self.message(to, None, body)?;
+    pub async fn send(&self, to: impl Into<To>, body: &impl Serialize) -> Result<Receipt, SendError> {
+        self.request(self.message(to.into(), None, body)?).await
+    }
+
+    /// Makes, joins or leaves a group, in order with what is sent. Doing it twice is as doing it once,
+    /// so it is repeated as messages are.
+    ///
+    /// # Errors
+    /// A client that has ended.
+    pub async fn group(&self, act: GroupAct, name: &str) -> Result<Receipt, SendError> {
+        self.request(Request::Group(act, name.to_owned())).await
+    }
+
+    /// Members of a group in the order of their names, behind `after`, and whether there are more
+    /// behind them: as the node knows them when the question comes, whatever is still under way.
+    ///
+    /// # Errors
+    /// What the node refused it with; `None` when the client has ended.
+    pub async fn members(&self, group: &str, after: Option<&str>) -> Result<(Vec<String>, bool), Option<ErrorCode>> {
+        let answer = self.0.shared.state().ask_members(group, after);
+        self.0.shared.work.notify_one();
+        answer.await.map_err(|_| None)?.map_err(Some)
+    }
+
+    async fn request(&self, mut request: Request) -> Result<Receipt, SendError> {
         loop {
             let room = self.0.shared.room.notified();
-            match self.push(message) {
+            match self.push(request) {
                 Ok(receipt) => return Ok(receipt),
-                Err((SendError::Full, refused)) => message = refused,
+                Err((SendError::Full, refused)) => request = refused,
                 Err((error, _)) => return Err(error),
             }
             room.await;
@@ -313,30 +340,30 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::send`]; too many messages without an answer; a key that is too short or long.
-    pub fn try_send(&self, to: &str, key: Option<&str>, body: &impl Serialize) -> Result<Receipt, SendError> {
-        self.push(self.message(to, key, body)?).map_err(|(error, _)| error)
+    pub fn try_send(&self, to: impl Into<To>, key: Option<&str>, body: &impl Serialize) -> Result<Receipt, SendError> {
+        self.push(self.message(to.into(), key, body)?).map_err(|(error, _)| error)
     }
 
-    fn message(&self, to: &str, key: Option<&str>, body: &impl Serialize) -> Result<Outgoing, SendError> {
+    fn message(&self, to: To, key: Option<&str>, body: &impl Serialize) -> Result<Request, SendError> {
         if key.is_some_and(|key| key.is_empty() || key.len() > MAX_KEY_BYTES) {
             return Err(SendError::BadKey);
         }
         let body = serde_json::value::to_raw_value(body).map_err(|_| SendError::BadBody)?;
         let key = key.map_or_else(|| format!("{}{:016x}", self.0.keys, rand::random::<u64>()), str::to_owned);
-        Ok(Outgoing { to: to.to_owned(), key, body })
+        Ok(Request::Send(Outgoing { to, key, body }))
     }
 
-    fn push(&self, message: Outgoing) -> Result<Receipt, (SendError, Outgoing)> {
+    fn push(&self, request: Request) -> Result<Receipt, (SendError, Request)> {
         let shared = &self.0.shared;
         let mut state = shared.state();
         if state.stopped || state.closing {
-            return Err((SendError::Stopped, message));
+            return Err((SendError::Stopped, request));
         }
         let room = state.outbox.len() < self.0.queue_messages && state.outbox.bytes() < self.0.queue_bytes;
         if !room {
-            return Err((SendError::Full, message));
+            return Err((SendError::Full, request));
         }
-        let fate = state.push(message);
+        let fate = state.push(request);
         drop(state);
         shared.work.notify_one();
         Ok(Receipt(fate))

@@ -1,4 +1,4 @@
-//! Messages on their way out, as a pure core.
+//! Messages on their way out, and what is done with groups among them, as a pure core.
 //!
 //! Invariant: messages go out in the order they were given; on a new connection all that have no
 //! answer go again, in that order and byte for byte, before any new one; at most `inflight` of them
@@ -9,9 +9,10 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use cluster::env::clock::Instant;
+use cluster::state::GroupAct;
 use serde_json::value::RawValue;
 
-use crate::protocol::{ClientBody, ClientFrame, Send};
+use crate::protocol::{ClientBody, ClientFrame, Group, Send};
 
 /// How long a message is repeated before its fate is reported as unknown. Nodes remember a message
 /// id for an hour after its device was last seen; the rest is room for clocks that differ and for
@@ -41,17 +42,70 @@ impl Now {
 /// A message to send.
 #[derive(Debug, Clone)]
 pub struct Outgoing {
-    /// The recipient.
-    pub to: String,
+    /// The recipient, or recipients.
+    pub to: To,
     /// Tells this message from others of this device.
     pub key: String,
     /// Any JSON.
     pub body: Box<RawValue>,
 }
 
+/// To whom a message goes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum To {
+    /// A user.
+    User(String),
+    /// The members of a group.
+    Group(String),
+}
+
+impl From<&str> for To {
+    fn from(user: &str) -> Self {
+        Self::User(user.to_owned())
+    }
+}
+
+impl From<&String> for To {
+    fn from(user: &String) -> Self {
+        Self::User(user.clone())
+    }
+}
+
+/// What waits for its turn and then for its answer.
+#[derive(Debug, Clone)]
+pub enum Request {
+    /// A message.
+    Send(Outgoing),
+    /// Something with a group of this name.
+    Group(GroupAct, String),
+}
+
+impl Request {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Send(message) => message.body.get().len(),
+            Self::Group(..) => 0,
+        }
+    }
+
+    fn frame(&self, id: u64) -> String {
+        let body = match self {
+            Self::Send(Outgoing { to, key, body }) => {
+                let (to, group) = match to {
+                    To::User(to) => (Some(to.into()), None),
+                    To::Group(group) => (None, Some(group.into())),
+                };
+                ClientBody::Send(Send { to, group, key: key.into(), body, trace: None })
+            }
+            Self::Group(act, name) => ClientBody::Group(Group::act(*act, name)),
+        };
+        ClientFrame { id: Some(id), body }.encode()
+    }
+}
+
 struct Entry<R> {
     id: u64,
-    message: Outgoing,
+    request: Request,
     /// When it was given to us.
     given: Now,
     /// When it was first written to a connection.
@@ -108,10 +162,10 @@ impl<R> Outbox<R> {
         self.bytes
     }
 
-    /// Takes a message in.
-    pub fn push(&mut self, message: Outgoing, reply: R, now: Now) {
-        self.bytes += message.body.get().len();
-        self.entries.push_back(Entry { id: self.next_id, message, given: now, written: None, reply });
+    /// Takes a request in.
+    pub fn push(&mut self, request: Request, reply: R, now: Now) {
+        self.bytes += request.bytes();
+        self.entries.push_back(Entry { id: self.next_id, request, given: now, written: None, reply });
         self.next_id += 1;
     }
 
@@ -131,9 +185,7 @@ impl<R> Outbox<R> {
             return Next::Idle;
         }
         let Some(entry) = self.entries.get_mut(self.written) else { return Next::Idle };
-        let Outgoing { to, key, body } = &entry.message;
-        let send = Send { to: Some(to.into()), group: None, key: key.into(), body, trace: None };
-        let frame = ClientFrame { id: Some(entry.id), body: ClientBody::Send(send) }.encode();
+        let frame = entry.request.frame(entry.id);
         if frame.len() > self.frame_bytes {
             let entry = self.remove(self.written);
             return Next::TooLarge(entry.reply, entry.written.is_some());
@@ -173,7 +225,7 @@ impl<R> Outbox<R> {
     fn remove(&mut self, index: usize) -> Entry<R> {
         let entry = self.entries.remove(index).expect("the index was found in the queue");
         self.written -= usize::from(index < self.written);
-        self.bytes -= entry.message.body.get().len();
+        self.bytes -= entry.request.bytes();
         entry
     }
 }

@@ -7,13 +7,26 @@ use cluster::env::clock;
 use tokio::sync::{Notify, oneshot};
 
 use super::inbox::Inbox;
-use super::outbox::{Next, Now, Outbox, Outgoing};
+use super::outbox::{Next, Now, Outbox, Request};
 use super::{Event, Fate, Incoming, Item, Stopped};
-use crate::protocol::{Gap, Msg, ServerBody, ServerFrame};
+use crate::protocol::{ClientBody, ClientFrame, ErrorCode, Gap, Group, Msg, ServerBody, ServerFrame};
 
 /// News that the application has not taken; beyond it the oldest marks are dropped. Messages and
 /// gaps are never among them.
 const NEWS: usize = 1_024;
+
+/// The id of the question who is in a group; one is under way at a time.
+const MEMBERS_ID: u64 = 3;
+
+/// Members of a group, and whether there are more.
+type Members = Result<(Vec<String>, bool), ErrorCode>;
+
+/// Somebody wants to know who is in a group.
+struct Question {
+    group: String,
+    after: Option<String>,
+    reply: oneshot::Sender<Members>,
+}
 
 /// Shared by the handles and the task of one client.
 pub(super) struct Shared {
@@ -31,6 +44,9 @@ pub(super) struct State {
     pub outbox: Outbox<oneshot::Sender<Fate>>,
     pub inbox: Inbox<Item>,
     news: VecDeque<Event>,
+    questions: VecDeque<Question>,
+    /// The first question was written to the present connection.
+    asked: bool,
     /// The application is done with this client.
     pub closing: bool,
     /// The client has ended.
@@ -50,6 +66,8 @@ impl Shared {
                 outbox: Outbox::default(),
                 inbox: Inbox::new(ahead),
                 news: VecDeque::new(),
+                questions: VecDeque::new(),
+                asked: false,
                 closing: false,
                 stopped: false,
                 frame_bytes: 0,
@@ -94,6 +112,7 @@ impl Shared {
     pub fn stop(&self, why: Stopped) {
         let mut state = self.state();
         state.stopped = true;
+        state.questions.clear();
         for (reply, written) in state.outbox.give_up() {
             resign(reply, written);
         }
@@ -109,6 +128,7 @@ impl Shared {
         state.outbox.connected(inflight, frame_bytes);
         state.inbox.connected(epoch);
         state.frame_bytes = frame_bytes;
+        state.asked = false;
     }
 
     /// The connection is gone. Also the place where messages are given up at last.
@@ -130,9 +150,18 @@ impl Shared {
     pub fn received(&self, frame: ServerFrame<'_>) {
         let mut state = self.state();
         match (frame.body, frame.id) {
+            (ServerBody::Ok(ok), Some(MEMBERS_ID)) => {
+                let members = ok.members.unwrap_or_default().into_iter().map(std::borrow::Cow::into_owned).collect();
+                state.answer_question(Ok((members, ok.more.unwrap_or_default())));
+                self.work.notify_one();
+            }
+            (ServerBody::Error(error), Some(MEMBERS_ID)) => {
+                state.answer_question(Err(error.code));
+                self.work.notify_one();
+            }
             (ServerBody::Ok(ok), Some(id)) => {
-                if let (Some(mid), Some(reply)) = (ok.mid, state.outbox.answered(id)) {
-                    let _ = reply.send(Fate::Stored(mid));
+                if let Some(reply) = state.outbox.answered(id) {
+                    let _ = reply.send(ok.mid.map_or(Fate::Done, Fate::Stored));
                     self.room.notify_waiters();
                 }
             }
@@ -165,6 +194,14 @@ impl State {
         if let Some(seq) = self.inbox.ack() {
             return Some(format!("{{\"ack\":{seq}}}"));
         }
+        if !self.asked
+            && let Some(question) = self.questions.front()
+        {
+            self.asked = true;
+            let (members, after) = (Some(question.group.as_str().into()), question.after.as_deref().map(Into::into));
+            let body = ClientBody::Group(Group { members, after, ..Group::default() });
+            return Some(ClientFrame { id: Some(MEMBERS_ID), body }.encode());
+        }
         loop {
             match self.outbox.next(now()) {
                 Next::Frame(text) => return Some(text),
@@ -175,12 +212,30 @@ impl State {
         }
     }
 
-    pub fn push(&mut self, message: Outgoing) -> oneshot::Receiver<Fate> {
+    /// Asks who is in a group.
+    pub fn ask_members(&mut self, group: &str, after: Option<&str>) -> oneshot::Receiver<Members> {
+        let (reply, answer) = oneshot::channel();
+        if !self.stopped {
+            let (group, after) = (group.to_owned(), after.map(str::to_owned));
+            self.questions.push_back(Question { group, after, reply });
+        }
+        answer
+    }
+
+    fn answer_question(&mut self, members: Members) {
+        if let Some(question) = self.questions.pop_front().filter(|_| self.asked) {
+            // A receiver that was dropped does not want to know.
+            let _ = question.reply.send(members);
+        }
+        self.asked = false;
+    }
+
+    pub fn push(&mut self, request: Request) -> oneshot::Receiver<Fate> {
         let (reply, fate) = oneshot::channel();
         if self.stopped {
             resign(reply, false);
         } else {
-            self.outbox.push(message, reply, now());
+            self.outbox.push(request, reply, now());
         }
         fate
     }

@@ -124,6 +124,8 @@ impl Config {
             ("cluster.limits.device_ttl_ms", shared.device_ttl_ms),
             ("cluster.limits.ephemeral_ttl_ms", shared.ephemeral_ttl_ms),
             ("cluster.limits.ring_ttl_ms", shared.ring_ttl_ms),
+            ("cluster.groups.members", self.cluster.groups.members.into()),
+            ("cluster.groups.per_user", self.cluster.groups.per_user.into()),
         ];
         match needed.iter().find(|(_, value)| *value == 0) {
             Some((key, _)) => refuse(format!("`{key}` = 0 : nothing would work; set it to 1 or more, or leave it out")),

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 
+use cluster::state::GroupLimits;
+
 use super::*;
 
 struct Case {
@@ -114,6 +116,7 @@ fn limits_with_which_nothing_would_work_are_refused() {
     let limits = [
         ("limits", toml::to_string(&Limits::default()), "frame_bytes"),
         ("cluster.limits", toml::to_string(&Replicated::default()), ""),
+        ("cluster.groups", toml::to_string(&GroupLimits::default()), ""),
     ];
     for (section, keys, checked_above) in limits {
         let keys = keys.expect("representable in TOML");

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use cluster::state::GroupAct;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
@@ -33,6 +34,41 @@ pub enum ClientBody<'a> {
     Ping,
     /// A new token, before the old one expires.
     Refresh(Refresh<'a>),
+    /// Make, join or leave a group, or ask who is in it.
+    Group(Group<'a>),
+}
+
+/// What is wanted of a group: exactly one of the first four.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group<'a> {
+    /// Make this group.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub create: Option<Cow<'a, str>>,
+    /// Join this group.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub join: Option<Cow<'a, str>>,
+    /// Leave this group.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub leave: Option<Cow<'a, str>>,
+    /// Who is in this group.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub members: Option<Cow<'a, str>>,
+    /// Only members whose names come behind this one.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Cow<'a, str>>,
+}
+
+impl<'a> Group<'a> {
+    /// To do something with a group of this name.
+    #[must_use]
+    pub fn act(act: GroupAct, name: &'a str) -> Self {
+        let name = Some(name.into());
+        match act {
+            GroupAct::Create => Self { create: name, ..Self::default() },
+            GroupAct::Join => Self { join: name, ..Self::default() },
+            GroupAct::Leave => Self { leave: name, ..Self::default() },
+        }
+    }
 }
 
 /// The client introduces itself.
@@ -128,7 +164,7 @@ impl fmt::Debug for Refresh<'_> {
     }
 }
 
-const NAMES: [&str; 6] = ["hello", "send", "ack", "pong", "ping", "refresh"];
+const NAMES: [&str; 7] = ["hello", "send", "ack", "pong", "ping", "refresh", "group"];
 
 #[derive(Deserialize)]
 struct Raw<'a> {
@@ -146,6 +182,8 @@ struct Raw<'a> {
     ping: bool,
     #[serde(borrow, default, deserialize_with = "object")]
     refresh: Option<Refresh<'a>>,
+    #[serde(borrow, default, deserialize_with = "object")]
+    group: Option<Group<'a>>,
 }
 
 impl<'a> ClientFrame<'a> {
@@ -167,6 +205,7 @@ impl<'a> ClientFrame<'a> {
             raw.pong.then_some(ClientBody::Pong),
             raw.ping.then_some(ClientBody::Ping),
             raw.refresh.map(ClientBody::Refresh),
+            raw.group.map(ClientBody::Group),
         ]
         .into_iter()
         .flatten();
@@ -197,6 +236,7 @@ impl Serialize for ClientFrame<'_> {
             ClientBody::Ack(seq) => write_frame(serializer, id, None, "ack", seq),
             ClientBody::Pong => write_frame(serializer, id, None, "pong", &Empty {}),
             ClientBody::Ping => write_frame(serializer, id, None, "ping", &Empty {}),
+            ClientBody::Group(group) => write_frame(serializer, id, None, "group", group),
             ClientBody::Refresh(refresh) => write_frame(serializer, id, None, "refresh", refresh),
         }
     }

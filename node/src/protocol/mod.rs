@@ -16,7 +16,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
-pub use client::{ClientBody, ClientFrame, Hello, Refresh, Send};
+pub use client::{ClientBody, ClientFrame, Group, Hello, Refresh, Send};
 pub use codes::{CloseCode, ErrorCode};
 pub use server::{
     Delivered, ErrorBody, Gap, GapReason, GoAway, Limits, Msg, Ok, ServerBody, ServerFrame, Welcome, write_msg,

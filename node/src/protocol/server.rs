@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use cluster::id::MessageId;
+use cluster::state::Destination;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
@@ -24,7 +25,7 @@ pub enum ServerBody<'a> {
     /// The session is registered.
     Welcome(Welcome<'a>),
     /// Done; of a send: stored on a quorum, it will be delivered.
-    Ok(Ok),
+    Ok(Ok<'a>),
     /// Final: not done, nor will be.
     Error(ErrorBody<'a>),
     /// A message, at its place in the recipient's order.
@@ -76,11 +77,17 @@ pub struct Limits {
 }
 
 /// Done.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ok {
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ok<'a> {
     /// The stored message's id.
     #[serde(default, with = "super::hex_id_option", skip_serializing_if = "Option::is_none")]
     pub mid: Option<MessageId>,
+    /// Members of a group, by name.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub members: Option<Vec<Cow<'a, str>>>,
+    /// Whether there are more behind them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub more: Option<bool>,
 }
 
 /// Not done.
@@ -187,8 +194,8 @@ struct Raw<'a> {
     seq: Option<u64>,
     #[serde(borrow, default, deserialize_with = "object")]
     msg: Option<Msg<'a>>,
-    #[serde(default, deserialize_with = "object")]
-    ok: Option<Ok>,
+    #[serde(borrow, default, deserialize_with = "object")]
+    ok: Option<Ok<'a>>,
     #[serde(borrow, default, deserialize_with = "object")]
     delivered: Option<Delivered<'a>>,
     #[serde(borrow, default, deserialize_with = "object")]
@@ -275,14 +282,22 @@ pub fn write_msg(out: &mut Vec<u8>, message: &cluster::state::Message, body: &[u
         mid: MessageId,
         from: &'a str,
         device: &'a str,
-        to: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        to: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        group: Option<&'a str>,
         ts: u64,
     }
+    let (to, group) = match &message.to {
+        Destination::User(to) => (Some(to.as_str()), None),
+        Destination::Group(group) => (None, Some(group.as_str())),
+    };
     let head = Head {
         mid: message.mid,
         from: message.from.as_str(),
         device: message.device.as_str(),
-        to: message.to.as_str(),
+        to,
+        group,
         ts: message.ts_ms,
     };
     out.reserve(body.len() + 160);

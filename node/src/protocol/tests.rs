@@ -1,6 +1,6 @@
 use bytes::Bytes;
-use cluster::id::{DeviceId, MessageId, NodeId, Pos, UserId};
-use cluster::state::{Body, Message};
+use cluster::id::{DeviceId, GroupId, MessageId, NodeId, Pos, UserId};
+use cluster::state::{Body, Destination, GroupAct, Message, Told};
 
 use super::*;
 
@@ -74,7 +74,7 @@ fn writes_the_contracts_answers() {
     let hex = mid.to_string();
     let frames = [
         (
-            ServerFrame { id: Some(2), body: ServerBody::Ok(Ok { mid: Some(mid) }) },
+            ServerFrame { id: Some(2), body: ServerBody::Ok(Ok { mid: Some(mid), ..Ok::default() }) },
             format!(r#"{{"id":2,"ok":{{"mid":"{hex}"}}}}"#),
         ),
         (ServerFrame { id: Some(6), body: ServerBody::Ok(Ok::default()) }, r#"{"id":6,"ok":{}}"#.into()),
@@ -115,11 +115,12 @@ fn a_written_message_reads_back() {
         mid: MessageId([7; 16]),
         from: UserId::new("al\"ice").unwrap(),
         device: DeviceId::new("d7").unwrap(),
-        to: UserId::new("bob").unwrap(),
+        to: Destination::User(UserId::new("bob").unwrap()),
         origin: NodeId(1),
         ts_ms: 1_767_225_600_123,
         stored_at_ms: 0,
         body: Body::Memory(Bytes::new()),
+        told: Told::default(),
     };
     let mut out = Vec::new();
     write_msg(&mut out, &message, b"{ \"x\": 1 }");
@@ -138,4 +139,42 @@ fn close_codes_say_what_to_do() {
     }
     assert!(CloseCode::reconnect(4001) && CloseCode::reconnect(1012) && CloseCode::reconnect(1006));
     assert!(!CloseCode::reconnect(4502) && !CloseCode::reconnect(4777));
+}
+
+#[test]
+fn a_groups_message_names_the_group() {
+    let message = Message {
+        pos: Pos(5),
+        mid: MessageId([7; 16]),
+        from: UserId::new("alice").unwrap(),
+        device: DeviceId::new("d7").unwrap(),
+        to: Destination::Group(GroupId::new("g1").unwrap()),
+        origin: NodeId(1),
+        ts_ms: 6,
+        stored_at_ms: 0,
+        body: Body::Memory(Bytes::new()),
+        told: Told::default(),
+    };
+    let mut text = Vec::new();
+    write_msg(&mut text, &message, b"1");
+    let mid = "07".repeat(16);
+    let expected =
+        format!(r#"{{"seq":5,"msg":{{"mid":"{mid}","from":"alice","device":"d7","group":"g1","ts":6,"body":1}}}}"#);
+    assert_eq!(String::from_utf8(text).unwrap(), expected);
+}
+
+#[test]
+fn group_frames() {
+    let frame = |text: &str| match ClientFrame::decode(text).unwrap().body {
+        ClientBody::Group(group) => (group.join.map(|name| name.into_owned()), group.after.is_some()),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(frame(r#"{"id":1,"group":{"join":"g"}}"#), (Some("g".into()), false));
+    assert_eq!(frame(r#"{"id":1,"group":{"members":"g","after":"a"}}"#), (None, true));
+    let text = ClientFrame { id: Some(5), body: ClientBody::Group(Group::act(GroupAct::Create, "g1")) }.encode();
+    assert_eq!(text, r#"{"id":5,"group":{"create":"g1"}}"#);
+    let ok = ServerFrame::decode(r#"{"id":5,"ok":{"members":["a","b"],"more":true}}"#).unwrap();
+    assert!(
+        matches!(ok.body, ServerBody::Ok(Ok { members: Some(members), more: Some(true), mid: None }) if members.len() == 2)
+    );
 }

@@ -1,4 +1,4 @@
-//! What is owed to the client for its sends.
+//! What is owed to the client for its sends, and for what it does with groups.
 //!
 //! Invariant: answers are given in the order of the sends, each once. So a send that is refused by its
 //! form waits for the answers of those before it.
@@ -12,7 +12,7 @@ use crate::protocol::ErrorCode;
 #[derive(Debug)]
 enum Answer {
     /// The cluster will tell.
-    Awaited { token: u64, id: Option<u64>, mid: MessageId },
+    Awaited { token: u64, id: Option<u64>, mid: Option<MessageId> },
     /// Refused by its form.
     Refused { id: Option<u64>, code: ErrorCode, message: &'static str },
 }
@@ -30,8 +30,8 @@ impl Answers {
         self.queue.len()
     }
 
-    /// A send goes to the cluster; returns the token by which its answer comes.
-    pub fn awaited(&mut self, id: Option<u64>, mid: MessageId) -> u64 {
+    /// A send, or something with a group, goes to the cluster; returns the token by which its answer comes.
+    pub fn awaited(&mut self, id: Option<u64>, mid: Option<MessageId>) -> u64 {
         let token = self.next_token;
         self.next_token += 1;
         self.queue.push_back(Answer::Awaited { token, id, mid });
@@ -43,17 +43,25 @@ impl Answers {
         self.queue.push_back(Answer::Refused { id, code, message });
     }
 
-    /// The cluster has answered the oldest send: the frame's id and the message's.
+    /// The message that is the oldest awaited, if it is one.
+    pub fn oldest(&self) -> Option<MessageId> {
+        match self.queue.front() {
+            Some(Answer::Awaited { mid, .. }) => *mid,
+            _ => None,
+        }
+    }
+
+    /// The cluster has answered the oldest request; the frame's id.
     ///
     /// # Panics
     /// When it is not the oldest that was answered.
-    pub fn answered(&mut self, token: u64) -> (Option<u64>, MessageId) {
-        let Some(Answer::Awaited { token: expected, id, mid }) = self.queue.pop_front() else {
+    pub fn answered(&mut self, token: u64) -> Option<u64> {
+        let Some(Answer::Awaited { token: expected, id, .. }) = self.queue.pop_front() else {
             panic!("an answer to a send that was not made: {token}");
         };
         assert_eq!(token, expected, "answers come in the order of the sends");
         self.shrink();
-        (id, mid)
+        id
     }
 
     /// The next answer, if it is one that needs no word of the cluster.

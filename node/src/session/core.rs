@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cluster::env::clock::Instant;
-use cluster::id::{DeviceId, MessageId, Pos, UserId};
-use cluster::session::{Delivery, Event, Outgoing, Refusal};
-use cluster::state::SendRefusal;
+use cluster::id::{DeviceId, GroupId, MessageId, Pos, UserId};
+use cluster::session::{Delivery, Event, Outgoing, Refusal, Request};
+use cluster::state::{Destination, SendRefusal};
 
 use super::answers::Answers;
 use super::ending::End;
+use super::groups::{self, NO_GROUPS, Wish};
 use super::heart::{Beat, Heart};
 use super::link::Link;
 use super::node::Node;
@@ -174,11 +175,21 @@ impl Core {
             ClientBody::Send(send) => {
                 self.pace.take(at.now);
                 match self.outgoing(send, at) {
-                    Ok(outgoing) => link.send(self.answers.awaited(frame.id, outgoing.mid), outgoing),
+                    Ok(Outgoing { to: Destination::Group(_), .. }) if !link.has_groups() => {
+                        self.answers.refused(frame.id, NO_GROUPS.0, NO_GROUPS.1);
+                    }
+                    Ok(outgoing) => {
+                        let token = self.answers.awaited(frame.id, Some(outgoing.mid));
+                        link.ask(token, Request::Send(outgoing));
+                    }
                     Err((code, message)) => self.answers.refused(frame.id, code, message),
                 }
                 self.answer_refused(at, out);
                 self.unanswered.set(self.answers.len());
+            }
+            ClientBody::Group(group) => {
+                self.pace.take(at.now);
+                self.group(frame.id, group, at, out, link);
             }
             ClientBody::Ping => {
                 self.pace.take(at.now);
@@ -201,21 +212,35 @@ impl Core {
         if !(1..=MAX_KEY_BYTES).contains(&send.key.len()) {
             return Err((ErrorCode::BadKey, "a key is 1 to 64 bytes long"));
         }
-        let to = match (&send.to, &send.group) {
-            (Some(to), None) => to,
-            (None, Some(_)) => return Err((ErrorCode::UnknownGroup, "there is no such group")),
+        let bad_name = |_| (ErrorCode::BadRecipient, "a recipient is 1 to 128 bytes without control characters");
+        let body = send.body.get().as_bytes();
+        let (mid, to) = match (&send.to, &send.group) {
+            (Some(to), None) => {
+                let to = UserId::new(to).map_err(bad_name)?;
+                (MessageId::direct(&self.user, &self.device, &to, &send.key, body), Destination::User(to))
+            }
+            (None, Some(group)) => {
+                let group = GroupId::new(group).map_err(bad_name)?;
+                (MessageId::group(&self.user, &self.device, &group, &send.key, body), Destination::Group(group))
+            }
             _ => return Err((ErrorCode::BadRecipient, "a send names either a user or a group")),
         };
-        let to = UserId::new(to)
-            .map_err(|_| (ErrorCode::BadRecipient, "a recipient is 1 to 128 bytes without control characters"))?;
-        let body = send.body.get().as_bytes();
-        Ok(Outgoing {
-            mid: MessageId::direct(&self.user, &self.device, &to, &send.key, body),
-            to,
-            ts_ms: at.wall_ms,
-            body: Bytes::copy_from_slice(body),
-            arrived: at.now,
-        })
+        Ok(Outgoing { mid, to, ts_ms: at.wall_ms, body: Bytes::copy_from_slice(body), arrived: at.now })
+    }
+
+    /// Something with a group. Who is in it is answered at once, as this node knows it; all else in turn.
+    fn group(&mut self, id: Option<u64>, group: &protocol::Group<'_>, at: Moment, out: &mut Vec<u8>, link: &impl Link) {
+        match Wish::of(group) {
+            Ok(_) if !link.has_groups() => self.answers.refused(id, NO_GROUPS.0, NO_GROUPS.1),
+            Ok(Wish::Act(group, act)) => link.ask(self.answers.awaited(id, None), Request::Group { group, act }),
+            Ok(Wish::Members(group, after)) => {
+                let page = link.members(&group, after.as_ref(), groups::PAGE);
+                self.say(id, groups::members_answer(&page), at, out);
+            }
+            Err((code, message)) => self.answers.refused(id, code, message),
+        }
+        self.answer_refused(at, out);
+        self.unanswered.set(self.answers.len());
     }
 
     fn refresh(&mut self, id: Option<u64>, token: &str, at: Moment, out: &mut Vec<u8>) {
@@ -267,7 +292,8 @@ impl Core {
                 }
             }
             Event::Inbox => self.inbox = true,
-            Event::Sent { token, result } => self.answer(token, result, at, out),
+            Event::Sent { token, result } => self.sent(token, result, at, out),
+            Event::Grouped { token, result } => self.answer(token, groups::answer(result), at, out),
             Event::Delivered { mid, by } => {
                 if self.node.deliveries.hit() {
                     tracing::info!(event = "message_delivered", user_id = by.as_str(), msg_id = %mid, "delivered");
@@ -305,18 +331,31 @@ impl Core {
         self.heart.heard(at.now);
     }
 
-    /// The cluster's answer to the oldest send that awaits one.
-    fn answer(&mut self, token: u64, result: Result<MessageId, SendRefusal>, at: Moment, out: &mut Vec<u8>) {
-        let (id, mid) = self.answers.answered(token);
+    /// The cluster's answer to a send.
+    fn sent(&mut self, token: u64, result: Result<MessageId, SendRefusal>, at: Moment, out: &mut Vec<u8>) {
         let body = match result {
-            Ok(mid) => ServerBody::Ok(protocol::Ok { mid: Some(mid) }),
+            Ok(mid) => ServerBody::Ok(protocol::Ok { mid: Some(mid), ..protocol::Ok::default() }),
             Err(SendRefusal::InboxFull) => {
                 let user = self.user.as_str();
-                tracing::error!(event = "message_delivery_failed", user_id = user, msg_id = %mid, error = "inbox_full", "refused");
-                let message = "the recipient's inbox is full".into();
-                ServerBody::Error(ErrorBody { code: ErrorCode::InboxFull, message })
+                let mid = self.answers.oldest().map(|mid| mid.to_string());
+                tracing::error!(
+                    event = "message_delivery_failed",
+                    user_id = user,
+                    msg_id = mid,
+                    error = "inbox_full",
+                    "refused"
+                );
+                groups::refusal(ErrorCode::InboxFull, "the recipient's inbox is full")
             }
+            Err(SendRefusal::UnknownGroup) => groups::refusal(ErrorCode::UnknownGroup, "there is no such group"),
+            Err(SendRefusal::NotMember) => groups::refusal(ErrorCode::NotMember, "only members write to a group"),
         };
+        self.answer(token, body, at, out);
+    }
+
+    /// Says the cluster's answer to the oldest request that awaits one.
+    fn answer(&mut self, token: u64, body: ServerBody<'_>, at: Moment, out: &mut Vec<u8>) {
+        let id = self.answers.answered(token);
         self.say(id, body, at, out);
         self.answer_refused(at, out);
         self.unanswered.set(self.answers.len());

@@ -3,16 +3,26 @@
 use std::future::Future;
 use std::io;
 
-use cluster::id::Pos;
-use cluster::session::{Delivery, Event, Outgoing};
+use cluster::id::{GroupId, Pos, UserId};
+use cluster::session::{Delivery, Event, MembersPage, MembersRefusal, Request};
 
 /// A session's grip on the cluster. Dropping it says that the connection was lost.
 pub trait Link: Send + Sync + 'static {
     /// The next thing to know. Cancel-safe.
     fn next(&self) -> impl Future<Output = Event> + Send;
 
-    /// Stores a message; answered by one [`Event::Sent`] with this token, in order of the calls.
-    fn send(&self, token: u64, out: Outgoing);
+    /// Stores a message, or does something with a group; answered by one [`Event::Sent`] or
+    /// [`Event::Grouped`] with this token, in order of the calls.
+    fn ask(&self, token: u64, request: Request);
+
+    /// Whether the cluster has groups. Before that nothing may be asked of any.
+    fn has_groups(&self) -> bool;
+
+    /// Up to `count` members of a group behind `after`, as this node knows them now.
+    ///
+    /// # Errors
+    /// When there is no such group, or the session's user is not in it.
+    fn members(&self, group: &GroupId, after: Option<&UserId>, count: usize) -> Result<MembersPage, MembersRefusal>;
 
     /// The client has everything up to `upto`.
     fn ack(&self, upto: Pos);
@@ -35,8 +45,16 @@ impl Link for cluster::Session {
         cluster::Session::next(self)
     }
 
-    fn send(&self, token: u64, out: Outgoing) {
-        cluster::Session::send(self, token, out);
+    fn ask(&self, token: u64, request: Request) {
+        cluster::Session::ask(self, token, request);
+    }
+
+    fn has_groups(&self) -> bool {
+        cluster::Session::has_groups(self)
+    }
+
+    fn members(&self, group: &GroupId, after: Option<&UserId>, count: usize) -> Result<MembersPage, MembersRefusal> {
+        cluster::Session::members(self, group, after, count)
     }
 
     fn ack(&self, upto: Pos) {

@@ -4,6 +4,7 @@ mod answers;
 mod control;
 mod core;
 mod ending;
+mod groups;
 mod handshake;
 mod heart;
 mod limits;

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cluster::env::net::Conn;
-use cluster::id::{DeviceId, MessageId, NodeId, Pos, UserId};
-use cluster::session::{Delivery, Event, Outgoing, SessionSpec};
-use cluster::state::{Body, Message};
+use cluster::id::{DeviceId, GroupId, MessageId, NodeId, Pos, UserId};
+use cluster::session::{Delivery, Event, MembersPage, MembersRefusal, Outgoing, Request, SessionSpec};
+use cluster::state::{Body, Destination, GroupAct, Message, Told};
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::sync::Notify;
@@ -68,6 +68,9 @@ impl Conn for Memory {
 pub struct Played {
     pub spec: Option<SessionSpec>,
     pub sent: Vec<(u64, Outgoing)>,
+    pub grouped: Vec<(u64, GroupId, GroupAct)>,
+    /// Some node of the cluster is older than groups.
+    pub no_groups: bool,
     pub acked: Vec<Pos>,
     pub inbox: Vec<Delivery>,
     /// So many reads fail in this way before one succeeds.
@@ -104,11 +107,12 @@ impl Script {
             mid: MessageId([pos as u8; 16]),
             from: UserId::new("bob").unwrap(),
             device: DeviceId::new("b1").unwrap(),
-            to: UserId::new("alice").unwrap(),
+            to: Destination::User(UserId::new("alice").unwrap()),
             origin: NodeId(1),
             ts_ms: 5,
             stored_at_ms: 0,
             body: Body::Memory(Bytes::new()),
+            told: Told::default(),
         };
         let body = Bytes::copy_from_slice(body.as_bytes());
         self.lock().inbox.push(Delivery::Message { message: Arc::new(message), body });
@@ -140,8 +144,28 @@ impl Link for FakeLink {
         }
     }
 
-    fn send(&self, token: u64, out: Outgoing) {
-        self.0.lock().sent.push((token, out));
+    fn ask(&self, token: u64, request: Request) {
+        match request {
+            Request::Send(out) => self.0.lock().sent.push((token, out)),
+            Request::Group { group, act } => self.0.lock().grouped.push((token, group, act)),
+        }
+    }
+
+    fn has_groups(&self) -> bool {
+        !self.0.lock().no_groups
+    }
+
+    fn members(&self, group: &GroupId, after: Option<&UserId>, count: usize) -> Result<MembersPage, MembersRefusal> {
+        match group.as_str() {
+            "unknown" => Err(MembersRefusal::Unknown),
+            "others" => Err(MembersRefusal::NotMember),
+            _ => {
+                let names = ["alice", "bob", "carol"].map(|name| UserId::new(name).unwrap());
+                let mut members = names.into_iter().filter(|name| after.is_none_or(|after| name > after));
+                let page = members.by_ref().take(count.min(2)).collect();
+                Ok(MembersPage { members: page, more: members.next().is_some() })
+            }
+        }
     }
 
     fn ack(&self, upto: Pos) {

@@ -1,9 +1,9 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use cluster::id::{MessageId, Pos, UserId};
+use cluster::id::{GroupId, MessageId, Pos, UserId};
 use cluster::session::{Delivery, Event, Refusal};
-use cluster::state::{GapReason, SendRefusal};
+use cluster::state::{Destination, GapReason, GroupAct, GroupRefusal, SendRefusal};
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::Message as Frame;
@@ -92,7 +92,8 @@ async fn sends_are_answered_in_order() {
     client.script.until("two sends", |played| played.sent.len() == 2).await;
     client.silent(SECOND).await;
     let sent = client.script.lock().sent.clone();
-    assert_eq!((sent[0].0, sent[0].1.to.as_str(), &sent[0].1.body[..]), (0, "bob", &br#"{"n": 1}"#[..]));
+    assert_eq!((sent[0].0, &sent[0].1.body[..]), (0, &br#"{"n": 1}"#[..]));
+    assert_eq!(sent[0].1.to, Destination::User(UserId::new("bob").unwrap()));
     let (alice, bob) = (UserId::new("alice").unwrap(), UserId::new("bob").unwrap());
     let device = cluster::id::DeviceId::new("d1").unwrap();
     assert_eq!(sent[0].1.mid, MessageId::direct(&alice, &device, &bob, "k1", br#"{"n": 1}"#));
@@ -103,6 +104,8 @@ async fn sends_are_answered_in_order() {
     client.script.tell(Event::Sent { token: 1, result: Err(SendRefusal::InboxFull) });
     assert!(client.hear().await.starts_with(r#"{"id":4,"error":{"code":"inbox_full""#));
     client.say(r#"{"id":5,"send":{"group":"g","key":"k","body":1}}"#).await;
+    client.script.until("a send to a group", |played| played.sent.len() == 3).await;
+    client.script.tell(Event::Sent { token: 2, result: Err(SendRefusal::UnknownGroup) });
     assert!(client.hear().await.starts_with(r#"{"id":5,"error":{"code":"unknown_group""#));
     client.script.tell(Event::Delivered { mid: MessageId([9; 16]), by: bob });
     assert_eq!(client.hear().await, format!(r#"{{"delivered":{{"mid":"{}","by":"bob"}}}}"#, "09".repeat(16)));
@@ -359,4 +362,43 @@ async fn an_idle_connection_is_small() {
     let open = |_| -> Option<(super::testing::FakeLink, u32)> { None };
     let future = super::run(client.node.clone(), opened, place, open);
     assert!(size_of_val(&future) < 2048, "{} bytes", size_of_val(&future));
+}
+
+#[tokio::test(start_paused = true)]
+async fn groups_are_asked_for_in_turn_and_their_members_told_at_once() {
+    let mut client = Client::welcomed(rules()).await;
+    client.say(r#"{"id":1,"group":{"create":"g"}}"#).await;
+    client.say(r#"{"id":2,"group":{"join":"g","leave":"g"}}"#).await;
+    client.say(r#"{"id":3,"group":{"join":"h"}}"#).await;
+    client.say(r#"{"id":4,"group":{"members":"g"}}"#).await;
+    let members = r#"{"id":4,"ok":{"members":["alice","bob"],"more":true}}"#;
+    assert_eq!(client.hear().await, members, "it waits for nothing");
+    client.say(r#"{"id":5,"group":{"members":"g","after":"bob"}}"#).await;
+    assert_eq!(client.hear().await, r#"{"id":5,"ok":{"members":["carol"],"more":false}}"#);
+    let grouped = client.script.lock().grouped.clone();
+    let group = |name| GroupId::new(name).unwrap();
+    assert_eq!(grouped, [(0, group("g"), GroupAct::Create), (1, group("h"), GroupAct::Join)]);
+    client.script.tell(Event::Grouped { token: 0, result: Ok(()) });
+    assert_eq!(client.hear().await, r#"{"id":1,"ok":{}}"#);
+    assert!(client.hear().await.starts_with(r#"{"id":2,"error":{"code":"bad_frame""#), "in its turn");
+    client.script.tell(Event::Grouped { token: 1, result: Err(GroupRefusal::Full) });
+    assert!(client.hear().await.starts_with(r#"{"id":3,"error":{"code":"group_full""#));
+    for (name, code) in [("unknown", "unknown_group"), ("others", "not_member"), ("", "bad_recipient")] {
+        client.say(&format!(r#"{{"id":6,"group":{{"members":"{name}"}}}}"#)).await;
+        let expected = format!(r#"{{"id":6,"error":{{"code":"{code}""#);
+        assert!(client.hear().await.starts_with(&expected), "{code}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_asked_of_groups_while_some_node_knows_none() {
+    let mut client = Client::welcomed(rules()).await;
+    client.script.lock().no_groups = true;
+    for frame in
+        [r#""group":{"create":"g"}"#, r#""group":{"members":"g"}"#, r#""send":{"group":"g","key":"k","body":1}"#]
+    {
+        client.say(&format!("{{\"id\":1,{frame}}}")).await;
+        assert!(client.hear().await.starts_with(r#"{"id":1,"error":{"code":"unknown_type""#));
+    }
+    assert!(client.script.lock().sent.is_empty() && client.script.lock().grouped.is_empty());
 }

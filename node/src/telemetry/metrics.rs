@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use cluster::observer::Observer;
+use cluster::observer::{Audience, Observer};
 use cluster::status::Status;
 use prometheus::core::Collector;
 use prometheus::proto::LabelPair;
@@ -20,9 +20,15 @@ use super::disk::Disk;
 use super::gauges::Gauges;
 use super::sample::Sampler;
 
-/// Values of the label `type`. Groups and system messages come with later versions.
+/// Values of the label `type`. System messages come with later versions.
 const TYPES: [&str; 3] = ["direct", "group", "system"];
-const DIRECT: &str = "direct";
+
+fn label(audience: Audience) -> &'static str {
+    match audience {
+        Audience::Direct => "direct",
+        Audience::Group => "group",
+    }
+}
 
 /// Values of the label `reason` of failed messages.
 const FAILURES: [&str; 3] = ["inbox_full", "inbox_limit", "expired"];
@@ -206,12 +212,12 @@ impl Metrics {
 }
 
 impl Observer for Metrics {
-    fn delivered(&self, count: u64) {
-        self.messages_delivered.with_label_values(&[DIRECT]).inc_by(count);
+    fn delivered(&self, audience: Audience, count: u64) {
+        self.messages_delivered.with_label_values(&[label(audience)]).inc_by(count);
     }
 
-    fn failed(&self, reason: &'static str, count: u64) {
-        self.messages_failed.with_label_values(&[DIRECT, reason]).inc_by(count);
+    fn failed(&self, audience: Audience, reason: &'static str, count: u64) {
+        self.messages_failed.with_label_values(&[label(audience), reason]).inc_by(count);
         // A refused send is logged by its session, which knows whose it was.
         if reason != "inbox_full" {
             tracing::error!(event = "message_delivery_failed", error = reason, count, "messages not delivered");
@@ -234,8 +240,8 @@ impl Observer for Metrics {
         self.duplicates.inc_by(count);
     }
 
-    fn delivery_latency(&self, latency: Duration) {
-        self.delivery_latency.with_label_values(&[DIRECT]).observe(latency.as_secs_f64());
+    fn delivery_latency(&self, audience: Audience, latency: Duration) {
+        self.delivery_latency.with_label_values(&[label(audience)]).observe(latency.as_secs_f64());
         if latency > HIGH_LATENCY && self.high_latency.hit() {
             let latency_ms = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
             tracing::warn!(event = "high_latency", latency_ms, "a delivery took long");

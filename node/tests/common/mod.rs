@@ -50,6 +50,8 @@ pub struct TestCluster {
 pub struct Options {
     /// Lines of the `[cluster.limits]` section.
     pub replicated_limits: String,
+    /// Lines of the `[cluster.groups]` section.
+    pub groups: String,
     /// Lines of the `[limits]` section.
     pub limits: String,
     /// Lines of the `[auth]` section, instead of the one that sets [`SECRET`].
@@ -188,7 +190,7 @@ impl TestCluster {
              [log]\nlevel = \"info\"\nformat = \"json\"\n\
              [auth]\n{auth}\n[limits]\n{limits}\n\
              [cluster]\nsecret = {CLUSTER_SECRET:?}\nbootstrap = {bootstrap}\njoin = [{others}]\n\
-             [cluster.limits]\n{replicated}\n",
+             [cluster.limits]\n{replicated}\n[cluster.groups]\n{groups}\n",
             data = node.data,
             http = node.http,
             peer = node.peer,
@@ -196,6 +198,7 @@ impl TestCluster {
             bootstrap = index == 0 && (node.wiped == 0 || self.options.founder_for_ever),
             others = others.join(","),
             replicated = self.options.replicated_limits,
+            groups = self.options.groups,
         );
         let path = self.dir.path().join(format!("node-{index}.toml"));
         fs::write(&path, text).expect("a configuration file");

@@ -12,7 +12,7 @@ use cluster::env::kv::Write;
 use cluster::observer::NoObserver;
 use cluster::peer::Secret;
 use cluster::raft::CheckpointEvery;
-use cluster::state::Limits;
+use cluster::state::{GroupLimits, Limits};
 use cluster::{Cluster, ClusterConfig};
 
 use crate::common::ledger::Ledger;
@@ -99,6 +99,7 @@ async fn a_damaged_checkpoint() {
         secret: Secret::new(CLUSTER_SECRET),
         voters: 3,
         limits: Limits::default(),
+        groups: GroupLimits::default(),
         log: LogKeeping { checkpoint: every, ..LogKeeping::default() },
     };
     let data = cluster.data(VICTIM).to_owned();

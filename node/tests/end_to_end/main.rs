@@ -12,6 +12,7 @@ mod delivery;
 mod drain;
 mod fatal;
 mod files;
+mod groups;
 mod leader;
 mod limits;
 mod membership;

@@ -20,13 +20,13 @@ proptest! {
             let effects = entry.apply(&mut state);
             let expected = entry.command.as_ref().map(|command| model.apply(entry.index, command));
             prop_assert_eq!(seen(&effects), expected.unwrap_or_default(), "effects of {:?}", entry);
-            compare(&state, &model)?;
+            compare(&state, &mut model)?;
             prop_assert_eq!(state.audit(), Ok(()));
         }
     }
 }
 
-fn compare(state: &State, model: &Model) -> Result<(), TestCaseError> {
+fn compare(state: &State, model: &mut Model) -> Result<(), TestCaseError> {
     prop_assert_eq!(state.time_ms(), model.time_ms);
     prop_assert_eq!(state.limits(), &model.limits);
     let nodes: Vec<_> = state.nodes().map(|(id, node)| (id, node.generation, node.next_seq)).collect();
@@ -34,6 +34,19 @@ fn compare(state: &State, model: &Model) -> Result<(), TestCaseError> {
     prop_assert_eq!(nodes, expected);
 
     let mut totals = Totals::default();
+    let names: Vec<_> = model.groups.keys().cloned().collect();
+    for group in &names {
+        let waiting = model.waiting_in(group);
+        let of = &model.groups[group];
+        let bytes: u64 = waiting.iter().map(|pos| of.messages[pos].len).sum();
+        totals.groups += u64::from(!of.members.is_empty() || !waiting.is_empty());
+        totals.inbox_messages += waiting.len() as u64;
+        totals.inbox_bytes += bytes;
+        totals.memory_bytes += bytes;
+        let members = of.members.iter().cloned().collect::<Vec<_>>();
+        let expected = (!members.is_empty()).then_some((members, false));
+        prop_assert_eq!(state.members(group, None, usize::MAX), expected);
+    }
     for (name, user) in &model.users {
         let waiting = user.waiting();
         totals.users += u64::from(user.remembered());
@@ -58,7 +71,10 @@ fn compare(state: &State, model: &Model) -> Result<(), TestCaseError> {
                 prop_assert_eq!(state.session(session.epoch), Some((name, &id, session.node)));
             }
             let gap = device.share.gap.iter().map(|&(seq, lost, reason)| (seq, Some((lost, reason))));
-            let mut expected: Vec<_> = gap.chain(device.share.owed.iter().map(|pos| (*pos, None))).collect();
+            let of_groups = device.share.group_gap.iter().map(|&(seq, lost, reason)| (seq, Some((lost, reason))));
+            let owed = device.share.owed.iter().chain(device.share.group_owed.iter().map(|(_, pos)| pos));
+            let mut expected: Vec<_> = gap.chain(of_groups).chain(owed.map(|pos| (*pos, None))).collect();
+            expected.sort_by_key(|(pos, _)| *pos);
             if view.lapsed {
                 expected.clear();
             }

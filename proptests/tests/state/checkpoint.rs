@@ -9,7 +9,7 @@ use cluster::state::{Body, Command, Effect, Frozen, Item, Op, Shard, State, Stor
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::log::{Entry, Log, any_log, devices, users};
+use crate::log::{Entry, GROUPS, Log, USERS, any_log, devices, users};
 
 /// What happens to the replica after a log entry.
 #[derive(Debug, Clone, Copy)]
@@ -167,10 +167,16 @@ impl Replica {
     fn touch(&mut self, entry: &Entry) {
         self.touched += match &entry.command {
             Some(Command::Batch(batch)) => {
-                batch.ops.iter().map(|op| if matches!(op, Op::Send(_)) { 2 } else { 1 }).sum()
+                // A user's groups learn of its devices and cursors; at its limit, a group's members of that.
+                let shards = |op: &Op| match op {
+                    Op::Send(_) | Op::Group(_) => 2,
+                    Op::GroupSend(_) => 1 + u64::from(GROUPS) + u64::from(USERS),
+                    Op::Register(_) | Op::Ack { .. } | Op::Close { .. } | Op::Forget { .. } => 1 + u64::from(GROUPS),
+                };
+                batch.ops.iter().map(shards).sum()
             }
             Some(Command::NodeUp(_) | Command::NodeDown { .. } | Command::NodeForgotten { .. }) => 3,
-            Some(Command::Tick { .. }) => 3,
+            Some(Command::Tick { .. }) => u64::from(USERS) + u64::from(GROUPS),
             _ => 0,
         };
     }

@@ -3,11 +3,11 @@
 
 use bytes::Bytes;
 use cluster::id::{Boot, MessageId, NodeId, Pos};
-use cluster::state::{Batch, Command, Limits, NodeUp, Op, Register, Send, Shard, State};
+use cluster::state::{Batch, Command, GroupOp, GroupSend, Limits, NodeUp, Op, Register, Send, Shard, State};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::log::{any_log, device, limits, user};
+use crate::log::{act, any_log, device, group, group_limits, limits, user};
 
 fn pos() -> impl Strategy<Value = Pos> {
     any::<u64>().prop_map(Pos)
@@ -43,6 +43,17 @@ fn op() -> impl Strategy<Value = Op> {
         (pos(), pos()).prop_map(|(epoch, upto)| Op::Ack { epoch, upto }),
         (pos(), any::<bool>()).prop_map(|(epoch, clean)| Op::Close { epoch, clean }),
         (user(), device()).prop_map(|(user, device)| Op::Forget { user, device }),
+        (pos(), any::<u8>().prop_map(group), act()).prop_map(|(epoch, group, act)| Op::Group(GroupOp {
+            epoch,
+            group,
+            act
+        })),
+        (pos(), any::<[u8; 16]>(), any::<u8>().prop_map(group), any::<u64>(), vec(any::<u8>(), 0..100)).prop_map(
+            |(epoch, mid, group, ts_ms, body)| {
+                let (mid, body) = (MessageId(mid), Bytes::from(body));
+                Op::GroupSend(GroupSend { epoch, mid, group, ts_ms, body })
+            }
+        ),
     ]
 }
 
@@ -60,6 +71,7 @@ fn command() -> impl Strategy<Value = Command> {
         1 => any::<u64>().prop_map(|advance_ms| Command::Tick { advance_ms }),
         1 => limits().prop_map(Command::SetLimits),
         1 => any::<u32>().prop_map(Command::SetFeatureLevel),
+        1 => group_limits().prop_map(Command::SetGroupLimits),
     ]
 }
 
@@ -113,7 +125,8 @@ proptest! {
     #[test]
     fn any_bytes_are_a_checkpoint_or_refused(bytes in vec(any::<u8>(), 0..300)) {
         let known: Vec<u8> = [&[1], bytes.as_slice()].concat();
-        for bytes in [&bytes, &known] {
+        let with_groups: Vec<u8> = [&[2], bytes.as_slice()].concat();
+        for bytes in [&bytes, &known, &with_groups] {
             let shard = Shard::decode(bytes).into_iter().map(|shard| (0, shard));
             let _ = State::restore(bytes, shard.collect());
         }

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use cluster::id::Pos;
-use cluster::state::{BatchRefusal, Command, Effect, Item, Outcome, RegisterRefusal, State};
+use cluster::state::{
+    BatchRefusal, Command, Destination, Effect, GapReason, GroupRefusal, Item, Outcome, RegisterRefusal, SendRefusal,
+    State,
+};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
@@ -70,7 +73,7 @@ fn logs_reach_everything() {
     }
 }
 
-const EVERYTHING: [&str; 31] = [
+const EVERYTHING: [&str; 42] = [
     "stored",
     "stored before",
     "refused",
@@ -102,6 +105,17 @@ const EVERYTHING: [&str; 31] = [
     "messages without device",
     "several devices",
     "device on a node that went down",
+    "group woken",
+    "lost in a group live",
+    "lost in a group away",
+    "expired in a group",
+    "not a member",
+    "unknown group",
+    "group exists",
+    "group full",
+    "too many groups",
+    "message of a group",
+    "message of a group that was left",
 ];
 
 fn reached(effect: &Effect) -> Vec<&'static str> {
@@ -111,6 +125,12 @@ fn reached(effect: &Effect) -> Vec<&'static str> {
         Effect::BatchRefused { refusal: BatchRefusal::Gap { .. }, .. } => vec!["batch after gap"],
         Effect::BatchRefused { refusal: BatchRefusal::Fenced, .. } => vec!["batch fenced"],
         Effect::Wake(_) => vec!["wake"],
+        Effect::WakeGroup(_) => vec!["group woken"],
+        Effect::GroupLost { reason: GapReason::Expired, .. } => vec!["expired in a group"],
+        Effect::GroupLost { lost, .. } => {
+            let kind = |node: &Option<_>| if node.is_some() { "lost in a group live" } else { "lost in a group away" };
+            lost.keys().map(kind).collect()
+        }
         Effect::Superseded { .. } => vec!["superseded"],
         Effect::Lapsed { node: Some(_), .. } => vec!["lapsed live"],
         Effect::Lapsed { node: None, .. } => vec!["lapsed away"],
@@ -131,9 +151,15 @@ fn outcome(outcome: &Outcome) -> Option<&'static str> {
         Outcome::RegisterRefused(RegisterRefusal::TooManyDevices) => "too many devices",
         Outcome::Stored { duplicate: false, .. } => "stored",
         Outcome::Stored { duplicate: true, .. } => "stored before",
+        Outcome::SendRefused { duplicate: false, refusal: SendRefusal::NotMember, .. } => "not a member",
+        Outcome::SendRefused { duplicate: false, refusal: SendRefusal::UnknownGroup, .. } => "unknown group",
         Outcome::SendRefused { duplicate: false, .. } => "refused",
         Outcome::SendRefused { duplicate: true, .. } => "refused before",
         Outcome::Fenced => "fenced",
+        Outcome::GroupRefused(GroupRefusal::Exists) => "group exists",
+        Outcome::GroupRefused(GroupRefusal::Full) => "group full",
+        Outcome::GroupRefused(GroupRefusal::TooMany) => "too many groups",
+        Outcome::GroupRefused(GroupRefusal::Unknown) => "unknown group",
         Outcome::Done => return None,
     })
 }
@@ -151,8 +177,14 @@ fn situations(state: &State) -> Vec<&'static str> {
             let down = state.nodes().any(|(_, node)| node.generation.is_none());
             found.extend((down && view.known && view.session.is_none()).then_some("device on a node that went down"));
             let items = state.inbox(&user, id, Pos::ZERO, usize::MAX, usize::MAX);
+            for item in &items {
+                let Item::Message(message) = item else { continue };
+                let Destination::Group(group) = &message.to else { continue };
+                let member = state.is_member(group, &user);
+                found.push(if member { "message of a group" } else { "message of a group that was left" });
+            }
             if let Some(Item::Gap { reason, .. }) = items.first() {
-                let limit = *reason == cluster::state::GapReason::InboxLimit;
+                let limit = *reason == GapReason::InboxLimit;
                 found.push(if limit { "gap by limit" } else { "gap by age" });
                 found.extend((items.len() > 1).then_some("gap before messages"));
             }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use cluster::id::{DeviceId, MessageId, Pos, UserId};
-use cluster::state::{Body, Command, Effect, Item, Op, Outcome, State};
+use cluster::state::{Body, Command, Destination, Effect, Item, Op, Outcome, State};
 use proptest::prelude::*;
 
 use crate::log::{Entry, devices, plain_log, users};
@@ -79,7 +79,7 @@ impl Ledger {
             for item in &waiting {
                 let Item::Message(message) = item else { continue };
                 let (mid, body) = &stored[&message.pos];
-                prop_assert_eq!((&message.mid, &message.to), (mid, user));
+                prop_assert_eq!((&message.mid, &message.to), (mid, &Destination::User(user.clone())));
                 prop_assert_eq!(&message.body, &Body::Memory(body.clone().into()));
             }
             page(state, user, &id, &waiting)?;

@@ -6,14 +6,18 @@
 use std::fmt;
 
 use bytes::Bytes;
-use cluster::id::{Boot, DeviceId, Epoch, MessageId, NodeId, Pos, UserId};
-use cluster::state::{Batch, Command, Effect, Limits, NodeUp, Op, Outcome, Register, Send, State};
+use cluster::id::{Boot, DeviceId, Epoch, GroupId, MessageId, NodeId, Pos, UserId};
+use cluster::state::{
+    Batch, Command, Effect, GroupAct, GroupLimits, GroupOp, GroupSend, Limits, NodeUp, Op, Outcome, Register, Send,
+    State,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 pub const USERS: u8 = 3;
 pub const DEVICES: u8 = 3;
 pub const NODES: u8 = 2;
+pub const GROUPS: u8 = 2;
 
 /// A log; printed one entry a line.
 #[derive(Clone)]
@@ -55,6 +59,14 @@ pub fn node(n: u8) -> NodeId {
     NodeId(u64::from(n) + 1)
 }
 
+pub fn group(n: u8) -> GroupId {
+    GroupId::new(&format!("group{n}")).unwrap()
+}
+
+pub fn groups() -> impl Iterator<Item = GroupId> {
+    (0..GROUPS).map(group)
+}
+
 pub fn users() -> impl Iterator<Item = UserId> {
     (0..USERS).map(user)
 }
@@ -93,6 +105,7 @@ pub enum Step {
         advance_ms: u64,
     },
     Limits(Limits),
+    GroupLimits(GroupLimits),
     FeatureLevel(u32),
     Blank,
 }
@@ -116,6 +129,8 @@ pub enum OpStep {
     Ack { session: u8, upto: u8 },
     Close { session: u8, clean: bool },
     Forget { user: u8, device: u8 },
+    GroupSend { session: u8, group: u8, key: u8 },
+    Group { session: u8, group: u8, act: GroupAct },
 }
 
 pub fn limits() -> impl Strategy<Value = Limits> {
@@ -133,6 +148,14 @@ pub fn limits() -> impl Strategy<Value = Limits> {
     })
 }
 
+pub fn group_limits() -> impl Strategy<Value = GroupLimits> {
+    (1..5_u32, 1..3_u32).prop_map(|(members, per_user)| GroupLimits { members, per_user })
+}
+
+pub fn act() -> impl Strategy<Value = GroupAct> {
+    prop_oneof![2 => Just(GroupAct::Create), 3 => Just(GroupAct::Join), 1 => Just(GroupAct::Leave)]
+}
+
 fn op() -> impl Strategy<Value = OpStep> {
     // One user gets most of it, so that limits are met.
     let to = prop_oneof![2 => Just(0_u8), 1 => 0..USERS];
@@ -145,6 +168,9 @@ fn op() -> impl Strategy<Value = OpStep> {
         6 => (any::<u8>(), any::<u8>()).prop_map(|(session, upto)| OpStep::Ack { session, upto }),
         2 => (any::<u8>(), any::<bool>()).prop_map(|(session, clean)| OpStep::Close { session, clean }),
         1 => (0..USERS, 0..DEVICES).prop_map(|(user, device)| OpStep::Forget { user, device }),
+        8 => (any::<u8>(), 0..GROUPS, 0..6_u8)
+            .prop_map(|(session, group, key)| OpStep::GroupSend { session, group, key }),
+        5 => (any::<u8>(), 0..GROUPS, act()).prop_map(|(session, group, act)| OpStep::Group { session, group, act }),
     ]
 }
 
@@ -164,6 +190,7 @@ fn step(ops: usize) -> impl Strategy<Value = Step> {
         4 => (0..300_u64).prop_map(|advance_ms| Step::Tick { advance_ms }),
         1 => (0..9_000_u64).prop_map(|advance_ms| Step::Tick { advance_ms }),
         1 => limits().prop_map(Step::Limits),
+        2 => group_limits().prop_map(Step::GroupLimits),
         1 => Just(Step::Blank),
         1 => prop_oneof![
             4 => (0..4_u32).prop_map(Step::FeatureLevel),
@@ -177,11 +204,15 @@ pub fn any_log(steps: usize) -> impl Strategy<Value = Log> {
     (limits(), vec(step(5), 0..steps)).prop_map(|(limits, steps)| make(limits, &steps))
 }
 
-/// A log that can be followed from outside: one operation in a batch, limits that stay, and only
-/// ephemeral devices are forgotten for their age.
+/// A log that can be followed from outside: one operation in a batch, limits that stay, no groups, and
+/// only ephemeral devices are forgotten for their age.
 pub fn plain_log(steps: usize) -> impl Strategy<Value = Log> {
     (limits(), vec(step(1), 0..steps)).prop_map(|(limits, mut steps)| {
-        steps.retain(|step| !matches!(step, Step::Limits(_)));
+        steps.retain(|step| !matches!(step, Step::Limits(_) | Step::GroupLimits(_)));
+        for step in &mut steps {
+            let Step::Batch { ops, .. } = step else { continue };
+            ops.retain(|op| !matches!(op, OpStep::GroupSend { .. } | OpStep::Group { .. }));
+        }
         make(Limits { device_ttl_ms: u64::MAX, ..limits }, &steps)
     })
 }
@@ -193,6 +224,10 @@ fn make(limits: Limits, steps: &[Step]) -> Log {
     maker.step(&Step::NodeUp { node: 1, reboot: false, again: None });
     steps.iter().for_each(|step| maker.step(step));
     Log(maker.log)
+}
+
+fn body(key: u8) -> Bytes {
+    Bytes::from(vec![b'a' + key; [4, 11, 25][usize::from(key) % 3]])
 }
 
 /// Makes a log step by step.
@@ -270,6 +305,7 @@ impl Maker {
             }
             Step::Tick { advance_ms } => self.propose(Command::Tick { advance_ms }),
             Step::Limits(ref limits) => self.propose(Command::SetLimits(limits.clone())),
+            Step::GroupLimits(ref limits) => self.propose(Command::SetGroupLimits(limits.clone())),
             Step::FeatureLevel(level) => self.propose(Command::SetFeatureLevel(level)),
             Step::Blank => {
                 self.append(None);
@@ -342,15 +378,32 @@ impl Maker {
             }
             OpStep::Close { session, clean } => Op::Close { epoch: self.session(node, session), clean },
             OpStep::Forget { user: u, device: d } => Op::Forget { user: user(u), device: device(d) },
+            OpStep::GroupSend { session, group: g, key } => {
+                Op::GroupSend(self.group_send(self.session(node, session), group(g), key))
+            }
+            OpStep::Group { session, group: g, act } => {
+                Op::Group(GroupOp { epoch: self.session(node, session), group: group(g), act })
+            }
         }
     }
 
-    fn send(&self, epoch: Epoch, to: UserId, key: u8) -> Send {
-        let body = Bytes::from(vec![b'a' + key; [4, 11, 25][usize::from(key) % 3]]);
-        let (from, sender) = match self.state.session(epoch) {
+    fn sender(&self, epoch: Epoch) -> (UserId, DeviceId) {
+        match self.state.session(epoch) {
             Some((user, device, _)) => (user.clone(), device.clone()),
             None => (user(0), device(0)),
-        };
+        }
+    }
+
+    fn group_send(&self, epoch: Epoch, group: GroupId, key: u8) -> GroupSend {
+        let body = body(key);
+        let (from, sender) = self.sender(epoch);
+        let mid = MessageId::group(&from, &sender, &group, &format!("key{key}"), &body);
+        GroupSend { epoch, mid, group, ts_ms: u64::from(key), body }
+    }
+
+    fn send(&self, epoch: Epoch, to: UserId, key: u8) -> Send {
+        let body = body(key);
+        let (from, sender) = self.sender(epoch);
         let mid = MessageId::direct(&from, &sender, &to, &format!("key{key}"), &body);
         Send { epoch, mid, to, ts_ms: u64::from(key), body }
     }

@@ -11,6 +11,7 @@ mod determinism;
 mod ledger;
 mod log;
 mod model;
+mod model_groups;
 mod model_user;
 mod ring;
 mod seen;

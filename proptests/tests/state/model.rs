@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cluster::id::{Boot, DeviceId, Epoch, NodeId, Pos, UserId};
+use cluster::id::{Boot, DeviceId, Epoch, GroupId, MessageId, NodeId, Pos, UserId};
 use cluster::state::{
-    Batch, BatchRefusal, Command, GapReason, Limits, NodeUp, Op, Outcome, Register, RegisterRefusal, Send, SendRefusal,
+    Batch, BatchRefusal, Command, GapReason, GroupLimits, GroupOp, GroupSend, Limits, NodeUp, Op, Outcome, Register,
+    RegisterRefusal, Send, SendRefusal,
 };
 
+use crate::model_groups::MGroup;
 use crate::model_user::{MDevice, MMessage, MUser, Share};
 use crate::seen::{Seen, in_order};
 
@@ -16,6 +18,10 @@ pub struct Model {
     pub limits: Limits,
     pub nodes: BTreeMap<NodeId, MNode>,
     pub users: BTreeMap<UserId, MUser>,
+    pub group_limits: GroupLimits,
+    pub groups: BTreeMap<GroupId, MGroup>,
+    /// Groups that were written to in the batch.
+    pub written: BTreeSet<GroupId>,
 }
 
 #[derive(Debug)]
@@ -47,6 +53,7 @@ impl Model {
             }
             Command::SetLimits(limits) => self.limits = limits.clone(),
             Command::SetFeatureLevel(_) => {}
+            Command::SetGroupLimits(limits) => self.group_limits = limits.clone(),
         }
         in_order(effects)
     }
@@ -68,11 +75,18 @@ impl Model {
         let outcomes: Vec<_> = ops
             .map(|(offset, op)| {
                 let outcome = self.op(Pos::new(index, offset), batch.node, op, effects);
+                self.users.values_mut().for_each(MUser::tidy);
                 self.users.retain(|_, user| user.remembered());
                 outcome
             })
             .collect();
         effects.push(Seen::Batch(batch.node, batch.seq, format!("{outcomes:?}")));
+        for group in std::mem::take(&mut self.written) {
+            let members = &self.groups[&group].members;
+            if !members.is_empty() {
+                effects.push(Seen::WakeGroup(members.iter().cloned().collect()));
+            }
+        }
     }
 
     /// The user and device that have this live session.
@@ -97,11 +111,14 @@ impl Model {
                 return Outcome::Done;
             }
             Op::Send(Send { epoch, .. }) | Op::Ack { epoch, .. } | Op::Close { epoch, .. } => *epoch,
+            Op::GroupSend(GroupSend { epoch, .. }) | Op::Group(GroupOp { epoch, .. }) => *epoch,
         };
         let Some((name, id)) = self.session(node, epoch) else { return Outcome::Fenced };
         match op {
             Op::Send(send) => return self.send(pos, &name, &id, send, effects),
-            Op::Ack { upto, .. } => self.ack(node, &name, &id, *upto, effects),
+            Op::GroupSend(send) => return self.group_send(pos, (&name, &id), send, effects),
+            Op::Group(op) => return self.group_op(pos, &name, op, effects),
+            Op::Ack { upto, .. } => self.ack((pos, node), &name, &id, *upto, effects),
             Op::Close { clean, .. } => {
                 self.lose_connection(&name, &id);
                 let user = self.users.get_mut(&name).unwrap();
@@ -134,7 +151,8 @@ impl Model {
             if user.devices.len() >= self.limits.devices_per_user as usize {
                 return Outcome::RegisterRefused(RegisterRefusal::TooManyDevices);
             }
-            let inherits = user.devices.is_empty() && (!user.heir.owed.is_empty() || user.heir.gap.is_some());
+            let owed = !user.heir.owed.is_empty() || user.heir.has_gap() || !user.groups.is_empty();
+            let inherits = user.devices.is_empty() && owed;
             let mut share = Share { cursor: epoch, ..Share::default() };
             if inherits {
                 share = std::mem::take(&mut user.heir);
@@ -189,25 +207,36 @@ impl Model {
             }
             result = Ok(());
         }
+        self.remember(from, id, mid, result);
+        outcome(result, false)
+    }
+
+    pub fn remember(&mut self, from: &UserId, id: &DeviceId, mid: MessageId, result: Result<(), SendRefusal>) {
         let ring = &mut self.users.get_mut(from).unwrap().devices.get_mut(id).unwrap().ring;
         ring.push((mid, result));
         let excess = ring.len().saturating_sub(self.limits.inflight as usize);
         ring.drain(..excess);
-        outcome(result, false)
     }
 
-    fn ack(&mut self, node: NodeId, name: &UserId, id: &DeviceId, upto: Pos, effects: &mut Vec<Seen>) {
+    fn ack(&mut self, (now, node): (Pos, NodeId), name: &UserId, id: &DeviceId, upto: Pos, effects: &mut Vec<Seen>) {
         let user = self.users.get_mut(name).unwrap();
-        let Some(last) = user.messages.keys().next_back() else { return };
-        let upto = upto.min(*last);
+        let last = user.messages.keys().next_back().copied().unwrap_or_default();
         let share = &mut user.devices.get_mut(id).unwrap().share;
-        if upto <= share.cursor || share.gap.is_some_and(|(seq, ..)| seq > upto) {
+        let lost = share.group_gap.map_or(Pos::ZERO, |(seq, ..)| seq);
+        let in_groups = !user.groups.is_empty();
+        let upto = upto.min(if in_groups { now } else { last.max(lost) });
+        let within_gap = share.gap.is_some_and(|(seq, ..)| seq > upto);
+        if upto <= share.cursor || (within_gap && !in_groups && share.group_gap.is_none()) {
             return;
         }
         share.cursor = upto;
-        share.gap = None;
-        let passed: Vec<Pos> = share.owed.iter().copied().filter(|pos| *pos <= upto).collect();
-        share.owed.retain(|pos| *pos > upto);
+        share.group_gap = share.group_gap.filter(|(seq, ..)| *seq > upto);
+        let passed_of_groups: Vec<_> = share.group_owed.extract_if(.., |(_, pos)| *pos <= upto).collect();
+        let mut passed = Vec::new();
+        if !within_gap {
+            share.gap = None;
+            passed = share.owed.extract_if(.., |pos| *pos <= upto).collect();
+        }
         let mut first = Vec::new();
         for pos in &passed {
             let message = user.messages.get_mut(pos).unwrap();
@@ -215,8 +244,15 @@ impl Model {
                 first.push(message.mid);
             }
         }
-        if !passed.is_empty() {
-            effects.push(Seen::Acked(node, passed.len() as u64, first));
+        for (group, pos) in &passed_of_groups {
+            let message = self.groups.get_mut(group).unwrap().messages.get_mut(pos).unwrap();
+            if message.from != *name && !std::mem::replace(&mut message.acked, true) {
+                first.push(message.mid);
+            }
+        }
+        let (direct, group) = (passed.len() as u64, passed_of_groups.len() as u64);
+        if direct + group > 0 {
+            effects.push(Seen::Acked(node, direct, group, first));
         }
     }
 
@@ -272,10 +308,18 @@ impl Model {
             }
             user.heir_gap_until.map(|at| due.insert((at, 1, name(), 3, None)));
         }
-        let Some((at, task, name, kind, id)) = due.pop_first() else { return false };
-        if at > self.time_ms {
-            return false;
-        }
+        let due = due.pop_first().filter(|(at, ..)| *at <= self.time_ms);
+        let group = self.due_of_group().filter(|(at, _)| *at <= self.time_ms);
+        let (_, task, name, kind, id) = match (due, group) {
+            (Some(due), group) if group.as_ref().is_none_or(|(at, _)| due.0 <= *at) => due,
+            (_, Some((_, group))) => {
+                self.expire_of_group(&group, effects);
+                self.users.values_mut().for_each(MUser::tidy);
+                self.users.retain(|_, user| user.remembered());
+                return true;
+            }
+            _ => return false,
+        };
         let user = self.users.get_mut(&name).unwrap();
         match (task, kind, id) {
             (0, ..) => self.expire(&name, effects),
@@ -286,12 +330,14 @@ impl Model {
             }
             (_, 1, Some(id)) => drop(user.gone.remove(&id)),
             (_, 2, Some(id)) => user.forget(&name, &id, self.time_ms, &self.limits.clone(), effects),
-            _ if user.waiting().is_empty() => {
+            _ if user.waiting().is_empty() && user.groups.is_empty() => {
                 user.heir_gap_until = None;
-                user.heir = Share { cursor: *user.messages.keys().next_back().unwrap(), ..Share::default() };
+                let cursor = user.messages.keys().next_back().copied().unwrap_or_default();
+                user.heir = Share { cursor, ..Share::default() };
             }
             _ => user.heir_gap_until = Some(self.time_ms + self.limits.device_ttl_ms),
         }
+        self.users.values_mut().for_each(MUser::tidy);
         self.users.retain(|_, user| user.remembered());
         true
     }

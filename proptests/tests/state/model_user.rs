@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cluster::id::{DeviceId, Epoch, MessageId, NodeId, Pos, UserId};
+use cluster::id::{DeviceId, Epoch, GroupId, MessageId, NodeId, Pos, UserId};
 use cluster::state::{GapReason, Limits, SendRefusal};
 
 use crate::seen::Seen;
@@ -18,6 +18,8 @@ pub struct MUser {
     pub replaced: BTreeMap<DeviceId, Vec<u64>>,
     pub heir: Share,
     pub heir_gap_until: Option<u64>,
+    /// Groups and since when; with an end, those that were left and have still to be read.
+    pub groups: BTreeSet<(GroupId, Pos, Option<Pos>)>,
 }
 
 #[derive(Debug)]
@@ -34,6 +36,8 @@ pub struct Share {
     pub cursor: Pos,
     pub owed: Vec<Pos>,
     pub gap: Option<(Pos, u64, GapReason)>,
+    pub group_owed: BTreeSet<(GroupId, Pos)>,
+    pub group_gap: Option<(Pos, u64, GapReason)>,
 }
 
 pub type Ring = Vec<(MessageId, Result<(), SendRefusal>)>;
@@ -59,6 +63,21 @@ pub struct MGone {
 }
 
 impl Share {
+    pub fn has_gap(&self) -> bool {
+        self.gap.is_some() || self.group_gap.is_some()
+    }
+
+    /// Loses one message of a group, if it is owed.
+    pub fn lose_of_group(&mut self, group: &GroupId, pos: Pos, reason: GapReason) -> bool {
+        if !self.group_owed.remove(&(group.clone(), pos)) {
+            return false;
+        }
+        let (seq, before, was) = self.group_gap.unwrap_or((pos, 0, reason));
+        let reason = if was == GapReason::InboxLimit { was } else { reason };
+        self.group_gap = Some((seq.max(pos), before + 1, reason));
+        true
+    }
+
     pub fn lose(&mut self, upto: Pos, reason: GapReason) -> u64 {
         let lost = self.owed.iter().filter(|pos| **pos <= upto).count() as u64;
         if lost > 0 {
@@ -88,7 +107,25 @@ impl MUser {
     }
 
     pub fn remembered(&self) -> bool {
-        !self.devices.is_empty() || !self.gone.is_empty() || !self.heir.owed.is_empty() || self.heir.gap.is_some()
+        let inherited = !self.heir.owed.is_empty() || self.heir.has_gap() || !self.groups.is_empty();
+        !self.devices.is_empty() || !self.gone.is_empty() || inherited
+    }
+
+    /// Everybody who is owed something, or will be.
+    pub fn shares(&mut self) -> Vec<(Option<NodeId>, &mut Share)> {
+        if self.devices.is_empty() {
+            return vec![(None, &mut self.heir)];
+        }
+        self.devices.values_mut().map(|device| (device.node, &mut device.share)).collect()
+    }
+
+    /// Forgets the groups that were left and read to the end.
+    pub fn tidy(&mut self) {
+        let owed: BTreeSet<_> = self.shares().into_iter().flat_map(|(_, share)| share.group_owed.clone()).collect();
+        let owes = |group: &GroupId, from: Pos, until: Pos| {
+            owed.iter().any(|(of, pos)| of == group && from < *pos && *pos <= until)
+        };
+        self.groups.retain(|(group, from, until)| until.is_none_or(|until| owes(group, *from, until)));
     }
 
     pub fn resume(&mut self, name: &UserId, id: &DeviceId, effects: &mut Vec<Seen>) {
@@ -154,7 +191,7 @@ impl MUser {
         }
         if self.devices.is_empty() {
             self.heir = device.share;
-            self.heir_gap_until = self.heir.gap.map(|_| now + limits.device_ttl_ms);
+            self.heir_gap_until = self.heir.has_gap().then(|| now + limits.device_ttl_ms);
         } else if self.holders().is_empty() {
             // All are back at the same time: what the forgotten one was owed is there for them.
             self.heir = device.share;

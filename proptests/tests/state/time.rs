@@ -1,12 +1,14 @@
 //! Replicated time moves by ticks only, and what is due by it is done: bounded per tick, and all of
 //! it in the end.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use cluster::id::{Boot, MessageId, Pos, UserId};
 use cluster::state::{Batch, Command, Effect, Limits, NodeUp, Op, Register, Send, State, Totals};
 use proptest::prelude::*;
 
-use crate::log::{Maker, any_log, device, node, user};
+use crate::log::{Maker, any_log, device, groups, node, user};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
@@ -27,7 +29,7 @@ proptest! {
         }
     }
 
-    /// Nothing stays forever: no user, device, ring, message or gap.
+    /// Nothing stays forever, no user, device, ring, message or gap, but who is in which group.
     #[test]
     fn what_nobody_comes_for_is_forgotten(log in any_log(60)) {
         let mut state = State::new();
@@ -47,7 +49,11 @@ proptest! {
         for _ in 0..3 {
             apply(Command::Tick { advance_ms: u64::MAX });
         }
-        prop_assert_eq!(state.totals(), Totals::default());
+        let members = groups().filter_map(|group| state.members(&group, None, usize::MAX));
+        let members: Vec<_> = members.map(|(members, _)| members).collect();
+        let users = members.iter().flatten().collect::<BTreeSet<_>>().len() as u64;
+        let expected = Totals { users, groups: members.len() as u64, ..Totals::default() };
+        prop_assert_eq!(state.totals(), expected);
         prop_assert_eq!(state.audit(), Ok(()));
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use cluster::env::clock::{self, Instant};
 use im_gateway::client::inbox::Inbox;
-use im_gateway::client::outbox::{Next, Now, Outbox, Outgoing};
+use im_gateway::client::outbox::{Next, Now, Outbox, Outgoing, Request};
 use im_gateway::protocol::{ServerBody, ServerFrame};
 use serde_json::value::RawValue;
 use tokio::sync::watch;
@@ -162,8 +162,8 @@ impl Sender {
         body.extend(std::iter::repeat_n('x', filling));
         body.push('"');
         let body = RawValue::from_string(body).expect("a string without escapes is JSON");
-        let message = Outgoing { to: self.to.clone(), key: format!("{}-{number}", self.key), body };
-        self.outbox.push(message, (number, intended), now());
+        let message = Outgoing { to: (&self.to).into(), key: format!("{}-{number}", self.key), body };
+        self.outbox.push(Request::Send(message), (number, intended), now());
         if self.plan.is_measured(intended) {
             count(&self.plan.stats.sent, 1);
         }
