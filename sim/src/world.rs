@@ -246,6 +246,7 @@ impl World {
             secret: cluster::peer::Secret::new(PEER_SECRET),
             voters: self.shared.voters,
             limits: self.shared.limits.clone(),
+            groups: cluster::state::GroupLimits::default(),
             log: self.shared.log.clone(),
         }
     }

@@ -58,7 +58,7 @@ impl Name {
 /// A message as its sender knows it.
 #[derive(Debug, Clone)]
 pub struct Sent {
-    /// To whom.
+    /// To whom: a user, or a group with `#` before its name.
     pub to: String,
     /// When it was given to the SDK, in ns.
     pub at: u64,
@@ -94,7 +94,7 @@ pub enum Surfaced {
         mid: MessageId,
         /// Who is said to have sent it.
         from: Device,
-        /// To whom it is said to be.
+        /// To whom it is said to be, as in [`Sent`].
         to: Option<String>,
     },
     /// Messages up to here are lost.

@@ -111,7 +111,7 @@ impl Ledger {
             name,
             mid: message.mid,
             from: Device { user: message.from, device: message.device },
-            to: message.to,
+            to: message.to.or_else(|| message.group.map(|group| format!("#{group}"))),
         };
         self.surfaced(id, message.seq, what);
     }

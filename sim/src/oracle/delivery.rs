@@ -1,13 +1,15 @@
 //! G1, G2, G3: what clients were told and shown fits the log, message by message.
 //!
-//! Each device gets the log's messages to its user, one after the other, from its first session on
+//! Each device gets the log's messages to its user and to the groups that the user is in at their place, one after the other, from its first session on
 //! (a user's first device: from the beginning); what it does not get, a gap counts.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use im_gateway::client::Fate;
+use im_gateway::protocol::ErrorCode;
 
 use super::facts::{self, Stored};
+use super::members::Members;
 use super::{History, Violation, safety};
 use crate::ledger::{Book, Client, ClientId, Device, Name, Received, Sent, Surfaced};
 
@@ -18,6 +20,7 @@ struct Index<'a> {
     /// The epoch of each device's first registration, and of each user's.
     first_device: HashMap<&'a Device, u64>,
     first_user: HashMap<&'a str, u64>,
+    members: Members<'a>,
 }
 
 impl<'a> Index<'a> {
@@ -27,9 +30,16 @@ impl<'a> Index<'a> {
             by_name: HashMap::new(),
             first_device: HashMap::new(),
             first_user: HashMap::new(),
+            members: Members::of(history.facts),
         };
         for stored in &history.facts.stored {
-            index.by_user.entry(&stored.to).or_default().push(stored);
+            if stored.to.starts_with('#') {
+                for member in index.members.at(&stored.to, stored.pos) {
+                    index.by_user.entry(member).or_default().push(stored);
+                }
+            } else {
+                index.by_user.entry(&stored.to).or_default().push(stored);
+            }
             if let Some(name) = stored.name {
                 index.by_name.entry(name).or_insert(stored);
             }
@@ -122,7 +132,12 @@ fn check_fate(history: &History, index: &Index, name: Name, sent: &Sent, broken:
         (Some(fate @ (Fate::Refused { .. } | Fate::NotSent | Fate::TooLarge { .. })), Some(_)) => {
             format!("G1: {} is in the log, and its sender was told {fate:?}", called())
         }
-        (Some(Fate::Refused { code, .. }), None) if !history.tight => {
+        (Some(Fate::Refused { code: ErrorCode::NotMember | ErrorCode::UnknownGroup, .. }), None)
+            if !index.members.always(&sent.to, &history.book.clients[name.client].device.user) =>
+        {
+            return;
+        }
+        (Some(Fate::Refused { code, .. }), None) if !history.tight || sent.to.starts_with('#') => {
             format!("G1: {} was refused ({code:?}) far from any limit", called())
         }
         _ => return,
@@ -156,7 +171,7 @@ fn check_received(
         Ok(stored) => wrong(format!("G3: {who} got {mid} at {}, where the log has {}", got.seq, stored.mid)),
         Err(_) => wrong(format!("G1: {who} got {mid} at {}, where the log has nothing for it", got.seq)),
     }
-    if to.as_deref() != Some(client.device.user.as_str()) {
+    if place.is_ok_and(|at| to.as_deref() != Some(sent_to_us[at].to.as_str())) {
         wrong(format!("G1: {who} got {mid}, which says it is for {to:?}"));
     }
     let Some(name) = name else { return };
@@ -197,21 +212,27 @@ fn walk(
     for (covered, stored) in covered.iter_mut().zip(messages) {
         *covered |= !mids.insert(stored.mid);
     }
+    // What came is no part of what a gap counts: of several groups, only some may have lost messages.
+    let got = clients.iter().flat_map(|(_, client)| &client.received);
+    let got = got.filter(|got| matches!(got.what, Surfaced::Message { .. }));
+    let came: HashSet<u64> = got.map(|got| got.seq).collect();
     let mut furthest: Option<(usize, usize, &Received)> = None;
     for (id, client) in clients {
         let mut before = 0;
         for got in &client.received {
             let end = messages.partition_point(|stored| stored.pos <= got.seq);
-            let count = match got.what {
+            match got.what {
                 Surfaced::Message { .. } if end <= before => {
                     let text = format!("G2: {} got {} twice, or out of order", history.book.client(*id), got.seq);
                     broken.push(safety(text).at(got.at));
                     continue;
                 }
-                Surfaced::Message { .. } => 1,
-                Surfaced::Gap { lost } => lost as usize,
-            };
-            covered[end.saturating_sub(count)..end].fill(true);
+                Surfaced::Message { .. } => covered[end.saturating_sub(1)..end].fill(true),
+                Surfaced::Gap { lost } => {
+                    let behind = (0..end).rev().filter(|at| !came.contains(&messages[*at].pos));
+                    behind.take(lost as usize).for_each(|at| covered[at] = true);
+                }
+            }
             before = before.max(end);
             if furthest.is_none_or(|(_, furthest, _)| end > furthest) {
                 furthest = Some((*id, end, got));
@@ -275,7 +296,6 @@ mod tests {
     use super::super::testing::{Scene, found};
     use super::*;
     use cluster::id::MessageId;
-    use im_gateway::protocol::ErrorCode;
 
     #[test]
     fn a_good_history_is_good() {

@@ -13,8 +13,21 @@ pub struct Stored {
     pub mid: MessageId,
     /// The name in its body, if it has one.
     pub name: Option<Name>,
-    /// To whom.
+    /// To whom: a user, or a group with `#` before its name.
     pub to: String,
+}
+
+/// Something that was done with a group.
+#[derive(Debug, Clone)]
+pub struct Grouped {
+    /// Its position.
+    pub pos: u64,
+    /// The group, with `#` before its name.
+    pub group: String,
+    /// By whom.
+    pub user: String,
+    /// It was left; else made or joined.
+    pub left: bool,
 }
 
 /// A session's registration.
@@ -46,6 +59,8 @@ pub struct Counted {
 pub struct Facts {
     /// Messages, each once, in log order.
     pub stored: Vec<Stored>,
+    /// What was done with groups, in log order.
+    pub grouped: Vec<Grouped>,
     /// Registrations, in log order.
     pub registered: Vec<Registered>,
     /// Nodes' incarnations: each counts one.
@@ -58,6 +73,10 @@ pub struct Facts {
     pub duplicates: Vec<Counted>,
     /// Messages lost to devices at an inbox limit.
     pub lapsed: Vec<Counted>,
+    /// The same of messages to groups, at the group's limit.
+    pub group_lapsed: Vec<Counted>,
+    /// Messages to groups that expired before a device had them.
+    pub group_expired: Vec<Counted>,
     /// Messages that expired before a device had them.
     pub expired: Vec<Counted>,
 }

@@ -78,6 +78,8 @@ const DUPLICATES: &str = "im_gateway_message_duplication_total";
 const REFUSED: &str = "im_gateway_messages_failed_total{reason=\"inbox_full\",type=\"direct\"}";
 const LAPSED: &str = "im_gateway_messages_failed_total{reason=\"inbox_limit\",type=\"direct\"}";
 const EXPIRED: &str = "im_gateway_messages_failed_total{reason=\"expired\",type=\"direct\"}";
+const GROUP_LAPSED: &str = "im_gateway_messages_failed_total{reason=\"inbox_limit\",type=\"group\"}";
+const GROUP_EXPIRED: &str = "im_gateway_messages_failed_total{reason=\"expired\",type=\"group\"}";
 const APPLIED: &str = "im_gateway_raft_index{kind=\"applied\"}";
 const ESTABLISHED: &str = "im_gateway_connections_established_total";
 const CLOSED: &str = "im_gateway_connections_closed_total";
@@ -97,6 +99,8 @@ pub fn check(facts: &Facts, book: &Book, lives: &[Life]) -> Vec<Violation> {
             (DUPLICATES, &facts.duplicates),
             (LAPSED, &facts.lapsed),
             (EXPIRED, &facts.expired),
+            (GROUP_LAPSED, &facts.group_lapsed),
+            (GROUP_EXPIRED, &facts.group_expired),
         ] {
             let (low, high) = range(facts, life, counted);
             let said = life.scrape.sum(name);

@@ -8,6 +8,7 @@ mod bounds;
 mod delivery;
 mod facts;
 mod fencing;
+mod members;
 mod metrics;
 mod order;
 mod presence;

@@ -6,10 +6,10 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
-use cluster::id::NodeId;
-use cluster::state::{Batch, BatchRefusal, Command, Effect, Op, Outcome, State};
+use cluster::id::{MessageId, NodeId};
+use cluster::state::{Batch, BatchRefusal, Command, Effect, GapReason, GroupAct, Op, Outcome, SendRefusal, State};
 
-use super::facts::{Counted, Facts, Registered, Stored};
+use super::facts::{Counted, Facts, Grouped, Registered, Stored};
 use super::presence::Live;
 use super::{Committed, Violation, safety};
 use crate::coverage;
@@ -110,8 +110,18 @@ impl Reference {
                         self.note_batch(index, node, batch, &outcomes);
                     }
                 }
-                Effect::Acked { node, count, .. } => {
-                    self.facts.acked.push(Counted { index, node, count });
+                Effect::Acked { node, count, group, .. } => {
+                    self.facts.acked.push(Counted { index, node, count: count + group });
+                }
+                Effect::GroupLost { reason, lost } => {
+                    coverage::reached("a group lost messages for some of its members");
+                    let facts = &mut self.facts;
+                    let counted = match reason {
+                        GapReason::InboxLimit => &mut facts.group_lapsed,
+                        GapReason::Expired => &mut facts.group_expired,
+                    };
+                    let lost = lost.into_iter();
+                    counted.extend(lost.map(|(node, count)| Counted { index, node: node.unwrap_or(author), count }));
                 }
                 Effect::BatchRefused { refusal, .. } => match refusal {
                     BatchRefusal::Fenced => coverage::reached("a node's batch was fenced"),
@@ -133,6 +143,7 @@ impl Reference {
     fn note_batch(&mut self, index: u64, node: NodeId, batch: &Batch, outcomes: &[Outcome]) {
         let (mut refused, mut duplicates) = (0, 0);
         for (offset, (op, outcome)) in batch.ops.iter().zip(outcomes).enumerate() {
+            let pos = cluster::id::Pos::new(index, offset).0;
             match (op, outcome) {
                 (Op::Register(register), Outcome::Registered(epoch)) => {
                     self.sessions.insert(epoch.0, self.facts.registered.len());
@@ -144,18 +155,37 @@ impl Reference {
                     self.facts.registered.push(Registered { epoch: epoch.0, device, instance, node });
                 }
                 (Op::Send(send), Outcome::Stored { duplicate: false, .. }) => {
-                    let name = std::str::from_utf8(&send.body).ok().and_then(Name::of_body);
-                    let pos = cluster::id::Pos::new(index, offset).0;
-                    let to = send.to.as_str().to_owned();
-                    self.facts.stored.push(Stored { pos, mid: send.mid, name, to });
+                    self.note_stored(pos, send.mid, &send.body, send.to.as_str().to_owned());
                 }
-                (_, Outcome::SendRefused { duplicate: false, .. }) => refused += 1,
+                (Op::GroupSend(send), Outcome::Stored { duplicate: false, .. }) => {
+                    coverage::reached("a message to a group was stored");
+                    self.note_stored(pos, send.mid, &send.body, format!("#{}", send.group));
+                }
+                (Op::Group(op), Outcome::Done) => {
+                    let (group, left) = (format!("#{}", op.group), op.act == GroupAct::Leave);
+                    if left {
+                        coverage::reached("a user left a group");
+                    }
+                    let session = self.sessions.get(&op.epoch.0).expect("who did it had a session");
+                    let user = self.facts.registered[*session].device.user.clone();
+                    self.facts.grouped.push(Grouped { pos, group, user, left });
+                }
+                (_, Outcome::SendRefused { refusal: SendRefusal::InboxFull, duplicate: false, .. }) => refused += 1,
                 (_, Outcome::Stored { duplicate: true, .. } | Outcome::SendRefused { duplicate: true, .. }) => {
                     duplicates += 1;
                 }
                 _ => {}
             }
         }
+        self.note_counts(index, node, refused, duplicates);
+    }
+
+    fn note_stored(&mut self, pos: u64, mid: MessageId, body: &[u8], to: String) {
+        let name = std::str::from_utf8(body).ok().and_then(Name::of_body);
+        self.facts.stored.push(Stored { pos, mid, name, to });
+    }
+
+    fn note_counts(&mut self, index: u64, node: NodeId, refused: u64, duplicates: u64) {
         if refused > 0 {
             coverage::reached("a send was refused: inbox full");
             self.facts.refused.push(Counted { index, node, count: refused });

@@ -7,6 +7,7 @@ use im_gateway::client::{Client, Event, Fate, Receipt, SendError, Stopped};
 use tokio::sync::watch;
 
 use super::Seat;
+use super::groups::{Groups, address};
 use crate::ledger::{ClientId, Ledger, Name};
 use crate::time;
 
@@ -20,6 +21,7 @@ pub struct Bot {
     pub(super) seat: Seat,
     pub(super) client: Client,
     pub(super) recipients: Arc<Vec<String>>,
+    pub(super) groups: Groups,
     pub(super) sending: watch::Receiver<bool>,
     pub(super) pause: Duration,
     /// Most bytes that are added to a message.
@@ -30,6 +32,7 @@ impl Bot {
     /// Sends, and takes whatever comes.
     pub async fn chat(self) {
         let (client, id, ledger) = (self.client.clone(), self.seat.id, self.seat.ledger.clone());
+        tokio::spawn(self.groups.clone().live(self.client.clone(), self.sending.clone()));
         tokio::spawn(self.send_until_ended());
         report(&client, id, &ledger, || Duration::ZERO).await;
     }
@@ -48,6 +51,7 @@ impl Bot {
     /// Takes a message a second while others send, and all there is afterwards.
     pub async fn dawdle(self) {
         let (sending, id) = (self.sending.clone(), self.seat.id);
+        tokio::spawn(self.groups.clone().live(self.client.clone(), sending.clone()));
         let pace = || if *sending.borrow() { SLOW } else { Duration::ZERO };
         report(&self.client, id, &self.seat.ledger, pace).await;
     }
@@ -62,7 +66,8 @@ impl Bot {
             if !*self.sending.borrow() {
                 continue;
             }
-            let to = self.recipients[self.seat.dice.between(0, self.recipients.len() as u64 - 1) as usize].clone();
+            let user = &self.recipients[self.seat.dice.between(0, self.recipients.len() as u64 - 1) as usize];
+            let to = self.groups.pick().unwrap_or_else(|| user.clone());
             let name = self.seat.ledger.sent(self.seat.id, &to);
             let Ok(receipt) = self.give(name, &to, &body(name, self.padding)).await else {
                 // Replaced by a newer client of its device.
@@ -76,7 +81,7 @@ impl Bot {
     /// Gives a message to the SDK, under the key that is its name.
     async fn give(&self, name: Name, to: &str, body: &str) -> Result<Receipt, SendError> {
         loop {
-            match self.client.try_send(to, Some(&name.to_string()), &body) {
+            match self.client.try_send(address(to), Some(&name.to_string()), &body) {
                 Err(SendError::Full) => time::sleep(FULL).await,
                 given => return given,
             }

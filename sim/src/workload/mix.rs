@@ -26,11 +26,23 @@ pub struct Mix {
     pub storm: u64,
     /// Most bytes that are added to a message.
     pub padding: u64,
+    /// Groups that those who chat are in; some come and go.
+    pub groups: u64,
 }
 
 impl Default for Mix {
     fn default() -> Self {
-        Self { multi_device_users: 1, roamers: 0, ephemeral: 0, slow: 0, rude: 0, hostile: 0, storm: 0, padding: 0 }
+        Self {
+            multi_device_users: 1,
+            roamers: 0,
+            ephemeral: 0,
+            slow: 0,
+            rude: 0,
+            hostile: 0,
+            storm: 0,
+            padding: 0,
+            groups: 0,
+        }
     }
 }
 
@@ -47,6 +59,7 @@ impl Mix {
             hostile: some(3),
             storm: if dice.one_in(4) { dice.between(10, 60) } else { 0 },
             padding: [0, 0, 100, 2_000][dice.between(0, 3) as usize],
+            groups: some(3),
         }
     }
 }

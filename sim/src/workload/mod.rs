@@ -2,6 +2,7 @@
 //! who do not keep to any rules.
 
 mod bots;
+mod groups;
 mod mix;
 mod probe;
 mod raw;
@@ -29,6 +30,7 @@ use crate::process::TOKEN_SECRET;
 use crate::time;
 use crate::world::World;
 use bots::Bot;
+use groups::Groups;
 use strangers::Stranger;
 
 /// The user who is absent until most was sent.
@@ -171,10 +173,11 @@ impl Workload {
         let dice = Dice::new(self.seed, &format!("client {id}"));
         let seat = Seat { id, start, net, urls: self.world.urls(), ledger: self.ledger.clone(), dice };
         let (recipients, sending) = (self.recipients.clone(), self.sending.subscribe());
+        let groups = Groups::new(self.mix.groups, Dice::new(self.seed, &format!("groups of client {id}")));
         let (pause, padding) = (self.pause, self.mix.padding);
         node.spawn(async move {
             let client = seat.client();
-            behave(Bot { seat, client, recipients, sending, pause, padding }).await;
+            behave(Bot { seat, client, recipients, groups, sending, pause, padding }).await;
         });
         (id, machine)
     }
