@@ -6,11 +6,13 @@
  * somebody else is ever parsed as HTML.
  */
 import { askForNodes, askForToken, forgetToken, hostOf, nodes, setServedBy, urls } from "./cluster.js";
-import { forgetLoss, onSendAgain, openPeer, setMark, showLoss, showMessage, showPeers, showServing } from "./conversations.js";
+import { forgetLoss, onOpen, onSendAgain, openPeer, setMark, showLoss, showMessage, showPeers, showServing } from "./conversations.js";
 import { $, button, element, log, notice, replaceKeepingFocus, speak } from "./dom.js";
 import { ImGateway } from "./im-gateway.js";
 import { allMessages, begin, end, newDevice, peer, randomHex, remember, resume, save, tab } from "./tab.js";
 
+/** Begins the name of a conversation that is a group's. */
+const GROUP = "#";
 const MIDS_LIMIT = 2_000;
 const STATUS_EVERY_MS = 3_000;
 
@@ -37,17 +39,31 @@ function connect() {
   const waiting = allMessages().filter((message) => message.state === "sending");
   waiting.sort((a, b) => a.tick - b.tick).forEach((message) => transmit(message, message.at));
   client.start();
+  if (tab.open?.startsWith(GROUP)) enterGroup(tab.open.slice(GROUP.length));
 }
 
-function receive({ mid, from, ts, body }) {
+function receive({ mid, from, device, group, ts, body }) {
+  // A group's messages come back to who wrote them; this tab has shown its own.
+  if (group && from === tab.user && device === tab.device) return;
   const text = typeof body === "string" ? body : typeof body?.text === "string" ? body.text : JSON.stringify(body);
-  const message = remember(from, { mid, text, at: ts });
-  const looking = from === tab.open && !document.hidden;
-  if (!looking) peer(from).unread++;
+  const where = group ? GROUP + group : from;
+  const message = remember(where, group ? { mid, text, at: ts, from } : { mid, text, at: ts });
+  const looking = where === tab.open && !document.hidden;
+  if (!looking) peer(where).unread++;
   save();
-  if (from === tab.open) showMessage(message, peer(from).messages.at(-2));
+  if (where === tab.open) showMessage(message, peer(where).messages.at(-2));
   showPeers();
   if (!looking) speak(`New message from ${from}`);
+}
+
+/** A group is joined when its conversation is opened, and made if there is none. */
+async function enterGroup(name) {
+  try {
+    await client.group("join", name);
+  } catch (error) {
+    if (error.code !== "unknown_group") return notice(`${GROUP}${name}: ${error.message}`);
+    client.group("create", name).catch((error) => notice(`${GROUP}${name}: ${error.message}`));
+  }
 }
 
 function delivered({ mid }) {
@@ -76,7 +92,8 @@ function bounded(collection) {
 async function transmit(message, firstSentAt = 0) {
   const by = client;
   try {
-    const { mid } = await by.send(message.to, { text: message.text }, { key: message.key, firstSentAt });
+    const to = message.to.startsWith(GROUP) ? { group: message.to.slice(GROUP.length) } : message.to;
+    const { mid } = await by.send(to, { text: message.text }, { key: message.key, firstSentAt });
     message.mid = mid;
     bounded(sentByMid.set(mid, message));
     setMark(message, deliveredEarly.delete(mid) ? "delivered" : "stored");
@@ -260,6 +277,7 @@ $("text").addEventListener("keydown", (event) => {
 });
 
 onSendAgain(write);
+onOpen((name) => name.startsWith(GROUP) && name !== GROUP && client && enterGroup(name.slice(GROUP.length)));
 $("leave").addEventListener("click", leave);
 addEventListener("online", () => client?.retryNow());
 document.addEventListener("visibilitychange", () => {

@@ -16,10 +16,16 @@ const MARKS = {
 };
 
 let sendAgain = () => {};
+let opened = () => {};
 
 /** `write` is called with the text of a message that somebody wants to send a second time. */
 export function onSendAgain(write) {
   sendAgain = write;
+}
+
+/** `tell` is called with the name of a conversation that is opened. */
+export function onOpen(tell) {
+  opened = tell;
 }
 
 // ---- the list ----
@@ -56,6 +62,7 @@ export function showPeers() {
 
 export function openPeer(name, focus = true) {
   tab.open = name;
+  opened(name);
   peer(name).unread = 0;
   save();
   $("chat").classList.add("talking");
@@ -89,12 +96,13 @@ export function showMessage(message, before) {
     const today = day === new Date().toDateString();
     $("log").append(element("li", "day", today ? "Today" : new Date(message.at).toLocaleDateString()));
   }
-  const follows = before && !before.mine === !message.mine && message.at - before.at < 60_000;
+  const follows = before && !before.mine === !message.mine && before.from === message.from && message.at - before.at < 60_000;
   const item = element("li", `message${message.mine ? " mine" : ""}${follows ? " follows" : ""}`);
   item.dataset.tick = message.tick;
   const bubble = element("div", "bubble", message.text);
+  if (message.from && !follows) item.append(element("bdi", "soft small", message.from));
   bubble.dir = "auto";
-  item.append(element("span", "hidden", message.mine ? "You: " : `${tab.open}: `), bubble, element("div", "meta"));
+  item.append(element("span", "hidden", message.mine ? "You: " : `${message.from ?? tab.open}: `), bubble, element("div", "meta"));
   $("log").append(item);
   $("nothing").hidden = true;
   showMark(message, item);

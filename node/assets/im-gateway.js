@@ -18,6 +18,8 @@
  *     });
  *     client.start();
  *     const { mid } = await client.send("bob", { text: "hello" });   // stored on a quorum
+ *     await client.group("join", "g1");
+ *     await client.send({ group: "g1" }, { text: "hello, all" });
  */
 
 const PROTOCOL = "imgw.v1.json";
@@ -158,7 +160,7 @@ export class ImGateway {
   }
 
   /**
-   * Sends a message. Resolves with `{mid}` once it is stored on a quorum: then it will be
+   * Sends a message to a user, or to `{group}`. Resolves with `{mid}` once it is stored on a quorum: then it will be
    * delivered. Rejects with a `SendError`: with code `unknown` nobody can say whether it was
    * stored; with any other nobody has seen it or will.
    *
@@ -167,10 +169,23 @@ export class ImGateway {
    * time of its first sending, in ms since the Unix epoch.
    */
   send(to, body, { key = randomHex(16), firstSentAt = 0 } = {}) {
+    const where = typeof to === "string" ? `"to":${JSON.stringify(to)}` : `"group":${JSON.stringify(to.group)}`;
+    // Bytes matter: the id of the message is a hash over the body as it is on the wire.
+    const content = `${where},"key":${JSON.stringify(key)},"body":${JSON.stringify(body ?? null)}`;
+    return this.#request(`"send":{${content}}`, firstSentAt);
+  }
+
+  /**
+   * Does something with a group, in order with what is sent: `act` is `create`, `join` or `leave`. Doing it
+   * twice is as doing it once. Resolves when it is done, rejects as `send` does.
+   */
+  group(act, name) {
+    return this.#request(`"group":{${JSON.stringify(act)}:${JSON.stringify(name)}}`, 0);
+  }
+
+  #request(frame, firstSentAt) {
     return new Promise((resolve, reject) => {
-      // Bytes matter: the id of the message is a hash over the body as it is on the wire.
-      const frame = `{"to":${JSON.stringify(to)},"key":${JSON.stringify(key)},"body":${JSON.stringify(body ?? null)}}`;
-      const bytes = new TextEncoder().encode(sendFrame(Number.MAX_SAFE_INTEGER, frame)).length;
+      const bytes = new TextEncoder().encode(requestFrame(Number.MAX_SAFE_INTEGER, frame)).length;
       const entry = { frame, bytes, firstSentAt, resolve, reject };
       if (this.#refuseTooLarge(entry)) return;
       if (this.#outbox.length >= OUTBOX_LIMIT) {
@@ -369,7 +384,7 @@ export class ImGateway {
       const id = link.nextId++;
       entry.firstSentAt ||= Date.now();
       link.waiting.set(id, entry);
-      link.ws.send(sendFrame(id, entry.frame));
+      link.ws.send(requestFrame(id, entry.frame));
     }
   }
 
@@ -408,8 +423,8 @@ export class ImGateway {
   }
 }
 
-function sendFrame(id, frame) {
-  return `{"id":${id},"send":${frame}}`;
+function requestFrame(id, frame) {
+  return `{"id":${id},${frame}}`;
 }
 
 /** When two thirds of a JWT's remaining life are over; never, if it does not say. */

@@ -1,7 +1,7 @@
 //! The state's invariants as code: checked on what a checkpoint brings, and by tests and the
 //! simulator on what applying made.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::device::{Device, NEVER};
 use super::group::{Group, Membership};
@@ -61,7 +61,9 @@ impl State {
     /// Who is in a group, and who holds what of it, as its members' own records say.
     fn audit_group(&self, name: &GroupId, group: &Group) -> Result<(), &'static str> {
         ensure(!group.is_vacant(), "a group about which there is nothing to know")?;
-        let mut held: BTreeMap<Pos, u64> = BTreeMap::new();
+        // How many more hold the message there than the one before: one step a device, however much it holds.
+        let places: Vec<Pos> = group.iter().map(|waiting| waiting.message.pos).collect();
+        let mut more = vec![0_i64; places.len() + 1];
         let mut holders = 0;
         let known = group.members.keys().chain(&group.leavers);
         for user in known.collect::<BTreeSet<&UserId>>() {
@@ -73,14 +75,20 @@ impl State {
             ensure(left == group.leavers.contains(user), "a former member who is forgotten, or is none")?;
             for (_, cursor) in of.cursors() {
                 holders += u64::from(open.is_some());
-                for waiting in mine().flat_map(|of| group.range(of.range(cursor.pos))) {
-                    *held.entry(waiting.message.pos).or_default() += 1;
+                for (after, upto) in mine().map(|of| of.range(cursor.pos)) {
+                    let first = places.partition_point(|pos| *pos <= after);
+                    more[first] += 1;
+                    more[places.partition_point(|pos| *pos <= upto).max(first)] -= 1;
                 }
             }
         }
         ensure(holders == group.holders, "a group that miscounts its members' devices")?;
-        let counted = group.iter().map(|waiting| (waiting.message.pos, waiting.held));
-        ensure(counted.eq(held), "a message of a group that nobody holds, or that is gone too soon")
+        let mut held = 0;
+        let counted = group.iter().zip(more).all(|(waiting, more)| {
+            held += more;
+            held > 0 && waiting.held == held.unsigned_abs()
+        });
+        ensure(counted, "a message of a group that nobody holds, or that is gone too soon")
     }
 
     /// Checks what groups and their members know of each other.

@@ -51,9 +51,10 @@ fn counts() {
     metrics.delivered_late(6);
     metrics.elections(2);
     metrics.checkpoint(Duration::from_millis(70));
-    metrics.delivered(5);
-    metrics.failed("inbox_full", 2);
-    metrics.delivery_latency(Duration::from_millis(150));
+    metrics.delivered(Audience::Direct, 5);
+    metrics.delivered(Audience::Group, 7);
+    metrics.failed(Audience::Direct, "inbox_full", 2);
+    metrics.delivery_latency(Audience::Direct, Duration::from_millis(150));
     let text = metrics.render("n");
     for line in [
         r#"im_gateway_active_connections{node="n"} 1"#,
