@@ -1,12 +1,17 @@
 //! What the pure cores cost per operation, without disks and sockets: the floor under everything
 //! else. Run with `cargo bench -p cluster`.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use cluster::env::clock::Instant;
-use cluster::id::{Boot, DeviceId, MessageId, NodeId, Pos, UserId};
+use cluster::id::{Boot, DeviceId, GroupId, MessageId, NodeId, Pos, UserId};
 use cluster::origin::Origin;
 use cluster::session::{Outgoing, Request, SessionSpec};
-use cluster::state::{Batch, Command, Destination, Effect, FEATURE_LEVEL, NodeUp, Op, Outcome, Register, Send, State};
+use cluster::state::{
+    Batch, Command, Destination, Effect, FEATURE_LEVEL, GroupAct, GroupOp, GroupSend, NodeUp, Op, Outcome, Register,
+    Send, State,
+};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 
 const USERS: usize = 10_000;
@@ -155,5 +160,109 @@ fn origin(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, apply, codec, origin);
+/// A group of all users, one of whom writes.
+struct BusyGroup {
+    loaded: Loaded,
+    name: GroupId,
+    writer: Pos,
+}
+
+impl BusyGroup {
+    fn new() -> Self {
+        let mut loaded = Loaded::new();
+        let name = GroupId::new("everybody").expect("a valid name");
+        let epochs = loaded.epochs.clone();
+        for (number, chunk) in epochs.chunks(1_000).enumerate() {
+            let op = |(place, &epoch): (usize, &Pos)| {
+                let act = if (number, place) == (0, 0) { GroupAct::Create } else { GroupAct::Join };
+                Op::Group(GroupOp { epoch, group: name.clone(), act })
+            };
+            let batch = loaded.batch(chunk.iter().enumerate().map(op).collect());
+            loaded.apply(&batch, &mut Vec::new());
+        }
+        let writer = loaded.epochs[0];
+        Self { loaded, name, writer }
+    }
+
+    fn send(&mut self) -> Command {
+        let body = Bytes::from(vec![b'x'; BODY_BYTES]);
+        self.loaded.sent += 1;
+        let mid = MessageId::group(&user(0), &device(), &self.name, &self.loaded.sent.to_string(), &body);
+        let (epoch, group) = (self.writer, self.name.clone());
+        self.loaded.batch(vec![Op::GroupSend(GroupSend { epoch, mid, group, ts_ms: 0, body })])
+    }
+
+    fn waiting(&self) -> u64 {
+        self.loaded.state.totals().inbox_messages
+    }
+
+    /// Every member acknowledges what was sent last.
+    fn acks(&mut self) -> Vec<Command> {
+        let upto = Pos::new(self.loaded.index, 0);
+        let epochs = self.loaded.epochs.clone();
+        let ack = |&epoch: &Pos| Op::Ack { epoch, upto };
+        epochs.chunks(1_000).map(|chunk| self.loaded.batch(chunk.iter().map(ack).collect())).collect()
+    }
+
+    /// Applies; how long it took.
+    fn timed(&mut self, command: &Command) -> Duration {
+        let started = cluster::env::clock::now();
+        self.loaded.apply(command, &mut Vec::new());
+        started.elapsed()
+    }
+}
+
+fn groups(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("group of 10,000");
+    let mut busy = BusyGroup::new();
+    group.bench_function("a message", |bencher| {
+        bencher.iter_custom(|rounds| {
+            let mut took = Duration::ZERO;
+            for _ in 0..rounds {
+                let send = busy.send();
+                took += busy.timed(&send);
+                if busy.waiting() == 1_000 {
+                    for acks in busy.acks() {
+                        busy.loaded.apply(&acks, &mut Vec::new());
+                    }
+                }
+            }
+            took
+        });
+    });
+    let mut busy = BusyGroup::new();
+    group.throughput(Throughput::Elements(USERS as u64));
+    group.bench_function("all acknowledge a message", |bencher| {
+        bencher.iter_custom(|rounds| {
+            let mut took = Duration::ZERO;
+            for _ in 0..rounds {
+                let send = busy.send();
+                busy.loaded.apply(&send, &mut Vec::new());
+                for acks in busy.acks() {
+                    took += busy.timed(&acks);
+                }
+            }
+            took
+        });
+    });
+    let mut busy = BusyGroup::new();
+    group.bench_function("an eighth of the limit is lost to all", |bencher| {
+        bencher.iter_custom(|rounds| {
+            let mut took = Duration::ZERO;
+            for _ in 0..rounds {
+                let full = u64::from(busy.loaded.state.limits().inbox_messages);
+                while busy.waiting() < full {
+                    let send = busy.send();
+                    busy.loaded.apply(&send, &mut Vec::new());
+                }
+                let send = busy.send();
+                took += busy.timed(&send);
+            }
+            took
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, apply, codec, origin, groups);
 criterion_main!(benches);

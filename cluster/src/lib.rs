@@ -11,6 +11,7 @@ pub mod origin;
 pub mod peer;
 pub mod raft;
 pub mod session;
+pub mod signal;
 pub mod state;
 pub mod status;
 

@@ -16,6 +16,7 @@ use crate::observer::{Audience, Observer};
 use crate::origin::{Events, Key, Origin};
 use crate::raft::{ApplySink, LogId};
 use crate::session::{Event, SessionSpec};
+use crate::signal::Signal;
 use crate::state::{Effect, FirstAck, GapReason, Outcome, SendRefusal};
 
 /// Sent messages whose delivery is awaited for the latency and the `delivered` frame, at most:
@@ -25,6 +26,9 @@ const AWAITED: usize = 65_536;
 /// Beyond this many waiting events a session is not told of deliveries: they are a courtesy, and
 /// all other events are bounded by its own sends in flight.
 const MAX_EVENTS: usize = 1_024;
+
+/// Beyond this many waiting events a session is told of nobody's typing or reading.
+const MAX_SIGNALS: usize = 64;
 
 /// Where a session's events wait for it. Wakes are coalesced.
 #[derive(Default)]
@@ -40,7 +44,12 @@ impl Mailbox {
             self.inbox.store(true, Ordering::Release);
         } else {
             let mut events = lock(&self.events);
-            if events.len() < MAX_EVENTS || !matches!(event, Event::Delivered { .. }) {
+            let most = match event {
+                Event::Signal { .. } => MAX_SIGNALS,
+                Event::Delivered { .. } => MAX_EVENTS,
+                _ => usize::MAX,
+            };
+            if events.len() < most {
                 events.push_back(event);
             }
         }
@@ -188,6 +197,18 @@ impl Router {
                 self.observer.delivery_latency(audience, arrived.elapsed());
             }
             inner.tell_sender(&notice.from, &notice.device, notice.mid, &notice.by);
+        }
+    }
+
+    /// Tells a user's sessions on this node.
+    pub fn signalled(&self, signal: &Signal) {
+        let inner = self.lock();
+        for key in inner.by_user.get(&signal.to).into_iter().flatten() {
+            if let Some((spec, mailbox)) = inner.mailboxes.get(key)
+                && signal.except.as_ref() != Some(&spec.device)
+            {
+                mailbox.push(Event::Signal { from: signal.from.clone(), news: signal.news });
+            }
         }
     }
 

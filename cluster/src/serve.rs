@@ -43,6 +43,10 @@ impl Handler for Served {
                 notices.iter().for_each(|notice| inner.router.noticed(notice));
                 Ok(Bytes::new())
             }
+            Kind::SIGNAL => {
+                inner.router.signalled(&decode(&body)?);
+                Ok(Bytes::new())
+            }
             Kind(unknown) => Err(format!("this build does not know requests of kind {unknown}")),
         }
     }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::env::clock::Instant;
 use crate::id::{DeviceId, Epoch, GroupId, MessageId, Pos, UserId};
+use crate::signal::News;
 use crate::state::{Destination, GapReason, GroupAct, GroupRefusal, Message, SendRefusal};
 
 /// Who connects.
@@ -43,13 +44,15 @@ pub struct Outgoing {
 pub enum Request {
     /// Answered by [`Event::Sent`].
     Send(Outgoing),
-    /// Answered by [`Event::Grouped`].
+    /// Answered by [`Event::Done`].
     Group {
         /// The group.
         group: GroupId,
         /// What to do.
         act: GroupAct,
     },
+    /// Forgets another device of the session's user. Answered by [`Event::Done`].
+    Forget(DeviceId),
 }
 
 /// A part of a group's members.
@@ -93,8 +96,8 @@ pub enum Event {
         /// The message's id, or why it was refused for good.
         result: Result<MessageId, SendRefusal>,
     },
-    /// The answer to what was asked of a group.
-    Grouped {
+    /// The answer to any other request.
+    Done {
         /// The request's token.
         token: u64,
         /// Why it was refused for good.
@@ -102,6 +105,13 @@ pub enum Event {
     },
     /// There may be something to read. Coalesced.
     Inbox,
+    /// Somebody types, or has read a message. News, not a promise.
+    Signal {
+        /// Who.
+        from: UserId,
+        /// What.
+        news: News,
+    },
     /// The first of a recipient's devices has a message of this session's device.
     Delivered {
         /// The message.

@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::env::clock;
 use crate::handle::Inner;
-use crate::id::{GroupId, NodeId, Pos, UserId};
+use crate::id::{GroupId, MessageId, NodeId, Pos, UserId};
 use crate::origin::Key;
 use crate::peer::Kind;
 use crate::router::{Mailbox, Notice, Router};
 use crate::session::{Delivery, Event, MembersPage, MembersRefusal, Request, SessionSpec};
+use crate::signal::{News, Signal};
 use crate::state::{Body, Destination, Item, Message};
 
 /// A session on this node. Dropping it says that the connection was lost; [`Session::close`] that
@@ -45,7 +46,7 @@ impl Session {
     }
 
     /// Stores a message, or does something with a group; answered by one [`Event::Sent`] or
-    /// [`Event::Grouped`] with this token, in order of the calls. The caller keeps at most
+    /// [`Event::Done`] with this token, in order of the calls. The caller keeps at most
     /// `limits.inflight` of them unanswered, and asks nothing of groups before there are any
     /// ([`Session::has_groups`]).
     pub fn ask(&self, token: u64, request: Request) {
@@ -56,6 +57,21 @@ impl Session {
         router.origin.ask(self.key, token, request);
         drop(router);
         self.inner.router.work.notify_one();
+    }
+
+    /// Tells a user's devices that this one's user types. Never stored; lost under load.
+    pub fn typing(&self, to: &UserId) {
+        self.inner.signal(&Signal { to: to.clone(), except: None, from: self.spec.user.clone(), news: News::Typing });
+    }
+
+    /// Tells all devices of a message's sender, and the other ones of this user, that it was read. Never
+    /// stored; lost under load.
+    pub fn read_mark(&self, sender: &UserId, mid: MessageId) {
+        let (from, news) = (self.spec.user.clone(), News::Read(mid));
+        if *sender != from {
+            self.inner.signal(&Signal { to: sender.clone(), except: None, from: from.clone(), news });
+        }
+        self.inner.signal(&Signal { to: from.clone(), except: Some(self.spec.device.clone()), from, news });
     }
 
     /// Whether all nodes of the cluster know groups, and agree on their limits.

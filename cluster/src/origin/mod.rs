@@ -113,7 +113,7 @@ impl Origin {
         self.make_ready(key);
     }
 
-    /// Queues a request; answered by one `Sent` or `Grouped`, in order.
+    /// Queues a request; answered by one `Sent` or `Done`, in order.
     pub fn ask(&mut self, key: Key, token: u64, request: Request) {
         if let Some(slot) = self.slots.get_mut(&key)
             && slot.open()
@@ -358,8 +358,8 @@ fn answer(token: u64, outcome: &Outcome) -> Option<Event> {
     match outcome {
         Outcome::Stored { mid, .. } => Some(Event::Sent { token, result: Ok(*mid) }),
         Outcome::SendRefused { refusal, .. } => Some(Event::Sent { token, result: Err(*refusal) }),
-        Outcome::Done => Some(Event::Grouped { token, result: Ok(()) }),
-        Outcome::GroupRefused(refusal) => Some(Event::Grouped { token, result: Err(*refusal) }),
+        Outcome::Done => Some(Event::Done { token, result: Ok(()) }),
+        Outcome::GroupRefused(refusal) => Some(Event::Done { token, result: Err(*refusal) }),
         Outcome::Registered(_) | Outcome::RegisterRefused(_) | Outcome::Fenced => None,
     }
 }

@@ -60,6 +60,8 @@ impl Kind {
     pub const ADMIN: Self = Self(20);
     /// A recipient has acknowledged a message, for its sender's node.
     pub const DELIVERED: Self = Self(19);
+    /// Somebody types, or has read a message.
+    pub const SIGNAL: Self = Self(21);
 }
 
 /// Answers what other nodes ask.

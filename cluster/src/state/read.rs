@@ -178,6 +178,12 @@ impl State {
         known.or_else(|| user.retired(device).map(|retired| retired.last))
     }
 
+    /// The devices of a user that have live sessions, and on which nodes.
+    pub fn sessions_of(&self, user: &UserId) -> impl Iterator<Item = (&DeviceId, NodeId)> {
+        let devices = self.store.user(user).into_iter().flat_map(|user| &user.devices);
+        devices.filter_map(|device| Some((&device.id, device.session?)))
+    }
+
     /// A live session's user, device and node.
     #[must_use]
     pub fn session(&self, epoch: Epoch) -> Option<(&UserId, &DeviceId, NodeId)> {

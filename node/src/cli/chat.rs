@@ -279,6 +279,7 @@ impl Chat {
                 print(&format!("{group}{}: {}", visible(&message.from), text_of(&message)))
             }
             Event::Gap { lost, .. } => self.note(&format!("… {lost} messages are missing here")),
+            Event::Typing { .. } | Event::Read { .. } => Ok(()),
             Event::Delivered { mid, by } => {
                 let Some(index) = self.stored.iter().position(|(known, ..)| *known == mid) else { return Ok(()) };
                 let (_, number, since) = self.stored.remove(index).expect("it was found there");

@@ -25,7 +25,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
-use crate::protocol::{ErrorCode, GapReason, MAX_KEY_BYTES};
+use crate::protocol::{ClientBody, ClientFrame, ErrorCode, GapReason, MAX_KEY_BYTES, Read, Typing};
 use cluster::state::GroupAct;
 pub use outbox::To;
 use outbox::{Outgoing, Request};
@@ -134,6 +134,18 @@ pub enum Event {
         mid: MessageId,
         /// The recipient.
         by: String,
+    },
+    /// Somebody is writing to us.
+    Typing {
+        /// Who.
+        from: String,
+    },
+    /// Somebody has read a message; on another device of ours, we have.
+    Read {
+        /// Who.
+        by: String,
+        /// The message.
+        mid: MessageId,
     },
     /// A session stands.
     Connected {
@@ -310,6 +322,21 @@ impl Client {
     /// A client that has ended.
     pub async fn group(&self, act: GroupAct, name: &str) -> Result<Receipt, SendError> {
         self.request(Request::Group(act, name.to_owned())).await
+    }
+
+    /// Tells a user that we are writing. Lost where there is no connection, or much to do.
+    pub fn typing(&self, to: &str) {
+        self.signal(ClientBody::Typing(Typing { to: to.into() }));
+    }
+
+    /// Tells a message's sender, and our other devices, that it was read. Lost like [`Client::typing`].
+    pub fn read(&self, from: &str, mid: MessageId) {
+        self.signal(ClientBody::Read(Read { from: from.into(), mid }));
+    }
+
+    fn signal(&self, body: ClientBody<'_>) {
+        self.0.shared.state().signal(ClientFrame { id: None, body }.encode());
+        self.0.shared.work.notify_one();
     }
 
     /// Members of a group in the order of their names, behind `after`, and whether there are more

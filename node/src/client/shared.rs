@@ -15,6 +15,9 @@ use crate::protocol::{ClientBody, ClientFrame, ErrorCode, Gap, Group, Msg, Serve
 /// gaps are never among them.
 const NEWS: usize = 1_024;
 
+/// Typing and read marks that wait to be written; more are dropped.
+const SIGNALS: usize = 16;
+
 /// The id of the question who is in a group; one is under way at a time.
 const MEMBERS_ID: u64 = 3;
 
@@ -45,6 +48,8 @@ pub(super) struct State {
     pub inbox: Inbox<Item>,
     news: VecDeque<Event>,
     questions: VecDeque<Question>,
+    /// Typing and read marks that were not written yet, as frames.
+    signals: VecDeque<String>,
     /// The first question was written to the present connection.
     asked: bool,
     /// The application is done with this client.
@@ -67,6 +72,7 @@ impl Shared {
                 inbox: Inbox::new(ahead),
                 news: VecDeque::new(),
                 questions: VecDeque::new(),
+                signals: VecDeque::new(),
                 asked: false,
                 closing: false,
                 stopped: false,
@@ -133,7 +139,10 @@ impl Shared {
 
     /// The connection is gone. Also the place where messages are given up at last.
     pub fn disconnected(&self) {
-        self.state().outbox.disconnected();
+        let mut state = self.state();
+        state.outbox.disconnected();
+        state.signals.clear();
+        drop(state);
         self.expire();
     }
 
@@ -183,6 +192,14 @@ impl Shared {
                 state.push_news(Event::Delivered { mid: delivered.mid, by: delivered.by.into_owned() });
                 self.arrived.notify_waiters();
             }
+            (ServerBody::Typing(typing), _) => {
+                state.push_news(Event::Typing { from: typing.from.into_owned() });
+                self.arrived.notify_waiters();
+            }
+            (ServerBody::Read(read), _) => {
+                state.push_news(Event::Read { by: read.by.into_owned(), mid: read.mid });
+                self.arrived.notify_waiters();
+            }
             _ => {}
         }
     }
@@ -207,8 +224,16 @@ impl State {
                 Next::Frame(text) => return Some(text),
                 Next::TooLarge(reply, false) => drop(reply.send(Fate::TooLarge { frame_bytes: self.frame_bytes })),
                 Next::TooLarge(reply, true) => resign(reply, true),
-                Next::Idle => return None,
+                // What is stored goes first.
+                Next::Idle => return self.signals.pop_front(),
             }
+        }
+    }
+
+    /// Says something that is worth little a moment later.
+    pub fn signal(&mut self, frame: String) {
+        if self.signals.len() < SIGNALS {
+            self.signals.push_back(frame);
         }
     }
 

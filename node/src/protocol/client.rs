@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use cluster::id::MessageId;
 use cluster::state::GroupAct;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -36,6 +37,39 @@ pub enum ClientBody<'a> {
     Refresh(Refresh<'a>),
     /// Make, join or leave a group, or ask who is in it.
     Group(Group<'a>),
+    /// Forget another device of the user.
+    Forget(Forget<'a>),
+    /// The user is writing.
+    Typing(Typing<'a>),
+    /// The user has read a message.
+    Read(Read<'a>),
+}
+
+/// Forget another device of the user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forget<'a> {
+    /// Which.
+    #[serde(borrow)]
+    pub device: Cow<'a, str>,
+}
+
+/// The user is writing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Typing<'a> {
+    /// To whom.
+    #[serde(borrow)]
+    pub to: Cow<'a, str>,
+}
+
+/// The user has read a message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Read<'a> {
+    /// Who sent it.
+    #[serde(borrow)]
+    pub from: Cow<'a, str>,
+    /// Its id.
+    #[serde(with = "super::hex_id")]
+    pub mid: MessageId,
 }
 
 /// What is wanted of a group: exactly one of the first four.
@@ -164,7 +198,7 @@ impl fmt::Debug for Refresh<'_> {
     }
 }
 
-const NAMES: [&str; 7] = ["hello", "send", "ack", "pong", "ping", "refresh", "group"];
+const NAMES: [&str; 10] = ["hello", "send", "ack", "pong", "ping", "refresh", "group", "typing", "read", "forget"];
 
 #[derive(Deserialize)]
 struct Raw<'a> {
@@ -184,6 +218,12 @@ struct Raw<'a> {
     refresh: Option<Refresh<'a>>,
     #[serde(borrow, default, deserialize_with = "object")]
     group: Option<Group<'a>>,
+    #[serde(borrow, default, deserialize_with = "object")]
+    typing: Option<Typing<'a>>,
+    #[serde(borrow, default, deserialize_with = "object")]
+    read: Option<Read<'a>>,
+    #[serde(borrow, default, deserialize_with = "object")]
+    forget: Option<Forget<'a>>,
 }
 
 impl<'a> ClientFrame<'a> {
@@ -206,6 +246,9 @@ impl<'a> ClientFrame<'a> {
             raw.ping.then_some(ClientBody::Ping),
             raw.refresh.map(ClientBody::Refresh),
             raw.group.map(ClientBody::Group),
+            raw.typing.map(ClientBody::Typing),
+            raw.read.map(ClientBody::Read),
+            raw.forget.map(ClientBody::Forget),
         ]
         .into_iter()
         .flatten();
@@ -236,6 +279,9 @@ impl Serialize for ClientFrame<'_> {
             ClientBody::Ack(seq) => write_frame(serializer, id, None, "ack", seq),
             ClientBody::Pong => write_frame(serializer, id, None, "pong", &Empty {}),
             ClientBody::Ping => write_frame(serializer, id, None, "ping", &Empty {}),
+            ClientBody::Typing(typing) => write_frame(serializer, id, None, "typing", typing),
+            ClientBody::Forget(forget) => write_frame(serializer, id, None, "forget", forget),
+            ClientBody::Read(read) => write_frame(serializer, id, None, "read", read),
             ClientBody::Group(group) => write_frame(serializer, id, None, "group", group),
             ClientBody::Refresh(refresh) => write_frame(serializer, id, None, "refresh", refresh),
         }

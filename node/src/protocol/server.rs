@@ -34,6 +34,10 @@ pub enum ServerBody<'a> {
     Gap(u64, Gap),
     /// The first of the recipient's devices has a message of ours.
     Delivered(Delivered<'a>),
+    /// Somebody is writing to us.
+    Typing(TypedBy<'a>),
+    /// Somebody has read a message.
+    Read(ReadBy<'a>),
     /// The node's heartbeat.
     Ping,
     /// Answers a client's `ping`.
@@ -174,6 +178,25 @@ pub struct Delivered<'a> {
     pub by: Cow<'a, str>,
 }
 
+/// Somebody is writing to us.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TypedBy<'a> {
+    /// Who.
+    #[serde(borrow)]
+    pub from: Cow<'a, str>,
+}
+
+/// Somebody has read a message: of ours, or, on another device, ourselves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadBy<'a> {
+    /// Who.
+    #[serde(borrow)]
+    pub by: Cow<'a, str>,
+    /// The message.
+    #[serde(with = "super::hex_id")]
+    pub mid: MessageId,
+}
+
 /// Reconnect within `after_ms`; this socket stays until then.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GoAway<'a> {
@@ -184,7 +207,8 @@ pub struct GoAway<'a> {
     pub url: Option<Cow<'a, str>>,
 }
 
-const NAMES: [&str; 9] = ["welcome", "ok", "error", "msg", "gap", "delivered", "ping", "pong", "go_away"];
+const NAMES: [&str; 11] =
+    ["welcome", "ok", "error", "msg", "gap", "delivered", "ping", "pong", "go_away", "typing", "read"];
 
 #[derive(Deserialize)]
 struct Raw<'a> {
@@ -210,6 +234,10 @@ struct Raw<'a> {
     pong: bool,
     #[serde(borrow, default, deserialize_with = "object")]
     go_away: Option<GoAway<'a>>,
+    #[serde(borrow, default, deserialize_with = "object")]
+    typing: Option<TypedBy<'a>>,
+    #[serde(borrow, default, deserialize_with = "object")]
+    read: Option<ReadBy<'a>>,
 }
 
 impl<'a> ServerFrame<'a> {
@@ -234,6 +262,8 @@ impl<'a> ServerFrame<'a> {
             raw.ping.then_some(ServerBody::Ping),
             raw.pong.then_some(ServerBody::Pong),
             raw.go_away.map(ServerBody::GoAway),
+            raw.typing.map(ServerBody::Typing),
+            raw.read.map(ServerBody::Read),
         ]
         .into_iter()
         .flatten()
@@ -264,6 +294,8 @@ impl Serialize for ServerFrame<'_> {
             ServerBody::Msg(seq, msg) => write_frame(serializer, id, Some(*seq), "msg", msg),
             ServerBody::Gap(seq, gap) => write_frame(serializer, id, Some(*seq), "gap", gap),
             ServerBody::Delivered(delivered) => write_frame(serializer, id, None, "delivered", delivered),
+            ServerBody::Typing(typing) => write_frame(serializer, id, None, "typing", typing),
+            ServerBody::Read(read) => write_frame(serializer, id, None, "read", read),
             ServerBody::Ping => write_frame(serializer, id, None, "ping", &Empty {}),
             ServerBody::Pong => write_frame(serializer, id, None, "pong", &Empty {}),
             ServerBody::GoAway(go_away) => write_frame(serializer, id, None, "go_away", go_away),

@@ -5,25 +5,27 @@
 //! nothing is delivered before the session is registered, nor while it is suspended (G4); every
 //! buffer that a client can make grow has a limit (G7).
 
+mod requests;
+
 use std::sync::Arc;
 
-use bytes::Bytes;
 use cluster::env::clock::Instant;
-use cluster::id::{DeviceId, GroupId, MessageId, Pos, UserId};
-use cluster::session::{Delivery, Event, Outgoing, Refusal, Request};
-use cluster::state::{Destination, SendRefusal};
+use cluster::id::{DeviceId, MessageId, Pos, UserId};
+use cluster::session::{Delivery, Event, Refusal};
+use cluster::state::SendRefusal;
 
 use super::answers::Answers;
 use super::ending::End;
-use super::groups::{self, NO_GROUPS, Wish};
+use super::groups;
 use super::heart::{Beat, Heart};
 use super::link::Link;
 use super::node::Node;
+use super::signals;
 use super::ws::{self, Incoming};
 use crate::auth::Identity;
 use crate::delivery::{Pace, Window};
 use crate::protocol::{
-    self, ClientBody, ClientFrame, CloseCode, DecodeError, ErrorBody, ErrorCode, MAX_KEY_BYTES, ServerBody, ServerFrame,
+    self, ClientBody, ClientFrame, CloseCode, DecodeError, ErrorBody, ErrorCode, ServerBody, ServerFrame,
 };
 use crate::telemetry::Part;
 
@@ -174,18 +176,7 @@ impl Core {
             ClientBody::Pong => {}
             ClientBody::Send(send) => {
                 self.pace.take(at.now);
-                match self.outgoing(send, at) {
-                    Ok(Outgoing { to: Destination::Group(_), .. }) if !link.has_groups() => {
-                        self.answers.refused(frame.id, NO_GROUPS.0, NO_GROUPS.1);
-                    }
-                    Ok(outgoing) => {
-                        let token = self.answers.awaited(frame.id, Some(outgoing.mid));
-                        link.ask(token, Request::Send(outgoing));
-                    }
-                    Err((code, message)) => self.answers.refused(frame.id, code, message),
-                }
-                self.answer_refused(at, out);
-                self.unanswered.set(self.answers.len());
+                self.send(frame.id, send, at, out, link);
             }
             ClientBody::Group(group) => {
                 self.pace.take(at.now);
@@ -194,6 +185,18 @@ impl Core {
             ClientBody::Ping => {
                 self.pace.take(at.now);
                 self.say(None, ServerBody::Pong, at, out);
+            }
+            ClientBody::Forget(forget) => {
+                self.pace.take(at.now);
+                self.forget(frame.id, &forget.device, at, out, link);
+            }
+            ClientBody::Typing(typing) => {
+                self.pace.take(at.now);
+                self.typing(frame.id, &typing.to, at, out, link);
+            }
+            ClientBody::Read(read) => {
+                self.pace.take(at.now);
+                self.read(frame.id, read, at, out, link);
             }
             ClientBody::Refresh(refresh) => {
                 self.pace.take(at.now);
@@ -205,42 +208,6 @@ impl Core {
             }
         }
         Ok(())
-    }
-
-    /// A send as the cluster takes it, or why its form is wrong.
-    fn outgoing(&self, send: &protocol::Send<'_>, at: Moment) -> Result<Outgoing, (ErrorCode, &'static str)> {
-        if !(1..=MAX_KEY_BYTES).contains(&send.key.len()) {
-            return Err((ErrorCode::BadKey, "a key is 1 to 64 bytes long"));
-        }
-        let bad_name = |_| (ErrorCode::BadRecipient, "a recipient is 1 to 128 bytes without control characters");
-        let body = send.body.get().as_bytes();
-        let (mid, to) = match (&send.to, &send.group) {
-            (Some(to), None) => {
-                let to = UserId::new(to).map_err(bad_name)?;
-                (MessageId::direct(&self.user, &self.device, &to, &send.key, body), Destination::User(to))
-            }
-            (None, Some(group)) => {
-                let group = GroupId::new(group).map_err(bad_name)?;
-                (MessageId::group(&self.user, &self.device, &group, &send.key, body), Destination::Group(group))
-            }
-            _ => return Err((ErrorCode::BadRecipient, "a send names either a user or a group")),
-        };
-        Ok(Outgoing { mid, to, ts_ms: at.wall_ms, body: Bytes::copy_from_slice(body), arrived: at.now })
-    }
-
-    /// Something with a group. Who is in it is answered at once, as this node knows it; all else in turn.
-    fn group(&mut self, id: Option<u64>, group: &protocol::Group<'_>, at: Moment, out: &mut Vec<u8>, link: &impl Link) {
-        match Wish::of(group) {
-            Ok(_) if !link.has_groups() => self.answers.refused(id, NO_GROUPS.0, NO_GROUPS.1),
-            Ok(Wish::Act(group, act)) => link.ask(self.answers.awaited(id, None), Request::Group { group, act }),
-            Ok(Wish::Members(group, after)) => {
-                let page = link.members(&group, after.as_ref(), groups::PAGE);
-                self.say(id, groups::members_answer(&page), at, out);
-            }
-            Err((code, message)) => self.answers.refused(id, code, message),
-        }
-        self.answer_refused(at, out);
-        self.unanswered.set(self.answers.len());
     }
 
     fn refresh(&mut self, id: Option<u64>, token: &str, at: Moment, out: &mut Vec<u8>) {
@@ -293,7 +260,13 @@ impl Core {
             }
             Event::Inbox => self.inbox = true,
             Event::Sent { token, result } => self.sent(token, result, at, out),
-            Event::Grouped { token, result } => self.answer(token, groups::answer(result), at, out),
+            Event::Done { token, result } => self.answer(token, groups::answer(result), at, out),
+            // What must go goes first: these only where nothing waits to be written.
+            Event::Signal { from, news } => {
+                if self.stage == Stage::Live && out.len() < DELIVERY_HIGH_BYTES {
+                    self.say(None, signals::frame(&from, news), at, out);
+                }
+            }
             Event::Delivered { mid, by } => {
                 if self.node.deliveries.hit() {
                     tracing::info!(event = "message_delivered", user_id = by.as_str(), msg_id = %mid, "delivered");

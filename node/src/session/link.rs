@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io;
 
-use cluster::id::{GroupId, Pos, UserId};
+use cluster::id::{GroupId, MessageId, Pos, UserId};
 use cluster::session::{Delivery, Event, MembersPage, MembersRefusal, Request};
 
 /// A session's grip on the cluster. Dropping it says that the connection was lost.
@@ -12,8 +12,14 @@ pub trait Link: Send + Sync + 'static {
     fn next(&self) -> impl Future<Output = Event> + Send;
 
     /// Stores a message, or does something with a group; answered by one [`Event::Sent`] or
-    /// [`Event::Grouped`] with this token, in order of the calls.
+    /// [`Event::Done`] with this token, in order of the calls.
     fn ask(&self, token: u64, request: Request);
+
+    /// The session's user is writing to this one.
+    fn typing(&self, to: &UserId);
+
+    /// The session's user has read a message of this sender.
+    fn read_mark(&self, sender: &UserId, mid: MessageId);
 
     /// Whether the cluster has groups. Before that nothing may be asked of any.
     fn has_groups(&self) -> bool;
@@ -47,6 +53,14 @@ impl Link for cluster::Session {
 
     fn ask(&self, token: u64, request: Request) {
         cluster::Session::ask(self, token, request);
+    }
+
+    fn typing(&self, to: &UserId) {
+        cluster::Session::typing(self, to);
+    }
+
+    fn read_mark(&self, sender: &UserId, mid: MessageId) {
+        cluster::Session::read_mark(self, sender, mid);
     }
 
     fn has_groups(&self) -> bool {

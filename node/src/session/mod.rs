@@ -11,6 +11,7 @@ mod limits;
 mod link;
 mod node;
 mod run;
+mod signals;
 mod wire;
 pub mod ws;
 

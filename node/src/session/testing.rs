@@ -69,6 +69,9 @@ pub struct Played {
     pub spec: Option<SessionSpec>,
     pub sent: Vec<(u64, Outgoing)>,
     pub grouped: Vec<(u64, GroupId, GroupAct)>,
+    pub forgotten: Vec<(u64, DeviceId)>,
+    /// Who was told of typing, or that a message was read.
+    pub signals: Vec<(String, Option<MessageId>)>,
     /// Some node of the cluster is older than groups.
     pub no_groups: bool,
     pub acked: Vec<Pos>,
@@ -147,8 +150,17 @@ impl Link for FakeLink {
     fn ask(&self, token: u64, request: Request) {
         match request {
             Request::Send(out) => self.0.lock().sent.push((token, out)),
+            Request::Forget(device) => self.0.lock().forgotten.push((token, device)),
             Request::Group { group, act } => self.0.lock().grouped.push((token, group, act)),
         }
+    }
+
+    fn typing(&self, to: &UserId) {
+        self.0.lock().signals.push((to.to_string(), None));
+    }
+
+    fn read_mark(&self, sender: &UserId, mid: MessageId) {
+        self.0.lock().signals.push((sender.to_string(), Some(mid)));
     }
 
     fn has_groups(&self) -> bool {

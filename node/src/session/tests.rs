@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use cluster::id::{GroupId, MessageId, Pos, UserId};
 use cluster::session::{Delivery, Event, Refusal};
+use cluster::signal::News;
 use cluster::state::{Destination, GapReason, GroupAct, GroupRefusal, SendRefusal};
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -378,10 +379,10 @@ async fn groups_are_asked_for_in_turn_and_their_members_told_at_once() {
     let grouped = client.script.lock().grouped.clone();
     let group = |name| GroupId::new(name).unwrap();
     assert_eq!(grouped, [(0, group("g"), GroupAct::Create), (1, group("h"), GroupAct::Join)]);
-    client.script.tell(Event::Grouped { token: 0, result: Ok(()) });
+    client.script.tell(Event::Done { token: 0, result: Ok(()) });
     assert_eq!(client.hear().await, r#"{"id":1,"ok":{}}"#);
     assert!(client.hear().await.starts_with(r#"{"id":2,"error":{"code":"bad_frame""#), "in its turn");
-    client.script.tell(Event::Grouped { token: 1, result: Err(GroupRefusal::Full) });
+    client.script.tell(Event::Done { token: 1, result: Err(GroupRefusal::Full) });
     assert!(client.hear().await.starts_with(r#"{"id":3,"error":{"code":"group_full""#));
     for (name, code) in [("unknown", "unknown_group"), ("others", "not_member"), ("", "bad_recipient")] {
         client.say(&format!(r#"{{"id":6,"group":{{"members":"{name}"}}}}"#)).await;
@@ -401,4 +402,36 @@ async fn nothing_is_asked_of_groups_while_some_node_knows_none() {
         assert!(client.hear().await.starts_with(r#"{"id":1,"error":{"code":"unknown_type""#));
     }
     assert!(client.script.lock().sent.is_empty() && client.script.lock().grouped.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn typing_and_read_marks_go_to_and_fro() {
+    let mut client = Client::welcomed(rules()).await;
+    let mid = MessageId([9; 16]);
+    client.say(r#"{"typing":{"to":"bob"}}"#).await;
+    client.say(&format!(r#"{{"id":4,"read":{{"from":"bob","mid":"{mid}"}}}}"#)).await;
+    assert_eq!(client.hear().await, r#"{"id":4,"ok":{}}"#);
+    assert_eq!(client.script.lock().signals, [("bob".to_owned(), None), ("bob".to_owned(), Some(mid))]);
+    client.say(r#"{"id":5,"read":{"from":"bob","mid":"no id"}}"#).await;
+    assert!(client.hear().await.starts_with(r#"{"id":5,"error":{"code":"bad_frame""#));
+    client.say(r#"{"id":6,"typing":{"to":""}}"#).await;
+    assert!(client.hear().await.starts_with(r#"{"id":6,"error":{"code":"bad_recipient""#));
+    let from = UserId::new("bob").unwrap();
+    client.script.tell(Event::Signal { from: from.clone(), news: News::Typing });
+    assert_eq!(client.hear().await, r#"{"typing":{"from":"bob"}}"#);
+    client.script.tell(Event::Signal { from, news: News::Read(mid) });
+    assert_eq!(client.hear().await, format!(r#"{{"read":{{"by":"bob","mid":"{mid}"}}}}"#));
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_device_is_forgotten_on_request() {
+    let mut client = Client::welcomed(rules()).await;
+    client.say(r#"{"id":1,"forget":{"device":"old"}}"#).await;
+    client.say(r#"{"id":2,"forget":{"device":"d1"}}"#).await;
+    client.script.until("it is asked for", |played| !played.forgotten.is_empty()).await;
+    let old = cluster::id::DeviceId::new("old").unwrap();
+    assert_eq!(client.script.lock().forgotten, [(0, old)]);
+    client.script.tell(Event::Done { token: 0, result: Ok(()) });
+    assert_eq!(client.hear().await, r#"{"id":1,"ok":{}}"#);
+    assert!(client.hear().await.starts_with(r#"{"id":2,"error":{"code":"bad_recipient""#), "not itself");
 }

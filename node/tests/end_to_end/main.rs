@@ -18,3 +18,4 @@ mod limits;
 mod membership;
 mod quorum;
 mod sessions;
+mod signals;

@@ -1,9 +1,13 @@
 //! What is read from disk or from the log is either exactly what was written, or refused; never a
 //! panic.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use cluster::id::{Boot, MessageId, NodeId, Pos};
-use cluster::state::{Batch, Command, GroupOp, GroupSend, Limits, NodeUp, Op, Register, Send, Shard, State};
+use cluster::state::{
+    Batch, Command, GroupLimits, GroupOp, GroupSend, Limits, NodeUp, Op, Register, Send, Shard, State,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -185,4 +189,18 @@ fn limits_may_be_forever() {
         state.apply(index, &Command::Tick { advance_ms: u64::MAX }, &mut Vec::new());
     }
     assert_eq!(state.time_ms(), 18 * Command::MAX_TICK_MS);
+}
+
+/// A build without groups reads the checkpoints of a cluster that has none yet.
+#[test]
+fn the_format_changes_with_the_first_group_only() {
+    let mut state = State::new();
+    assert_eq!(state.freeze().head[0], 1);
+    assert_eq!(Shard::default().encode(&BTreeMap::new())[0], 1);
+    let limits = GroupLimits { members: 3, per_user: 4 };
+    state.apply(1, &Command::SetGroupLimits(limits.clone()), &mut Vec::new());
+    let frozen = state.freeze();
+    assert_eq!(frozen.head[0], 2);
+    let restored = State::restore(&frozen.head, Vec::new()).unwrap();
+    assert!(restored.has_groups() && restored.group_limits() == limits && restored.hash() == state.hash());
 }

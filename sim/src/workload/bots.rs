@@ -112,7 +112,7 @@ pub(super) async fn report(client: &Client, id: ClientId, ledger: &Ledger, pace:
                 }
             }
             Event::Gap { seq, lost, .. } => ledger.gap(id, seq, lost),
-            Event::Delivered { .. } => {}
+            Event::Delivered { .. } | Event::Typing { .. } | Event::Read { .. } => {}
             Event::Connected { address, session, .. } => ledger.connected(id, &address, &session),
             Event::Disconnected { reason } => ledger.disconnected(id, &reason),
             Event::Stopped(Stopped::Refused { code, .. }) => ledger.refused(id, code),

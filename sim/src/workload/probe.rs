@@ -113,7 +113,7 @@ impl Prober {
             Event::Connected { address, session, .. } => self.ledger.connected(id, &address, &session),
             Event::Disconnected { reason } => self.ledger.disconnected(id, &reason),
             Event::Stopped(Stopped::Refused { code, .. }) => self.ledger.refused(id, code),
-            Event::Stopped(Stopped::Closed) | Event::Delivered { .. } => {}
+            Event::Stopped(Stopped::Closed) | Event::Delivered { .. } | Event::Typing { .. } | Event::Read { .. } => {}
         }
     }
 }

@@ -12,6 +12,7 @@ fn everything_that_alerts_read_exists_at_zero() {
         r#"im_gateway_connection_errors_total{node="n1",error_type="auth_failed"} 0"#,
         r#"im_gateway_messages_delivered_total{node="n1",type="direct"} 0"#,
         r#"im_gateway_messages_delivered_total{node="n1",type="group"} 0"#,
+        r#"im_gateway_messages_delivered_total{node="n",type="group"} 7"#,
         r#"im_gateway_messages_failed_total{node="n1",reason="expired",type="system"} 0"#,
         r#"im_gateway_message_delivery_latency_seconds_bucket{node="n1",type="direct",le="0.2"} 0"#,
         r#"im_gateway_message_delivery_latency_seconds_bucket{node="n1",type="direct",le="0.5"} 0"#,

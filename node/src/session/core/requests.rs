@@ -1,0 +1,121 @@
+//! What a client can ask for, checked for its form and passed on.
+//!
+//! Invariant: what is stored is answered in turn, by the log; what is not, at once.
+
+use bytes::Bytes;
+use cluster::id::{DeviceId, GroupId, MessageId, UserId};
+use cluster::session::{Outgoing, Request};
+use cluster::state::Destination;
+
+use super::{Core, Moment};
+use crate::protocol::{self, ErrorCode, MAX_KEY_BYTES, ServerBody};
+use crate::session::groups::{self, NO_GROUPS, Wish};
+use crate::session::link::Link;
+use crate::session::signals;
+
+impl Core {
+    pub(super) fn send(
+        &mut self,
+        id: Option<u64>,
+        send: &protocol::Send<'_>,
+        at: Moment,
+        out: &mut Vec<u8>,
+        link: &impl Link,
+    ) {
+        match self.outgoing(send, at) {
+            Ok(Outgoing { to: Destination::Group(_), .. }) if !link.has_groups() => {
+                self.answers.refused(id, NO_GROUPS.0, NO_GROUPS.1);
+            }
+            Ok(outgoing) => link.ask(self.answers.awaited(id, Some(outgoing.mid)), Request::Send(outgoing)),
+            Err((code, message)) => self.answers.refused(id, code, message),
+        }
+        self.asked(at, out);
+    }
+
+    /// A request has taken its place.
+    fn asked(&mut self, at: Moment, out: &mut Vec<u8>) {
+        self.answer_refused(at, out);
+        self.unanswered.set(self.answers.len());
+    }
+
+    /// A send as the cluster takes it, or why its form is wrong.
+    fn outgoing(&self, send: &protocol::Send<'_>, at: Moment) -> Result<Outgoing, (ErrorCode, &'static str)> {
+        if !(1..=MAX_KEY_BYTES).contains(&send.key.len()) {
+            return Err((ErrorCode::BadKey, "a key is 1 to 64 bytes long"));
+        }
+        let bad_name = |_| (ErrorCode::BadRecipient, "a recipient is 1 to 128 bytes without control characters");
+        let body = send.body.get().as_bytes();
+        let (mid, to) = match (&send.to, &send.group) {
+            (Some(to), None) => {
+                let to = UserId::new(to).map_err(bad_name)?;
+                (MessageId::direct(&self.user, &self.device, &to, &send.key, body), Destination::User(to))
+            }
+            (None, Some(group)) => {
+                let group = GroupId::new(group).map_err(bad_name)?;
+                (MessageId::group(&self.user, &self.device, &group, &send.key, body), Destination::Group(group))
+            }
+            _ => return Err((ErrorCode::BadRecipient, "a send names either a user or a group")),
+        };
+        Ok(Outgoing { mid, to, ts_ms: at.wall_ms, body: Bytes::copy_from_slice(body), arrived: at.now })
+    }
+
+    /// Something with a group. Who is in it is answered at once, as this node knows it; all else in turn.
+    pub(super) fn group(
+        &mut self,
+        id: Option<u64>,
+        group: &protocol::Group<'_>,
+        at: Moment,
+        out: &mut Vec<u8>,
+        link: &impl Link,
+    ) {
+        match Wish::of(group) {
+            Ok(_) if !link.has_groups() => self.answers.refused(id, NO_GROUPS.0, NO_GROUPS.1),
+            Ok(Wish::Act(group, act)) => link.ask(self.answers.awaited(id, None), Request::Group { group, act }),
+            Ok(Wish::Members(group, after)) => {
+                let page = link.members(&group, after.as_ref(), groups::PAGE);
+                self.say(id, groups::members_answer(&page), at, out);
+            }
+            Err((code, message)) => self.answers.refused(id, code, message),
+        }
+        self.asked(at, out);
+    }
+
+    pub(super) fn forget(&mut self, id: Option<u64>, device: &str, at: Moment, out: &mut Vec<u8>, link: &impl Link) {
+        match DeviceId::new(device) {
+            Ok(device) if device == self.device => {
+                let message = "a device does not forget itself: it leaves as an ephemeral one";
+                self.answers.refused(id, ErrorCode::BadRecipient, message);
+            }
+            Ok(device) => link.ask(self.answers.awaited(id, None), Request::Forget(device)),
+            Err(rule) => self.answers.refused(id, ErrorCode::BadRecipient, rule.0),
+        }
+        self.asked(at, out);
+    }
+
+    pub(super) fn typing(&mut self, id: Option<u64>, to: &str, at: Moment, out: &mut Vec<u8>, link: &impl Link) {
+        match UserId::new(to) {
+            Ok(to) => link.typing(&to),
+            Err(rule) => self.say(id, signals::bad_name(rule), at, out),
+        }
+    }
+
+    pub(super) fn read(
+        &mut self,
+        id: Option<u64>,
+        read: &protocol::Read<'_>,
+        at: Moment,
+        out: &mut Vec<u8>,
+        link: &impl Link,
+    ) {
+        let answer = match UserId::new(&read.from) {
+            Ok(sender) => {
+                link.read_mark(&sender, read.mid);
+                ServerBody::Ok(protocol::Ok::default())
+            }
+            Err(rule) => signals::bad_name(rule),
+        };
+        if id.is_some() {
+            self.say(id, answer, at, out);
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Typing and read marks reach all devices that are there, on whatever node, and are stored nowhere; and
+//! a user sees to it which devices there are.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cluster::env::clock;
+use cluster::id::MessageId;
+use im_gateway::client::{Client, Event};
+use im_gateway::env::Tcp;
+use serde_json::json;
+
+use crate::common::raw::Raw;
+use crate::common::{PATIENCE, TestCluster, token};
+
+#[tokio::test]
+async fn typing_and_reading_are_told_across_nodes() {
+    let cluster = TestCluster::start(3).await;
+    let mut alice = Raw::welcome(&cluster.addr(0), "alice", "phone").await;
+    let mut tablet = Raw::welcome(&cluster.addr(1), "alice", "tablet").await;
+    let mut bob = Raw::welcome(&cluster.addr(2), "bob", "phone").await;
+    bob.send(json!({"id": 1, "send": {"to": "alice", "key": "k", "body": "hello"}})).await;
+    let mid = bob.answer(1).await["ok"]["mid"].clone();
+    // Links between nodes and replicas' knowledge of sessions: both are there once a message came.
+    alice.frame_with("msg").await;
+    tablet.frame_with("msg").await;
+    bob.send(json!({"typing": {"to": "alice"}})).await;
+    assert_eq!(alice.frame_with("typing").await["typing"], json!({"from": "bob"}));
+    assert_eq!(tablet.frame_with("typing").await["typing"], json!({"from": "bob"}));
+    alice.send(json!({"id": 2, "read": {"from": "bob", "mid": mid}})).await;
+    assert_eq!(alice.answer(2).await["ok"], json!({}));
+    let read = json!({"by": "alice", "mid": mid});
+    assert_eq!(bob.frame_with("read").await["read"], read, "the sender");
+    assert_eq!(tablet.frame_with("read").await["read"], read, "the reader's other device");
+    // Nobody is there: it is gone.
+    bob.send(json!({"typing": {"to": "nobody"}})).await;
+    bob.send(json!({"id": 3, "read": {"from": "nobody", "mid": mid}})).await;
+    assert_eq!(bob.answer(3).await["ok"], json!({}));
+}
+
+#[tokio::test]
+async fn a_user_forgets_a_device() {
+    let cluster = TestCluster::start(3).await;
+    let mut phone = Raw::welcome(&cluster.addr(0), "alice", "phone").await;
+    let old = Raw::welcome(&cluster.addr(1), "alice", "old").await;
+    old.leave().await;
+    let mut stolen = Raw::welcome(&cluster.addr(2), "alice", "stolen").await;
+    for (id, device) in [(1, "old"), (2, "stolen"), (3, "never known")] {
+        phone.send(json!({"id": id, "forget": {"device": device}})).await;
+        assert_eq!(phone.answer(id).await["ok"], json!({}));
+    }
+    assert_eq!(stolen.closed().await.0, 4502);
+    let devices = cluster.status(0).await.expect("it answers")["totals"]["devices"].clone();
+    assert_eq!(devices, 1);
+    phone.send(json!({"id": 4, "forget": {"device": "phone"}})).await;
+    assert_eq!(phone.answer(4).await["error"]["code"], "bad_recipient");
+}
+
+#[tokio::test]
+async fn the_sdk_says_and_hears_them() {
+    let cluster = TestCluster::start(3).await;
+    let client = |name: &str, node| {
+        let builder = Client::builder(Arc::new(Tcp), vec![cluster.url(node)], Arc::new(token(name)), "phone");
+        builder.connect().expect("the URL is good")
+    };
+    let (alice, bob) = (client("alice", 0), client("bob", 1));
+    let mid = MessageId([5; 16]);
+    let hears = async {
+        let (mut typing, mut read) = (false, false);
+        while !(typing && read) {
+            match alice.next().await.expect("it goes on") {
+                Event::Typing { from } => typing |= from == "bob",
+                Event::Read { by, mid: of } => read |= by == "bob" && of == mid,
+                _ => {}
+            }
+        }
+    };
+    // They are dropped where somebody is not there yet, so they are said until they are heard.
+    let says = async {
+        loop {
+            bob.typing("alice");
+            bob.read("alice", mid);
+            clock::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let heard = async {
+        tokio::select! {
+            () = hears => {}
+            () = says => {}
+        }
+    };
+    clock::timeout(PATIENCE, heard).await.expect("both are heard");
+}
