@@ -6,8 +6,7 @@ use cluster::state::{GroupAct, GroupRefusal};
 
 use crate::protocol::{self, ErrorBody, ErrorCode, ServerBody};
 
-/// Most members told at once: with names as long as they may be, and escaped, less than a client's
-/// smallest allowed frame.
+/// Most members told at once: 52 KiB, with names as long as they may be and every byte escaped.
 pub const PAGE: usize = 200;
 
 /// While nodes are upgraded, until all know groups.

@@ -59,7 +59,7 @@ fn is_turn(effect: &Effect) -> bool {
 fn logs_reach_everything() {
     let mut runner = TestRunner::deterministic();
     let mut counts: BTreeMap<&str, u32> = BTreeMap::new();
-    for _ in 0..200 {
+    for _ in 0..400 {
         let log = any_log(90).new_tree(&mut runner).unwrap().current();
         let mut state = State::new();
         for entry in &log.0 {

@@ -149,11 +149,11 @@ pub fn limits() -> impl Strategy<Value = Limits> {
 }
 
 pub fn group_limits() -> impl Strategy<Value = GroupLimits> {
-    (1..5_u32, 1..3_u32).prop_map(|(members, per_user)| GroupLimits { members, per_user })
+    (1..4_u32, 1..3_u32).prop_map(|(members, per_user)| GroupLimits { members, per_user })
 }
 
 pub fn act() -> impl Strategy<Value = GroupAct> {
-    prop_oneof![2 => Just(GroupAct::Create), 3 => Just(GroupAct::Join), 1 => Just(GroupAct::Leave)]
+    prop_oneof![3 => Just(GroupAct::Create), 5 => Just(GroupAct::Join), 1 => Just(GroupAct::Leave)]
 }
 
 fn op() -> impl Strategy<Value = OpStep> {
@@ -168,9 +168,9 @@ fn op() -> impl Strategy<Value = OpStep> {
         6 => (any::<u8>(), any::<u8>()).prop_map(|(session, upto)| OpStep::Ack { session, upto }),
         2 => (any::<u8>(), any::<bool>()).prop_map(|(session, clean)| OpStep::Close { session, clean }),
         1 => (0..USERS, 0..DEVICES).prop_map(|(user, device)| OpStep::Forget { user, device }),
-        8 => (any::<u8>(), 0..GROUPS, 0..6_u8)
+        10 => (any::<u8>(), 0..GROUPS, 0..6_u8)
             .prop_map(|(session, group, key)| OpStep::GroupSend { session, group, key }),
-        5 => (any::<u8>(), 0..GROUPS, act()).prop_map(|(session, group, act)| OpStep::Group { session, group, act }),
+        8 => (any::<u8>(), 0..GROUPS, act()).prop_map(|(session, group, act)| OpStep::Group { session, group, act }),
     ]
 }
 
