@@ -6,7 +6,9 @@ use super::facts::Facts;
 
 /// Each user's times in each group: from a position, exclusive, up to another, if it left.
 #[derive(Default)]
-pub struct Members<'a>(HashMap<&'a str, HashMap<&'a str, Vec<(u64, Option<u64>)>>>);
+pub struct Members<'a>(HashMap<&'a str, HashMap<&'a str, Times>>);
+
+type Times = Vec<(u64, Option<u64>)>;
 
 impl<'a> Members<'a> {
     /// Joining twice is as joining once, and so is leaving.
@@ -26,9 +28,8 @@ impl<'a> Members<'a> {
 
     /// The members of a group at a position, by name.
     pub fn at(&self, group: &str, pos: u64) -> Vec<&'a str> {
-        let there = |times: &Vec<(u64, Option<u64>)>| {
-            times.iter().any(|(from, until)| *from < pos && until.is_none_or(|until| pos < until))
-        };
+        let there =
+            |times: &Times| times.iter().any(|(from, until)| *from < pos && until.is_none_or(|until| pos < until));
         let users = self.0.get(group).into_iter().flatten();
         let mut users: Vec<_> = users.filter(|(_, times)| there(times)).map(|(user, _)| *user).collect();
         users.sort_unstable();
