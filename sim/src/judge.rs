@@ -77,6 +77,7 @@ impl Judge {
                 self.violations.extend(self.reference.compare(&node, index, hash));
             }
         }
+        self.violations.extend(self.reference.take_broken());
     }
 
     fn note_nodes(&mut self) {
@@ -136,6 +137,7 @@ impl Judge {
     pub fn verdict(mut self) -> Vec<Violation> {
         self.look();
         self.reference.advance(u64::MAX);
+        self.violations.extend(self.reference.take_broken());
         let book = self.ledger.book();
         let mut broken = oracle::check(&self.history(&book));
         let lives: Vec<Life> = self.scraper.lives();

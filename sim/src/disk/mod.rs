@@ -27,6 +27,8 @@ use kv::{Records, SimKv};
 const SYNC: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(4));
 const SLOW: Duration = Duration::from_millis(50);
 const SLOW_ONE_IN: u64 = 200;
+/// Looking into a folder and changing one takes at least and at most this long.
+const SEEK: (Duration, Duration) = (Duration::from_micros(5), Duration::from_micros(500));
 
 /// A disk. Clones are the same disk.
 #[derive(Clone)]
@@ -197,7 +199,14 @@ impl User {
         self.disk.faults().meet_for_good(operation)
     }
 
-    /// Takes as long as a disk takes.
+    /// Takes as long as looking into a folder, or changing one.
+    async fn seek(&self) {
+        let slow = self.disk.faults().slow_ms().map(Duration::from_millis).unwrap_or_default();
+        let nanos = self.disk.shared.dice.between(time::nanos(SEEK.0), time::nanos(SEEK.1.max(slow)));
+        time::sleep(Duration::from_nanos(nanos)).await;
+    }
+
+    /// Takes as long as a sync.
     async fn spin(&self) {
         let dice = &self.disk.shared.dice;
         let slowest = if dice.one_in(SLOW_ONE_IN) { SLOW } else { SYNC.1 };

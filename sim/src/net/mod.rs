@@ -111,6 +111,12 @@ impl Network {
         self.with(|switch, later| switch.reset_between(one, other, later));
     }
 
+    /// All streams between two machines fall silent for good, as through a box on the way that forgot
+    /// them and drops what belongs to none that it knows.
+    pub fn forget_between(&self, one: Host, other: Host) {
+        self.with(|switch, later| switch.forget_between(one, other, later));
+    }
+
     fn with<T>(&self, work: impl FnOnce(&mut Switch, &mut Later) -> T) -> T {
         let mut later = Later::default();
         let result = work(&mut self.switch.lock().unwrap_or_else(PoisonError::into_inner), &mut later);

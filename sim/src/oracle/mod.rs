@@ -14,6 +14,7 @@ mod presence;
 mod quorum;
 mod raft;
 mod reference;
+mod sessions;
 #[cfg(test)]
 mod testing;
 

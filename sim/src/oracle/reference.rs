@@ -11,11 +11,14 @@ use cluster::state::{Batch, BatchRefusal, Command, Effect, Op, Outcome, State};
 
 use super::facts::{Counted, Facts, Registered, Stored};
 use super::presence::Live;
+use super::sessions::Sessions;
 use super::{Committed, Violation, safety};
 use crate::coverage;
 use crate::ledger::{Device, Name};
 use crate::time;
 
+/// Clocks go wrong by less, in per cent.
+const FASTEST_PERCENT: u64 = 3;
 /// Hashes of so many entries back are remembered.
 const REMEMBERED: usize = 1_000;
 
@@ -32,6 +35,9 @@ pub struct Reference {
     /// Where each epoch is in the facts, as long as its session may live.
     sessions: HashMap<u64, usize>,
     last_nodes: HashMap<String, u64>,
+    /// The sessions that the log alone says to live.
+    account: Sessions,
+    broken: Vec<Violation>,
     /// Client instances' attempts that were registered.
     attempts: HashSet<(u64, u64)>,
 }
@@ -40,6 +46,11 @@ impl Reference {
     /// Takes in what was committed.
     pub fn committed(&mut self, entries: Vec<Committed>) {
         self.waiting.extend(entries);
+    }
+
+    /// What entries did that they may not have done, since this was asked last.
+    pub fn take_broken(&mut self) -> Vec<Violation> {
+        std::mem::take(&mut self.broken)
     }
 
     /// What the log says, as far as it was applied.
@@ -82,7 +93,21 @@ impl Reference {
             let command = Command::decode(&bytes).expect("a command of this build");
             let mut effects = Vec::new();
             self.state.apply(index, &command, &mut effects);
+            self.broken.extend(self.account.entry(index, &command, &effects));
+            self.check_time();
             self.note(index, author, &command, effects);
+        }
+        let at = |epoch| self.state.session(cluster::id::Pos(epoch)).map(|(_, _, node)| node);
+        self.broken.extend(self.account.compare(self.state.totals().sessions, at));
+    }
+
+    /// Replicated time only goes as leaders' monotonic clocks do: whatever is due by it, such as a
+    /// message that grows too old, may be late and never early.
+    fn check_time(&mut self) {
+        let (time_ms, now_ms) = (self.state.time_ms(), time::now() / 1_000_000);
+        if time_ms > now_ms + now_ms * FASTEST_PERCENT / 100 {
+            let text = format!("G1: replicated time is at {time_ms} ms after {now_ms} ms: messages expire too early");
+            self.broken.push(safety(text).at(time::now()));
         }
     }
 
@@ -196,5 +221,17 @@ mod tests {
         assert!(reference.compare("n1", 1, hash_at(&log[..2])).is_none());
         let broken = reference.compare("n2", 2, hash_at(&[entry(0, None), tick(1, 6), tick(2, 7)]));
         assert!(broken.is_some_and(|broken| broken.text.contains("n2 and the log's replay differ at entry 2")));
+    }
+
+    #[test]
+    fn time_that_runs_ahead() {
+        // In a test it is the beginning of the run.
+        let mut reference = Reference::default();
+        reference.committed(vec![tick(1, 0)]);
+        reference.advance(u64::MAX);
+        assert!(reference.take_broken().is_empty());
+        reference.committed(vec![tick(2, 7)]);
+        reference.advance(u64::MAX);
+        assert!(reference.take_broken()[0].text.contains("replicated time is at 7 ms after 0 ms"));
     }
 }
