@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// All of them.
-pub const POINTS: [&str; 13] = [
+pub const POINTS: [&str; 17] = [
     "a leader was replaced",
     "a replica was sent a checkpoint",
     "a crash lost writes that were not synced",
@@ -18,6 +18,10 @@ pub const POINTS: [&str; 13] = [
     "a client was replaced by a newer one",
     "the fate of a message stayed unknown",
     "a stranger was shown the door",
+    "a request to connect got lost",
+    "a cut held back what was sent",
+    "a packet was lost and sent again",
+    "a disk gave an error",
 ];
 
 static REACHED: Mutex<BTreeMap<&'static str, u64>> = Mutex::new(BTreeMap::new());

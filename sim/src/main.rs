@@ -13,6 +13,7 @@ mod corpus;
 mod coverage;
 mod dice;
 mod disk;
+mod evidence;
 mod judge;
 mod ledger;
 mod mutants;

@@ -7,10 +7,11 @@ use im_gateway::client::Fate;
 use serde_json::json;
 
 use crate::coverage;
-use crate::judge::Judge;
+use crate::evidence;
+use crate::judge::{Judge, Verdict};
 use crate::ledger::{Book, Ledger};
 use crate::nemesis::{self, operator};
-use crate::oracle::{Journal, Violation, harness};
+use crate::oracle::{self, Journal, Violation, harness};
 use crate::plan::Plan;
 use crate::report::fault_spans;
 use crate::slo::{self, Slo};
@@ -58,12 +59,19 @@ pub async fn run(plan: Plan, trace: Trace) -> Outcome {
     let prober = Prober::new(world.clone(), ledger.clone(), plan.seed);
     let mut run = Run { world, ledger, judge, scraper, prober, long };
     run.whole(&plan).await;
-    let mut violations = run.judge.verdict();
-    let summary = summarize(&plan, &run.ledger.book(), &run.prober, &trace);
+    let Verdict { mut violations, stale } = run.judge.verdict();
+    let mut summary = summarize(&plan, &run.ledger.book(), &run.prober, &trace);
     if violations.is_empty() && (summary.stored == 0 || summary.received == 0) {
         violations.push(harness("vacuous: nothing was sent and received".into()));
     }
+    summary.stale = stale;
+    if plan.faults.is_empty() && !plan.tiny {
+        violations.extend(oracle::check_calm(&summary.slo));
+    }
     violations.extend(unplayed(&plan, &trace));
+    let ended = trace.recorded().into_iter().filter(|event| event.of["phase"] == "end");
+    let ended: Vec<_> = ended.filter_map(|event| plan.faults.get(event.of["id"].as_u64()? as usize)).collect();
+    violations.extend(evidence::check(ended.into_iter().map(|fault| fault.kind), &evidence::seen()));
     for violation in &violations {
         trace.event("violation", json!({ "kind": format!("{:?}", violation.kind), "text": violation.text }));
     }
@@ -132,6 +140,9 @@ impl Run {
             time::sleep(look).await;
         }
         self.world.trace().event("quiet", json!({}));
+        if course.is_finished() {
+            self.judge.unhealed();
+        }
         if self.until(SETTLE, |run| run.judge.unsettled()).await {
             self.judge.at_rest();
         }

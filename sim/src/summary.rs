@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::slo::Slo;
+use crate::slo::{Histogram, Slo};
 
 /// See the module.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -23,6 +23,8 @@ pub struct Summary {
     pub coverage: BTreeMap<String, u64>,
     /// What was broken, each by its kind and its words.
     pub violations: Vec<(String, String)>,
+    /// How long lone crashes of processes were unknown, in ns.
+    pub stale: Histogram,
     /// What users would say.
     pub slo: Slo,
 }

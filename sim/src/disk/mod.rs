@@ -15,6 +15,7 @@ use std::{io, io::ErrorKind};
 use cluster::env::{Blobs, Kv};
 
 use crate::dice::Dice;
+use crate::evidence::{self, Undergone};
 use crate::oracle::Journal;
 use crate::time;
 use crate::trace::Trace;
@@ -99,7 +100,13 @@ impl Disk {
 
     /// Begins a trouble, or ends it.
     pub fn set_trouble(&self, trouble: Trouble, on: bool) {
+        evidence::note(Undergone::Trouble);
         self.faults().set(trouble, on);
+    }
+
+    /// How many troubles it has.
+    pub fn troubles(&self) -> usize {
+        self.faults().troubles()
     }
 
     /// Why the process that uses it may end by itself.
@@ -125,6 +132,7 @@ impl Disk {
 
     /// Puts an old copy in the place of what is stored; no process uses it.
     pub fn restore(&self, copy: Image) {
+        evidence::note(Undergone::NewDisk);
         self.shared.journal.replaced(&self.shared.name, copy.records.iter());
         *self.records() = copy.records;
         *self.objects() = copy.objects;

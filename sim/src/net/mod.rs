@@ -79,6 +79,11 @@ impl Network {
         self.with(|switch, _| switch.streams())
     }
 
+    /// How many weaknesses the ways between machines have.
+    pub fn weaknesses(&self) -> usize {
+        self.with(|switch, _| switch.weaknesses())
+    }
+
     /// How many machines there are.
     pub fn hosts(&self) -> usize {
         self.with(|switch, _| switch.hosts())

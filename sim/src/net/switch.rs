@@ -13,6 +13,7 @@ use super::links::{Links, Weakness};
 use super::pipe::{TINY_WINDOW, WINDOW};
 use super::{Host, Later, Life, Listeners, host_of, ip};
 use crate::dice::Dice;
+use crate::evidence::{self, Undergone};
 use crate::time::{NEVER, nanos, now, wake_at};
 use crate::trace::Trace;
 
@@ -108,6 +109,10 @@ impl Switch {
 
     pub fn streams(&self) -> usize {
         self.conns.len()
+    }
+
+    pub fn weaknesses(&self) -> usize {
+        self.links.weaknesses()
     }
 
     pub fn hosts(&self) -> usize {
@@ -220,6 +225,7 @@ impl Switch {
 
     /// Something on the way resets all streams between two machines.
     pub fn reset_between(&mut self, one: Host, other: Host, later: &mut Later) {
+        evidence::note(Undergone::Streams);
         for conn in self.conns.values_mut() {
             let hosts = [conn.ends[0].life.host, conn.ends[1].life.host];
             if hosts != [one, other] && hosts != [other, one] {
@@ -234,6 +240,7 @@ impl Switch {
 
     /// Something on the way forgets all streams between two machines, and drops what belongs to them.
     pub fn forget_between(&mut self, one: Host, other: Host, later: &mut Later) {
+        evidence::note(Undergone::Streams);
         for conn in self.conns.values_mut() {
             let hosts = [conn.ends[0].life.host, conn.ends[1].life.host];
             if hosts == [one, other] || hosts == [other, one] {

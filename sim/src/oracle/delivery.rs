@@ -94,15 +94,17 @@ fn check_stored(history: &History, broken: &mut Vec<Violation>) {
     }
 }
 
-/// Whether another client had this one's device in between. Against the protocol, two of them ran;
-/// the other's sends may have pushed this one's out of the device's memory of what it sent.
+/// Whether another client had this one's device in between, and so much was sent by the device that
+/// the cluster's memory of its sends no longer held this one. Against the protocol, two of them ran.
 fn was_shared(history: &History, client: ClientId, from: u64, until: u64) -> bool {
     let device = &history.book.clients[client].device;
     let between = history.facts.registered.iter().filter(|registered| (from..until).contains(&registered.epoch));
     let mut instances: Vec<_> = between.filter(|of| of.device == *device).map(|of| of.instance).collect();
     instances.dedup();
+    let handled = history.facts.handled.get(device).map_or(&[][..], Vec::as_slice);
+    let pushed = handled.iter().filter(|at| (from + 1..until).contains(at)).count();
     // This one's own last registration is among them.
-    instances.len() > 1
+    instances.len() > 1 && pushed >= history.inflight
 }
 
 /// G1: an `ok` is never a lie; a refusal is final; what is unknown may be either.
@@ -373,10 +375,13 @@ mod tests {
         let again = Stored { pos: 99 << 12, ..scene.facts.stored[0].clone() };
         scene.facts.stored.push(again);
         found(&scene.broken_by(check), "is in the log twice");
-        // Unless another client of the device had the place meanwhile.
+        // Another client of the device had the place meanwhile.
         scene.client("u", 50);
         let own = Registered { epoch: 60 << 12, ..scene.facts.registered[0].clone() };
         scene.facts.registered.push(own);
+        found(&scene.broken_by(check), "is in the log twice");
+        // And sent more than the cluster remembers.
+        scene.facts.handled.insert(Device::new("u", "a"), vec![3 << 12, 4 << 12, 55 << 12]);
         assert_eq!(scene.broken_by(check), Vec::<String>::new());
     }
 

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use cluster::id::NodeId;
 use cluster::state::{Batch, BatchRefusal, Command, Effect, Op, Outcome, State};
 
-use super::facts::{Counted, Facts, Registered, Stored};
+use super::facts::{Counted, Facts, Generation, Registered, Stored};
 use super::presence::Live;
 use super::sessions::Sessions;
 use super::{Committed, Violation, safety};
@@ -53,6 +53,11 @@ impl Reference {
         std::mem::take(&mut self.broken)
     }
 
+    /// Index of the entry applied last.
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+
     /// What the log says, as far as it was applied.
     pub fn facts(&self) -> &Facts {
         &self.facts
@@ -84,7 +89,7 @@ impl Reference {
     /// Applies all up to this entry, as far as it is committed.
     pub fn advance(&mut self, upto: u64) {
         while self.waiting.front().is_some_and(|entry| entry.index <= upto) {
-            let Committed { index, author, command } = self.waiting.pop_front().expect("it was seen");
+            let Committed { index, author, at, command } = self.waiting.pop_front().expect("it was seen");
             self.applied = index;
             let Some(bytes) = command else {
                 self.state.note_applied(index);
@@ -94,7 +99,8 @@ impl Reference {
             let mut effects = Vec::new();
             self.state.apply(index, &command, &mut effects);
             self.broken.extend(self.account.entry(index, &command, &effects));
-            self.check_time();
+            self.check_time(at);
+            self.note_generations(at, &effects);
             self.note(index, author, &command, effects);
         }
         let at = |epoch| self.state.session(cluster::id::Pos(epoch)).map(|(_, _, node)| node);
@@ -103,11 +109,11 @@ impl Reference {
 
     /// Replicated time only goes as leaders' monotonic clocks do: whatever is due by it, such as a
     /// message that grows too old, may be late and never early.
-    fn check_time(&mut self) {
-        let (time_ms, now_ms) = (self.state.time_ms(), time::now() / 1_000_000);
+    fn check_time(&mut self, at: u64) {
+        let (time_ms, now_ms) = (self.state.time_ms(), at / 1_000_000);
         if time_ms > now_ms + now_ms * FASTEST_PERCENT / 100 {
             let text = format!("G1: replicated time is at {time_ms} ms after {now_ms} ms: messages expire too early");
-            self.broken.push(safety(text).at(time::now()));
+            self.broken.push(safety(text).at(at));
         }
     }
 
@@ -125,6 +131,21 @@ impl Reference {
             .collect();
         live.sort_by_key(|live| live.epoch);
         live
+    }
+
+    fn note_generations(&mut self, at: u64, effects: &[Effect]) {
+        for effect in effects {
+            match effect {
+                Effect::NodeUp { node, .. } => {
+                    self.facts.generations.push(Generation { node: *node, began_at: at, ended_at: None });
+                }
+                Effect::NodeDown { node, .. } => {
+                    let last = self.facts.generations.iter_mut().rfind(|last| last.node == *node);
+                    last.expect("it began").ended_at = Some(at);
+                }
+                _ => {}
+            }
+        }
     }
 
     fn note(&mut self, index: u64, author: NodeId, command: &Command, effects: Vec<Effect>) {
@@ -158,6 +179,15 @@ impl Reference {
     fn note_batch(&mut self, index: u64, node: NodeId, batch: &Batch, outcomes: &[Outcome]) {
         let (mut refused, mut duplicates) = (0, 0);
         for (offset, (op, outcome)) in batch.ops.iter().zip(outcomes).enumerate() {
+            if let (
+                Op::Send(send),
+                Outcome::Stored { duplicate: false, .. } | Outcome::SendRefused { duplicate: false, .. },
+            ) = (op, outcome)
+                && let Some(&at) = self.sessions.get(&send.epoch.0)
+            {
+                let device = self.facts.registered[at].device.clone();
+                self.facts.handled.entry(device).or_default().push(cluster::id::Pos::new(index, offset).0);
+            }
             match (op, outcome) {
                 (Op::Register(register), Outcome::Registered(epoch)) => {
                     self.sessions.insert(epoch.0, self.facts.registered.len());
@@ -197,7 +227,7 @@ mod tests {
     use super::*;
 
     fn entry(index: u64, command: Option<Command>) -> Committed {
-        Committed { index, author: NodeId(1), command: command.map(|command| command.encode()) }
+        Committed { index, author: NodeId(1), at: 0, command: command.map(|command| command.encode()) }
     }
 
     fn tick(index: u64, advance_ms: u64) -> Committed {
@@ -225,7 +255,6 @@ mod tests {
 
     #[test]
     fn time_that_runs_ahead() {
-        // In a test it is the beginning of the run.
         let mut reference = Reference::default();
         reference.committed(vec![tick(1, 0)]);
         reference.advance(u64::MAX);
