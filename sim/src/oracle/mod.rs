@@ -6,6 +6,7 @@
 
 mod bounds;
 mod calm;
+mod crowd;
 mod delivery;
 mod facts;
 mod fencing;
@@ -122,6 +123,7 @@ pub fn check(history: &History) -> Vec<Violation> {
     delivery::check(history, &mut broken);
     order::check(history, &mut broken);
     fencing::check(history, &mut broken);
+    crowd::check(history.book, &mut broken);
     broken
 }
 
