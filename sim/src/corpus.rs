@@ -2,33 +2,26 @@
 
 use std::path::PathBuf;
 use std::sync::Mutex;
-use std::{fs, io, thread};
+use std::{io, thread};
 
 use crate::child;
-use crate::plan::Plan;
+use crate::plan::{Plan, SCENARIOS};
 
 /// The folders of plans.
-const FOLDERS: [&str; 2] =
-    [concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios"), concat!(env!("CARGO_MANIFEST_DIR"), "/corpus")];
+const FOLDERS: [&str; 2] = [SCENARIOS, concat!(env!("CARGO_MANIFEST_DIR"), "/corpus")];
 
-/// Runs every plan that is kept, those of whole days aside, `jobs` at a time; prints each failure with the command that replays
-/// it, and a summary. Returns whether all were clean.
+/// Runs every plan that is kept, `jobs` at a time, but for those of whole days and those that
+/// [`crate::alerts`] judges; prints each failure with the command that replays it, and a summary.
+/// Returns whether all were clean.
 ///
 /// # Errors
 /// When files cannot be listed, or processes not be started.
 pub fn run(jobs: usize) -> io::Result<bool> {
     let mut plans = Vec::new();
     for folder in FOLDERS {
-        for file in fs::read_dir(folder)? {
-            let path = file?.path();
-            if path.extension().is_some_and(|end| end == "toml")
-                && Plan::read(&path).map_err(io::Error::other)?.rates.is_empty()
-            {
-                plans.push(path);
-            }
-        }
+        let kept = Plan::all_in(folder)?.into_iter();
+        plans.extend(kept.filter(|(_, plan)| plan.rates.is_empty() && plan.alerts.is_none()).map(|(path, _)| path));
     }
-    plans.sort();
     let count = plans.len();
     let (plans, failed) = (Mutex::new(plans), Mutex::new(0));
     thread::scope(|scope| {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// All of them.
-pub const POINTS: [&str; 16] = [
+pub const POINTS: [&str; 20] = [
     "a leader was replaced",
     "a replica was sent a checkpoint",
     "a crash lost writes that were not synced",
@@ -21,6 +21,10 @@ pub const POINTS: [&str; 16] = [
     "a message to a group was stored",
     "a user left a group",
     "a group lost messages for some of its members",
+    "a request to connect got lost",
+    "a cut held back what was sent",
+    "a packet was lost and sent again",
+    "a disk gave an error",
 ];
 
 static REACHED: Mutex<BTreeMap<&'static str, u64>> = Mutex::new(BTreeMap::new());

@@ -9,9 +9,12 @@ use serde_json::json;
 
 use crate::ledger::Ledger;
 use crate::nemesis::operator;
-use crate::oracle::{self, History, Journal, Life, Reference, Rest, Violation, liveness, safety};
+use crate::oracle::{self, Death, History, Journal, Life, Reference, Rest, Violation, harness, liveness, safety};
 use crate::plan::Plan;
+use crate::report::fault_spans;
+use crate::slo::Histogram;
 use crate::time;
+use crate::trace::Recorded;
 use crate::workload::{Scraper, is_tight};
 use crate::world::{World, process_name};
 
@@ -19,6 +22,14 @@ use crate::world::{World, process_name};
 const COMPARE: Duration = Duration::from_millis(500);
 /// Violations of one run that are kept; the first ones say most.
 const MOST: usize = 20;
+
+/// What came of a run.
+pub struct Verdict {
+    /// What was broken.
+    pub violations: Vec<Violation>,
+    /// How long lone crashes of processes were unknown, in ns.
+    pub stale: Histogram,
+}
 
 /// See the module.
 pub struct Judge {
@@ -30,6 +41,7 @@ pub struct Judge {
     violations: Vec<Violation>,
     /// Inboxes are so small that gaps and refusals are to be expected.
     tight: bool,
+    inflight: usize,
     /// Machines by the nodes that ever ran on them.
     machines: Vec<(NodeId, usize)>,
     /// Term and leadership of each machine's node, as seen last.
@@ -48,6 +60,7 @@ impl Judge {
             reference: Reference::default(),
             violations: Vec::new(),
             tight: is_tight(&plan.limits),
+            inflight: plan.limits.inflight as usize,
             machines: Vec::new(),
             roles: BTreeMap::new(),
             compared_at: 0,
@@ -77,6 +90,7 @@ impl Judge {
                 self.violations.extend(self.reference.compare(&node, index, hash));
             }
         }
+        self.violations.extend(self.reference.take_broken());
     }
 
     fn note_nodes(&mut self) {
@@ -126,16 +140,51 @@ impl Judge {
         let rest = Rest { nodes: nodes.collect(), streams: self.world.network().streams(), clients };
         self.world.trace().lazy("rest", || json!({ "tasks": rest.nodes, "streams": rest.streams, "clients": clients }));
         self.violations.extend(oracle::check_rest(&rest));
+        self.violations.extend(oracle::check_loss(&book));
     }
 
     fn history<'a>(&'a self, book: &'a crate::ledger::Book) -> History<'a> {
-        History { book, facts: self.reference.facts(), tight: self.tight, machines: &self.machines }
+        History {
+            book,
+            facts: self.reference.facts(),
+            tight: self.tight,
+            inflight: self.inflight,
+            machines: &self.machines,
+        }
+    }
+
+    /// What a fault left behind that was to end with it.
+    pub fn unhealed(&mut self) {
+        self.violations
+            .extend(self.world.unhealed().into_iter().map(|what| harness(format!("after all faults {what}"))));
+    }
+
+    /// How long deaths of processes were unknown, of those that the promise is made for.
+    fn stale(&self) -> Vec<(Death, u64)> {
+        let (events, now) = (self.world.trace().recorded(), time::now());
+        let kills = events.iter().filter(|event| event.event == "kill" && event.of["power"] == false);
+        let machine = |event: &Recorded| event.of["node"].as_str().unwrap_or_default().to_owned();
+        let deaths: Vec<_> = kills.map(|event| Death { at: event.at, machine: machine(event) }).collect();
+        let nodes: Vec<_> =
+            self.machines.iter().map(|(node, n)| (*node, self.world.machine(*n).name.clone())).collect();
+        let generations = &self.reference.facts().generations;
+        oracle::measure_stale(&deaths, generations, &nodes, &fault_spans(&events, now), now)
     }
 
     /// Everything that was broken.
-    pub fn verdict(mut self) -> Vec<Violation> {
+    pub fn verdict(mut self) -> Verdict {
         self.look();
         self.reference.advance(u64::MAX);
+        self.violations.extend(self.reference.take_broken());
+        let (judged, committed) = (self.reference.applied(), self.journal.committed());
+        if judged != committed {
+            let text = format!("the log was judged up to {judged}, and is committed up to {committed}");
+            self.violations.push(harness(text));
+        }
+        let measured = self.stale();
+        self.violations.extend(oracle::check_stale(&measured));
+        let mut stale = Histogram::default();
+        measured.iter().for_each(|(_, took)| stale.add(*took));
         let book = self.ledger.book();
         let mut broken = oracle::check(&self.history(&book));
         let lives: Vec<Life> = self.scraper.lives();
@@ -148,6 +197,6 @@ impl Judge {
         let mut said = HashSet::new();
         self.violations.retain(|violation| said.insert(violation.text.clone()));
         self.violations.truncate(MOST);
-        self.violations
+        Verdict { violations: self.violations, stale }
     }
 }

@@ -7,12 +7,14 @@
 #[cfg(not(madsim))]
 compile_error!("the simulator is built by its alias: `cargo sim run --seed 1`");
 
+mod alerts;
 mod child;
 mod conformance;
 mod corpus;
 mod coverage;
 mod dice;
 mod disk;
+mod evidence;
 mod judge;
 mod ledger;
 mod mutants;
@@ -82,6 +84,9 @@ enum Command {
         /// Where to write what came of it, as JSON, for whoever adds up many.
         #[arg(long, hide = true)]
         summary: Option<PathBuf>,
+        /// Where to write every scrape of every node, as JSON lines.
+        #[arg(long, hide = true)]
+        scrapes: Option<PathBuf>,
         /// Runs of the scenario under seeds from this one on, side by side, held against the objectives.
         #[arg(long, requires = "scenario")]
         days: Option<u64>,
@@ -99,6 +104,16 @@ enum Command {
         /// Where to write a page that shows it, with its trace beside it.
         #[arg(long)]
         report: Option<PathBuf>,
+    },
+    /// Runs of scenarios whose scrapes real Prometheus judges by the alerts that we ship: those that
+    /// a scenario names must ring in time, all others be silent.
+    Alerts {
+        /// A scenario by its name, or a plan's file; all that say something of alerts, if none is given.
+        #[arg(long)]
+        scenario: Option<String>,
+        /// Whatever happens in the run follows from it and the scenario.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
     },
     /// Finds the smallest plan that still fails as a seed's does.
     Shrink {
@@ -161,17 +176,20 @@ fn main() -> ExitCode {
         Command::Run { seed, scenario: Some(scenario), report, days: Some(days), jobs, .. } => {
             slo::days(&scenario, seed, days, jobs, report.as_deref())
         }
-        Command::Run { seed, scenario, trace, expect, report, summary, .. } => {
+        Command::Run { seed, scenario, trace, expect, report, summary, scrapes, .. } => {
             let replay = match &scenario {
                 Some(scenario) => format!("cargo sim run --scenario {scenario} --seed {seed}"),
                 None => format!("cargo sim run --seed {seed}"),
             };
-            return run_one(plan_of(seed, scenario.as_deref()), &Files { replay, trace, expect, report, summary });
+            let files = Files { replay, trace, expect, report, summary, scrapes };
+            return run_one(plan_of(seed, scenario.as_deref()), &files);
         }
         Command::Replay { file, trace, report } => {
             let replay = format!("cargo sim replay {}", file.display());
-            return run_one(Plan::read(&file), &Files { replay, trace, expect: None, report, summary: None });
+            let files = Files { replay, trace, expect: None, report, summary: None, scrapes: None };
+            return run_one(Plan::read(&file), &files);
         }
+        Command::Alerts { scenario, seed } => alerts::judge(scenario.as_deref(), seed),
         Command::Shrink { seed, scenario, trials, out } => plan_of(seed, scenario.as_deref())
             .map_err(io::Error::other)
             .and_then(|plan| shrink::shrink(plan, trials, &out)),
@@ -206,6 +224,7 @@ struct Files {
     expect: Option<PathBuf>,
     report: Option<PathBuf>,
     summary: Option<PathBuf>,
+    scrapes: Option<PathBuf>,
 }
 
 fn run_one(plan: Result<Plan, String>, files: &Files) -> ExitCode {
@@ -236,6 +255,7 @@ fn run_one(plan: Result<Plan, String>, files: &Files) -> ExitCode {
         violations: vec![panicked()],
         summary: Summary { seed, ..Summary::default() },
         latencies: Vec::new(),
+        samples: Vec::new(),
     });
     let unlike = path.as_deref().zip(files.expect.as_deref()).and_then(|(path, expect)| unexpected(path, expect));
     outcome.violations.extend(unlike);
@@ -264,6 +284,9 @@ fn write_down(outcome: &mut Outcome, files: &Files, trace: &Trace) -> io::Result
     outcome.summary.violations = outcome.violations.iter().map(said).collect();
     if let Some(path) = &files.summary {
         std::fs::write(path, serde_json::to_vec(&outcome.summary)?)?;
+    }
+    if let Some(path) = &files.scrapes {
+        alerts::scrapes::write(&mut io::BufWriter::new(std::fs::File::create(path)?), &outcome.samples)?;
     }
     if let Some(path) = &files.report {
         let page = report::page(&report::Report {

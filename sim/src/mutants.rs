@@ -72,10 +72,7 @@ impl Mutant {
     }
 
     fn arguments(&self, seed: u64) -> Vec<String> {
-        let mut arguments = vec![self.by.clone()];
-        if self.by != "self-test" {
-            arguments.extend(["--seed".into(), seed.to_string()]);
-        }
+        let mut arguments = vec![self.by.clone(), "--seed".into(), seed.to_string()];
         arguments.extend(self.scenario.iter().flat_map(|name| ["--scenario".into(), name.clone()]));
         arguments
     }
@@ -240,7 +237,8 @@ fn attempt(program: &Path, mutant: &Mutant, seed: u64) -> io::Result<Option<Caug
     if code == 0 {
         return Ok(None);
     }
-    let broken: Vec<_> = text.lines().filter(|line| VIOLATIONS.iter().any(|kind| line.starts_with(kind))).collect();
+    let broken: Vec<_> =
+        text.lines().map(str::trim).filter(|line| VIOLATIONS.iter().any(|kind| line.starts_with(kind))).collect();
     let expected = broken.iter().find(|line| mutant.oracle.as_ref().is_none_or(|oracle| line.contains(oracle)));
     let said = expected.or(broken.first()).copied().or(text.lines().last()).unwrap_or_default();
     if code == 2 {

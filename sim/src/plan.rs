@@ -3,20 +3,22 @@
 //! Invariant: a plan says all that a run does besides the code under test. What it leaves to chance
 //! follows from its seed.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
-use std::thread;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fs, io, thread};
 
 use cluster::state::Limits;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::alerts::Ring;
 use crate::nemesis::Kind;
 use crate::workload::Mix;
 
 /// Where the scenarios are.
-const SCENARIOS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios");
+pub const SCENARIOS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios");
 
 /// A run's course.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -54,6 +56,9 @@ pub struct Plan {
     pub limits: Limits,
     /// What goes wrong.
     pub faults: Vec<Fault>,
+    /// Which alerts must ring, all others being silent; see [`crate::alerts`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alerts: Option<BTreeMap<String, Ring>>,
     /// What goes wrong by chance besides; becomes faults when the plan is loaded under a seed.
     pub rates: Vec<Rate>,
 }
@@ -158,12 +163,25 @@ impl Default for Plan {
             clients: Mix::default(),
             limits: Limits::default(),
             faults: Vec::new(),
+            alerts: None,
             rates: Vec::new(),
         }
     }
 }
 
 impl Plan {
+    /// The plans in a folder, and their files, in the files' order.
+    ///
+    /// # Errors
+    /// A folder or a file that cannot be read.
+    pub fn all_in(folder: &str) -> io::Result<Vec<(PathBuf, Self)>> {
+        let files: io::Result<Vec<_>> = fs::read_dir(folder)?.map(|file| Ok(file?.path())).collect();
+        let mut files: Vec<_> =
+            files?.into_iter().filter(|path| path.extension().is_some_and(|end| end == "toml")).collect();
+        files.sort();
+        files.into_iter().map(|path| Ok((path.clone(), Self::read(&path).map_err(io::Error::other)?))).collect()
+    }
+
     /// Reads a plan.
     ///
     /// # Errors
@@ -271,21 +289,13 @@ mod tests {
     #[test]
     fn all_that_is_kept_can_be_read() {
         for folder in [SCENARIOS, concat!(env!("CARGO_MANIFEST_DIR"), "/corpus")] {
-            for file in std::fs::read_dir(folder).expect("it is there") {
-                let path = file.expect("it can be listed").path();
-                if path.extension().is_some_and(|end| end == "toml")
-                    && let Err(error) = Plan::read(&path)
-                {
-                    panic!("{error}");
-                }
-            }
+            assert!(!Plan::all_in(folder).expect("all can be read").is_empty());
         }
     }
 
     #[test]
     fn a_wrong_target_is_refused() {
-        let plan = Plan { faults: Plan::draw(1).faults, ..Plan::default() };
-        assert!(plan.check().is_ok());
+        assert!(Plan::draw(1).check().is_ok());
         let far = Fault { kind: Kind::Kill, target: Target::Node(9), at_ms: 0, lasts_ms: 0, amount: 0 };
         assert!(Plan { faults: vec![far], ..Plan::default() }.check().is_err());
         assert!(Target::try_from("node".to_owned()).is_err());

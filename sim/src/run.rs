@@ -6,11 +6,13 @@ use std::time::Duration;
 use im_gateway::client::Fate;
 use serde_json::json;
 
+use crate::alerts::scrapes::Sample;
 use crate::coverage;
-use crate::judge::Judge;
+use crate::evidence;
+use crate::judge::{Judge, Verdict};
 use crate::ledger::{Book, Ledger};
 use crate::nemesis::{self, operator};
-use crate::oracle::{Journal, Violation, harness};
+use crate::oracle::{self, Journal, Violation, harness};
 use crate::plan::Plan;
 use crate::report::fault_spans;
 use crate::slo::{self, Slo};
@@ -43,6 +45,8 @@ pub struct Outcome {
     pub summary: Summary,
     /// When each message was sent and how long it took, in ns.
     pub latencies: Vec<(u64, u64)>,
+    /// Every scrape, where the plan says which alerts must ring.
+    pub samples: Vec<Sample>,
 }
 
 /// Makes the run of a plan, within its runtime.
@@ -53,24 +57,33 @@ pub async fn run(plan: Plan, trace: Trace) -> Outcome {
     let world = World::new(&plan, trace.clone(), journal.clone());
     let ledger = Ledger::new(world.client_addrs(), journal.clone(), trace.clone());
     let long = plan.traffic() >= LONG;
-    let scraper = Scraper::start(world.clone(), journal.clone(), if long { LONG_PERIOD } else { SCRAPE });
+    let monitored = plan.alerts.is_some();
+    let period = if long || monitored { LONG_PERIOD } else { SCRAPE };
+    let scraper = Scraper::start(world.clone(), journal.clone(), period, monitored);
     let judge = Judge::new(world.clone(), ledger.clone(), journal, scraper.clone(), &plan);
     let prober = Prober::new(world.clone(), ledger.clone(), plan.seed);
     let mut run = Run { world, ledger, judge, scraper, prober, long };
     run.whole(&plan).await;
-    let mut violations = run.judge.verdict();
-    let summary = summarize(&plan, &run.ledger.book(), &run.prober, &trace);
+    let Verdict { mut violations, stale } = run.judge.verdict();
+    let mut summary = summarize(&plan, &run.ledger.book(), &run.prober, &trace);
     if violations.is_empty() && (summary.stored == 0 || summary.received == 0) {
         violations.push(harness("vacuous: nothing was sent and received".into()));
     }
+    summary.stale = stale;
+    if plan.faults.is_empty() && !plan.tiny {
+        violations.extend(oracle::check_calm(&summary.slo));
+    }
     violations.extend(unplayed(&plan, &trace));
+    let ended = trace.recorded().into_iter().filter(|event| event.of["phase"] == "end");
+    let ended: Vec<_> = ended.filter_map(|event| plan.faults.get(event.of["id"].as_u64()? as usize)).collect();
+    violations.extend(evidence::check(ended.into_iter().map(|fault| fault.kind), &evidence::seen()));
     for violation in &violations {
         trace.event("violation", json!({ "kind": format!("{:?}", violation.kind), "text": violation.text }));
     }
     let (stored, received) = (summary.stored, summary.received);
     trace.event("end", json!({ "stored": stored, "received": received, "violations": violations.len() }));
     let latencies = slo::latencies(&run.ledger.book());
-    Outcome { violations, summary, latencies }
+    Outcome { violations, summary, latencies, samples: run.scraper.samples() }
 }
 
 /// Faults of the plan of which nothing was heard, though traffic went on to its end.
@@ -86,6 +99,7 @@ fn summarize(plan: &Plan, book: &Book, prober: &Prober, trace: &Trace) -> Summar
     let mut summary = Summary { seed: plan.seed, took, ..Summary::default() };
     summary.stored = book.all_sent().filter(|(_, sent)| matches!(sent.fate, Some(Fate::Stored(_)))).count();
     summary.received = book.clients.iter().map(|client| client.received.len()).sum();
+    summary.first_fault = spans.iter().map(|span| span.from).min();
     for span in &spans {
         *summary.faults.entry(span.kind.clone()).or_default() += 1;
     }
@@ -132,6 +146,9 @@ impl Run {
             time::sleep(look).await;
         }
         self.world.trace().event("quiet", json!({}));
+        if course.is_finished() {
+            self.judge.unhealed();
+        }
         if self.until(SETTLE, |run| run.judge.unsettled()).await {
             self.judge.at_rest();
         }

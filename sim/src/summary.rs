@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::slo::Slo;
+use crate::slo::{Histogram, Slo};
 
 /// See the module.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -19,10 +19,14 @@ pub struct Summary {
     pub received: usize,
     /// Faults that happened, by kind.
     pub faults: BTreeMap<String, u64>,
+    /// When the first of them began, in ns.
+    pub first_fault: Option<u64>,
     /// How often each rare thing happened.
     pub coverage: BTreeMap<String, u64>,
     /// What was broken, each by its kind and its words.
     pub violations: Vec<(String, String)>,
+    /// How long lone crashes of processes were unknown, in ns.
+    pub stale: Histogram,
     /// What users would say.
     pub slo: Slo,
 }

@@ -10,11 +10,15 @@ use std::{fs, io, thread};
 
 use crate::child::{self, Done, scratch};
 use crate::coverage::POINTS;
+use crate::oracle::STALE_P99_NS;
 use crate::report::{self, Seed};
+use crate::slo::Histogram;
 use crate::summary::Summary;
 
 /// A sweep of so many seeds must have met every rare thing.
 const MEETS_ALL: usize = 200;
+/// A percentile of fewer deaths says nothing.
+const ENOUGH_DEATHS: u64 = 100;
 /// How often it says how far it is.
 const PROGRESS: Duration = Duration::from_secs(5);
 
@@ -34,11 +38,25 @@ pub fn sweep(seeds: Range<u64>, jobs: usize, report: Option<&Path>) -> io::Resul
     for point in &unmet {
         println!("never met: {point}");
     }
+    let stale = stale(&done);
     if let Some(path) = report {
         let title = format!("Simulated seeds {} to {}", seeds.start, seeds.end - 1);
         fs::write(path, report::sweep_page(&title, &done))?;
     }
-    Ok(failed == 0 && (done.len() < MEETS_ALL || unmet.is_empty()))
+    Ok(failed == 0 && stale && (done.len() < MEETS_ALL || unmet.is_empty()))
+}
+
+/// Says how long lone crashes were unknown; whether that is as promised, as far as there are enough.
+fn stale(done: &[Seed]) -> bool {
+    let mut all = Histogram::default();
+    done.iter().filter_map(|seed| seed.summary.as_ref()).for_each(|summary| all.merge(&summary.stale));
+    let Some(p99) = all.quantile(0.99) else { return true };
+    let (count, ms, kept) = (all.count(), p99 / 1_000_000, p99 <= STALE_P99_NS || all.count() < ENOUGH_DEATHS);
+    println!(
+        "{count} lone crashes of nodes were unknown for up to {ms} ms (P99){}",
+        if kept { "" } else { ": G5 is broken" }
+    );
+    kept
 }
 
 /// Rare things that no run met.

@@ -17,6 +17,8 @@ use cluster::env::clock::{self, Instant, Sleep, Source};
 use madsim::task::NodeId;
 use madsim::time::TimeHandle;
 
+use crate::evidence::{self, Undergone};
+
 /// Wall time at the start of a run: 2026-01-01, in ms since the Unix epoch.
 const WALL_START_MS: u64 = 1_767_225_600_000;
 
@@ -72,13 +74,14 @@ pub struct MachineClock {
 }
 
 impl MachineClock {
-    /// With this origin and drift, and the right wall time.
-    pub fn new(origin: u64, drift_ppm: i64) -> Self {
-        Self { origin, drift_ppm, wall_off_ms: Arc::default() }
+    /// With this origin and drift, and the wall time off by so much.
+    pub fn new(origin: u64, drift_ppm: i64, wall_off_ms: i64) -> Self {
+        Self { origin, drift_ppm, wall_off_ms: Arc::new(wall_off_ms.into()) }
     }
 
     /// The wall clock jumps.
     pub fn jump(&self, by_ms: i64) {
+        evidence::note(Undergone::Jump);
         self.wall_off_ms.fetch_add(by_ms, Ordering::Relaxed);
     }
 
@@ -273,7 +276,7 @@ mod tests {
     #[test]
     fn a_timer_of_a_drifting_clock_is_due_when_the_clock_shows_its_deadline() {
         for drift_ppm in [-50_000, -37, 0, 1, 20_000] {
-            let clock = MachineClock::new(12_345_678_901, drift_ppm);
+            let clock = MachineClock::new(12_345_678_901, drift_ppm, 0);
             for at in [0, 1, 999, 123_456_789, 3_600_000_000_000] {
                 let shown = clock.shows(at);
                 let due = clock.when(shown);

@@ -51,7 +51,7 @@ pub struct Trace(Arc<Mutex<Inner>>);
 #[derive(Default)]
 struct Inner {
     out: Option<BufWriter<File>>,
-    /// All lines, or only those of faults.
+    /// All lines, or only those of faults and deaths.
     recorded: Vec<Recorded>,
     keep_all: bool,
     digest: u32,
@@ -98,7 +98,7 @@ impl Trace {
     pub fn lazy(&self, what: &str, fields: impl FnOnce() -> Value) {
         let mut inner = self.lock();
         inner.lines += 1;
-        let keep = inner.keep_all || what == "fault";
+        let keep = inner.keep_all || matches!(what, "fault" | "kill");
         if inner.out.is_none() && !keep {
             return;
         }
@@ -113,7 +113,7 @@ impl Trace {
         }
     }
 
-    /// The lines so far: all, if they are remembered, and those of faults in any case.
+    /// The lines so far: all, if they are remembered, and those of faults and deaths in any case.
     pub fn recorded(&self) -> Vec<Recorded> {
         self.lock().recorded.clone()
     }

@@ -18,6 +18,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::dice::Dice;
 use crate::disk::Disk;
+use crate::evidence::{self, Undergone};
 use crate::net::{Host, Network, SimNet};
 use crate::oracle::Journal;
 use crate::plan::Plan;
@@ -271,6 +272,7 @@ impl World {
 
     /// Kills machine `n`'s process, as SIGKILL does, or by cutting the machine's power.
     pub fn kill(&self, n: usize, power: bool) {
+        evidence::note(if power { Undergone::PowerCut } else { Undergone::Death });
         let machine = self.machine(n);
         let Some(process) = self.state(n).process.take() else { return };
         self.shared.trace.event("kill", json!({ "node": machine.name, "power": power }));
@@ -286,6 +288,7 @@ impl World {
 
     /// Tells machine `n`'s process to stop in good order; returns when it has, or was killed.
     pub async fn drain(&self, n: usize) {
+        evidence::note(Undergone::Stop);
         let running = self.state(n).process.as_ref().map(|process| (process.node, process.stop.clone()));
         let Some((id, stop)) = running else { return };
         self.shared.trace.event("drain", json!({ "node": self.machine(n).name }));
@@ -331,6 +334,7 @@ impl World {
 
     /// Makes machine `n`'s process stand still; says which one it was.
     pub fn stall(&self, n: usize) -> Option<NodeId> {
+        evidence::note(Undergone::Stall);
         let mut state = self.state(n);
         let process = state.process.as_mut()?;
         process.stalls += 1;
@@ -354,6 +358,9 @@ impl World {
     /// Gives machine `n` a place in the cluster, or takes it away.
     pub fn set_wanted(&self, n: usize, wanted: bool) {
         self.state(n).wanted = wanted;
+        if wanted {
+            evidence::note(Undergone::Place);
+        }
     }
 
     /// Notes that the operator is giving machine `n`'s place to a new node, or has done so.
@@ -413,6 +420,25 @@ impl World {
         (0..self.len()).filter_map(started).collect()
     }
 
+    /// What keeps machines, links and disks from working, when no fault does any more.
+    pub fn unhealed(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        for n in 0..self.len() {
+            let (machine, state) = (self.machine(n), self.state(n));
+            let stalls = state.process.as_ref().map_or(0, |process| process.stalls);
+            let troubles = machine.disk.troubles();
+            if state.holds + stalls + troubles > 0 {
+                let (name, holds) = (&machine.name, state.holds);
+                left.push(format!("{name} has {holds} holds, {stalls} stalls and {troubles} troubles of its disk"));
+            }
+        }
+        match self.network().weaknesses() {
+            0 => {}
+            weak => left.push(format!("{weak} ways are weak")),
+        }
+        left
+    }
+
     /// Notes something that never may happen.
     pub fn violated(&self, text: String) {
         lock(&self.shared.violations).push(text);
@@ -453,7 +479,5 @@ pub fn process_name(machine: &str, since: u64) -> String {
 fn clock(plan: &Plan, name: &str) -> MachineClock {
     let dice = Dice::new(plan.seed, &format!("clock of {name}"));
     let around = |most: u64| i64::try_from(dice.between(0, 2 * most)).unwrap_or(0) - i64::try_from(most).unwrap_or(0);
-    let clock = MachineClock::new(dice.between(0, 1 << 50), around(plan.clock_drift_ppm));
-    clock.jump(around(plan.clock_offset_ms));
-    clock
+    MachineClock::new(dice.between(0, 1 << 50), around(plan.clock_drift_ppm), around(plan.clock_offset_ms))
 }

@@ -40,6 +40,8 @@ const CHANGE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Timers of one time as leader.
 struct Term {
+    /// When this node first looked around as the leader.
+    began: Instant,
     /// Silence counts from here.
     since: Instant,
     last_look: Instant,
@@ -50,7 +52,7 @@ struct Term {
 
 impl Term {
     fn new(now: Instant) -> Self {
-        Self { since: now, last_look: now, last_tick: now, seen: BTreeMap::new() }
+        Self { began: now, since: now, last_look: now, last_tick: now, seen: BTreeMap::new() }
     }
 
     /// Since when a generation can have been silent, if it was not heard.
@@ -135,12 +137,17 @@ fn gone(inner: &Inner, term: &mut Term, now: Instant) -> Vec<Command> {
             changes.push(Command::NodeForgotten { node });
         } else if let Some(generation) = generation {
             let since = term.expected_since(node, generation, now);
-            let heard = inner.liveness.heard(node, generation).map_or(since, |heard| heard.max(since));
-            let silence = now - heard;
-            let refused = links
-                .iter()
-                .any(|link| link.node == node && matches!(link.state, LinkState::Down { refused: true, .. }));
-            if silence > SILENT_AFTER || (refused && silence > LATE_AFTER) {
+            let heard = inner.liveness.heard(node, generation);
+            let silence = now - heard.map_or(since, |heard| heard.max(since));
+            let refused = links.iter().find_map(|link| match link.state {
+                LinkState::Down { refused: true, since } if link.node == node => Some(now - since),
+                _ => None,
+            });
+            // Refusals are evidence of their own: a new leader, to whom no report was due before, need
+            // not wait for one. It must if it was stalled, or knows the generation only since.
+            let old_news = since == term.began && heard.is_none_or(|heard| now - heard > LATE_AFTER);
+            let gone = |refused| silence > LATE_AFTER || (old_news && refused > LATE_AFTER);
+            if silence > SILENT_AFTER || refused.is_some_and(gone) {
                 changes.push(Command::NodeDown { node, generation });
             }
         }

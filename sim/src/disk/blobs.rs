@@ -140,12 +140,14 @@ impl Blobs for SimBlobs {
     }
 
     async fn list(&self) -> io::Result<Vec<String>> {
+        self.0.seek().await;
         self.0.meet(Operation::Read)?;
         Ok(self.0.disk.objects().visible.keys().cloned().collect())
     }
 
     async fn delete(&self, name: &str) -> io::Result<()> {
         check_name(name)?;
+        self.0.seek().await;
         // A full disk lets one delete.
         self.0.meet(Operation::Read)?;
         self.0.disk.objects().delete(name);

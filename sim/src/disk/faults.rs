@@ -6,6 +6,8 @@
 use std::collections::BTreeSet;
 use std::io;
 
+use crate::coverage;
+
 /// A trouble that lasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
@@ -77,6 +79,11 @@ impl Faults {
         }
     }
 
+    /// How many troubles there are.
+    pub fn troubles(&self) -> usize {
+        self.troubles.len()
+    }
+
     /// Another process has the disk.
     pub fn next_process(&mut self) {
         self.told.clear();
@@ -108,6 +115,7 @@ impl Faults {
                 _ => continue,
             };
             self.told.insert(excuse);
+            coverage::reached("a disk gave an error");
             return Err(io::Error::from_raw_os_error(code));
         }
         Ok(())

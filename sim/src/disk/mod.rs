@@ -15,6 +15,7 @@ use std::{io, io::ErrorKind};
 use cluster::env::{Blobs, Kv};
 
 use crate::dice::Dice;
+use crate::evidence::{self, Undergone};
 use crate::oracle::Journal;
 use crate::time;
 use crate::trace::Trace;
@@ -27,6 +28,8 @@ use kv::{Records, SimKv};
 const SYNC: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(4));
 const SLOW: Duration = Duration::from_millis(50);
 const SLOW_ONE_IN: u64 = 200;
+/// Looking into a folder and changing one takes at least and at most this long.
+const SEEK: (Duration, Duration) = (Duration::from_micros(5), Duration::from_micros(500));
 
 /// A disk. Clones are the same disk.
 #[derive(Clone)]
@@ -97,7 +100,13 @@ impl Disk {
 
     /// Begins a trouble, or ends it.
     pub fn set_trouble(&self, trouble: Trouble, on: bool) {
+        evidence::note(Undergone::Trouble);
         self.faults().set(trouble, on);
+    }
+
+    /// How many troubles it has.
+    pub fn troubles(&self) -> usize {
+        self.faults().troubles()
     }
 
     /// Why the process that uses it may end by itself.
@@ -123,6 +132,7 @@ impl Disk {
 
     /// Puts an old copy in the place of what is stored; no process uses it.
     pub fn restore(&self, copy: Image) {
+        evidence::note(Undergone::NewDisk);
         self.shared.journal.replaced(&self.shared.name, copy.records.iter());
         *self.records() = copy.records;
         *self.objects() = copy.objects;
@@ -197,7 +207,14 @@ impl User {
         self.disk.faults().meet_for_good(operation)
     }
 
-    /// Takes as long as a disk takes.
+    /// Takes as long as looking into a folder, or changing one.
+    async fn seek(&self) {
+        let slow = self.disk.faults().slow_ms().map(Duration::from_millis).unwrap_or_default();
+        let nanos = self.disk.shared.dice.between(time::nanos(SEEK.0), time::nanos(SEEK.1.max(slow)));
+        time::sleep(Duration::from_nanos(nanos)).await;
+    }
+
+    /// Takes as long as a sync.
     async fn spin(&self) {
         let dice = &self.disk.shared.dice;
         let slowest = if dice.one_in(SLOW_ONE_IN) { SLOW } else { SYNC.1 };

@@ -132,8 +132,8 @@ pub struct Client {
     pub started_at: u64,
     /// Its sessions.
     pub sessions: Vec<Session>,
-    /// Attempts to connect that came to nothing.
-    pub failed_attempts: u64,
+    /// When attempts to connect came to nothing, in ns.
+    pub failed_at: Vec<u64>,
     /// How the node ended it, if so: when, in ns, and the close code.
     pub refused: Option<(u64, u16)>,
     /// When its application closed it, in ns.
@@ -153,7 +153,7 @@ impl Client {
             slow: false,
             started_at,
             sessions: Vec::new(),
-            failed_attempts: 0,
+            failed_at: Vec::new(),
             refused: None,
             closed_at: None,
             received: Vec::new(),

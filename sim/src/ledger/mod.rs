@@ -74,7 +74,7 @@ impl Ledger {
         let client = &mut book.clients[id];
         match client.sessions.last_mut().filter(|session| session.ended_at.is_none()) {
             Some(session) => session.ended_at = Some(time::now()),
-            None => client.failed_attempts += 1,
+            None => client.failed_at.push(time::now()),
         }
         self.trace.lazy("disconnected", || json!({ "client": book.client(id), "reason": reason }));
     }

@@ -46,6 +46,9 @@ pub enum Kind {
     HangingConnects,
     /// All streams of the machine are reset at once.
     Reset,
+    /// All streams of the machine fall silent for good: a box on the way forgot them, and tells nobody.
+    /// New ones work.
+    Forget,
     /// Packets to and from the machine take up to `amount` ms longer.
     SlowLinks,
     /// `amount` of 100 packets to and from the machine are lost.
@@ -96,7 +99,7 @@ const HOUR: i64 = 3_600_000;
 
 impl Kind {
     /// All that chance draws from.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::Kill,
         Self::KillAll,
         Self::CrashLoop,
@@ -130,6 +133,7 @@ impl Kind {
         Self::LeaderChurn,
         Self::AddNode,
         Self::RemoveNode,
+        Self::Forget,
     ];
 
     /// What it takes.
@@ -146,7 +150,7 @@ impl Kind {
             Self::Partition => ((100, 12_000), Some((1, 2))),
             Self::Swizzle => ((1_000, 10_000), None),
             Self::HangingConnects => ((1_000, 10_000), None),
-            Self::Reset => ((1, 1), None),
+            Self::Reset | Self::Forget => ((1, 1), None),
             Self::SlowLinks => ((1_000, 10_000), Some((5, 400))),
             Self::Loss => ((1_000, 10_000), Some((1, 30))),
             Self::Narrow => ((1_000, 10_000), Some((8, 1_000))),

@@ -91,6 +91,13 @@ pub fn reset(world: &World, n: usize) {
     }
 }
 
+/// Makes all streams of a machine fall silent.
+pub fn forget(world: &World, n: usize) {
+    for other in others(world, n) {
+        world.network().forget_between(world.machine(n).host, other);
+    }
+}
+
 /// Cuts the nodes off from each other one by one, and joins them in another order.
 pub async fn swizzle(world: &World, dice: &Dice, lasts: Duration) {
     let all = world.wanted();

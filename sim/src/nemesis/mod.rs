@@ -160,6 +160,7 @@ impl Running {
             Kind::Swizzle => links::swizzle(world, &self.dice, fault.lasts()).await,
             Kind::HangingConnects => self.weaken(Ways::into(world, n), Weakness::HangingConnects).await,
             Kind::Reset => links::reset(world, n),
+            Kind::Forget => links::forget(world, n),
             Kind::SlowLinks => self.weaken(Ways::of_host(world, n), Weakness::SlowMs(amount)).await,
             Kind::Loss => self.weaken(Ways::of_host(world, n), Weakness::LossPercent(amount)).await,
             Kind::Narrow => self.weaken(Ways::of_host(world, n), Weakness::KibPerS(amount)).await,

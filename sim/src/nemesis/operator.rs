@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use super::model::Situation;
 use crate::disk::asks_to_begin_anew;
+use crate::evidence::{self, Undergone};
 use crate::process::End;
 use crate::time;
 use crate::world::{Ended, World};
@@ -83,6 +84,7 @@ pub async fn remove(world: &World, node: &str) {
 
 /// Moves leadership to another voter, if there is a leader.
 pub async fn transfer(world: &World) -> bool {
+    evidence::note(Undergone::Command);
     let Some((leader, _)) = leader(world) else { return false };
     command(world, leader, Admin::TransferLeader(None)).await
 }

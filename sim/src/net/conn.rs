@@ -13,6 +13,8 @@ use crate::time::NEVER;
 pub struct Conn {
     pub pipes: [Pipe; 2],
     pub ends: [End; 2],
+    /// A box on the way has forgotten it: nothing passes any more, and nobody is told.
+    pub forgotten: bool,
 }
 
 /// What an end is to its system.
@@ -68,7 +70,7 @@ impl End {
 impl Conn {
     /// With so many bytes of buffer at either end of each direction.
     pub fn new(client: End, server: End, window: usize) -> Self {
-        Self { pipes: [Pipe::new(window), Pipe::new(window)], ends: [client, server] }
+        Self { pipes: [Pipe::new(window), Pipe::new(window)], ends: [client, server], forgotten: false }
     }
 
     /// Whether no process will look at it again.
@@ -147,6 +149,13 @@ impl Conn {
             }
         }
         self.ends[peer].wake(later);
+    }
+
+    /// Nothing that was sent and has not arrived will, nor anything sent from now on.
+    pub fn forget(&mut self, now: u64) {
+        self.forgotten = true;
+        self.pipes.iter_mut().for_each(|pipe| pipe.lose(now));
+        self.ends.iter_mut().for_each(|end| end.reset_at = NEVER);
     }
 
     /// A reset arrives at end `side`; a reset that a cut holds back is lost.

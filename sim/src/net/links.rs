@@ -6,7 +6,9 @@
 use std::time::Duration;
 
 use super::Host;
+use crate::coverage;
 use crate::dice::Dice;
+use crate::evidence::{self, Undergone};
 use crate::time::{NEVER, nanos, now};
 
 /// Latency within a machine, one way.
@@ -78,11 +80,17 @@ impl Links {
     pub fn set(&mut self, from: Host, to: Host, weakness: Weakness, on: bool) {
         let way = &mut self.ways[from][to];
         if on {
+            evidence::note(if weakness == Weakness::Cut { Undergone::Cut } else { Undergone::Weakness });
             way.weak.push(weakness);
         } else if let Some(at) = way.weak.iter().position(|weak| *weak == weakness) {
             way.weak.swap_remove(at);
         }
         way.cut = way.weak.contains(&Weakness::Cut);
+    }
+
+    /// How many weaknesses all ways have.
+    pub fn weaknesses(&self) -> usize {
+        self.ways.iter().flatten().map(|way| way.weak.len()).sum()
     }
 
     pub fn is_cut(&self, from: Host, to: Host) -> bool {
@@ -92,7 +100,11 @@ impl Links {
     /// Whether a request to connect gets lost on this way.
     pub fn loses_connects(&self, from: Host, to: Host) -> bool {
         let way = &self.ways[from][to];
-        way.cut || (!way.weak.is_empty() && way.weak.contains(&Weakness::HangingConnects))
+        let lost = way.cut || (!way.weak.is_empty() && way.weak.contains(&Weakness::HangingConnects));
+        if lost {
+            coverage::reached("a request to connect got lost");
+        }
+        lost
     }
 
     /// Whether a single packet, which nobody sends again, gets lost.
@@ -120,6 +132,7 @@ impl Links {
     /// When `len` bytes sent now arrive; [`NEVER`] while the way is cut.
     pub fn arrival(&mut self, from: Host, to: Host, len: usize) -> u64 {
         if self.is_cut(from, to) {
+            coverage::reached("a cut held back what was sent");
             return NEVER;
         }
         let taken = self.latency(from, to);
@@ -143,6 +156,9 @@ impl Links {
                 }
                 Weakness::Cut | Weakness::HangingConnects | Weakness::SlowMs(_) => {}
             }
+        }
+        if lost > 0 {
+            coverage::reached("a packet was lost and sent again");
         }
         left + lost + taken
     }

@@ -79,6 +79,11 @@ impl Network {
         self.with(|switch, _| switch.streams())
     }
 
+    /// How many weaknesses the ways between machines have.
+    pub fn weaknesses(&self) -> usize {
+        self.with(|switch, _| switch.weaknesses())
+    }
+
     /// How many machines there are.
     pub fn hosts(&self) -> usize {
         self.with(|switch, _| switch.hosts())
@@ -109,6 +114,12 @@ impl Network {
     /// Resets all streams between two machines, as a box on the way does that forgot them.
     pub fn reset_between(&self, one: Host, other: Host) {
         self.with(|switch, later| switch.reset_between(one, other, later));
+    }
+
+    /// All streams between two machines fall silent for good, as through a box on the way that forgot
+    /// them and drops what belongs to none that it knows.
+    pub fn forget_between(&self, one: Host, other: Host) {
+        self.with(|switch, later| switch.forget_between(one, other, later));
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut Switch, &mut Later) -> T) -> T {

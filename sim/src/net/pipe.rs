@@ -128,6 +128,18 @@ impl Pipe {
         self.len = 0;
     }
 
+    /// What has not arrived never will.
+    pub fn lose(&mut self, now: u64) {
+        let lost = |at: &mut u64| {
+            if *at > now {
+                *at = NEVER;
+            }
+        };
+        self.segments.iter_mut().for_each(|segment| lost(&mut segment.arrives));
+        self.end.as_mut().map(lost);
+        self.last = NEVER;
+    }
+
     /// What a cut held back arrives at `arrives`.
     pub fn release(&mut self, arrives: u64) {
         let held = |at: &mut u64| {

@@ -13,6 +13,7 @@ use super::links::{Links, Weakness};
 use super::pipe::{TINY_WINDOW, WINDOW};
 use super::{Host, Later, Life, Listeners, host_of, ip};
 use crate::dice::Dice;
+use crate::evidence::{self, Undergone};
 use crate::time::{NEVER, nanos, now, wake_at};
 use crate::trace::Trace;
 
@@ -110,6 +111,10 @@ impl Switch {
         self.conns.len()
     }
 
+    pub fn weaknesses(&self) -> usize {
+        self.links.weaknesses()
+    }
+
     pub fn hosts(&self) -> usize {
         self.machines.len()
     }
@@ -130,7 +135,7 @@ impl Switch {
     fn forget_lost(&mut self, host: Host, later: &mut Later) {
         let (low, high) = RETRANSMIT;
         let soon = now() + self.dice.between(nanos(low), nanos(high));
-        for conn in self.conns.values_mut() {
+        for conn in self.conns.values_mut().filter(|conn| !conn.forgotten) {
             for side in [0, 1] {
                 if conn.ends[side].life.host == host && conn.ends[side].standing == Standing::Lost {
                     conn.ends[side].standing = Standing::Closed;
@@ -201,7 +206,7 @@ impl Switch {
         if !was_cut || self.links.is_cut(from, to) {
             return;
         }
-        for conn in self.conns.values_mut() {
+        for conn in self.conns.values_mut().filter(|conn| !conn.forgotten) {
             for side in [0, 1] {
                 if conn.ends[side].life.host != from || conn.ends[1 - side].life.host != to {
                     continue;
@@ -220,6 +225,7 @@ impl Switch {
 
     /// Something on the way resets all streams between two machines.
     pub fn reset_between(&mut self, one: Host, other: Host, later: &mut Later) {
+        evidence::note(Undergone::Streams);
         for conn in self.conns.values_mut() {
             let hosts = [conn.ends[0].life.host, conn.ends[1].life.host];
             if hosts != [one, other] && hosts != [other, one] {
@@ -228,6 +234,19 @@ impl Switch {
             for side in [0, 1] {
                 conn.reset(side, now() + self.links.latency(hosts[1 - side], hosts[side]));
                 conn.ends[side].wake(later);
+            }
+        }
+    }
+
+    /// Something on the way forgets all streams between two machines, and drops what belongs to them.
+    pub fn forget_between(&mut self, one: Host, other: Host, later: &mut Later) {
+        evidence::note(Undergone::Streams);
+        for conn in self.conns.values_mut() {
+            let hosts = [conn.ends[0].life.host, conn.ends[1].life.host];
+            if hosts == [one, other] || hosts == [other, one] {
+                conn.forget(now());
+                // Whoever waits for what was on its way waits for more.
+                conn.ends.iter_mut().for_each(|end| end.wake(later));
             }
         }
     }
@@ -354,7 +373,7 @@ impl Switch {
         let len = self.buffers.part(room.min(bytes.len()), &self.dice);
         let bytes = Bytes::copy_from_slice(&bytes[..len]);
         self.trace.detail("write", &[id, side as u64], &bytes);
-        let arrives = self.links.arrival(from, to, len);
+        let arrives = self.arrival(id, from, to, len);
         // A reset is not repeated: what a cut stops is lost.
         let answered = match peer {
             Standing::Closed if arrives != NEVER && !self.links.is_cut(to, from) => {
@@ -394,10 +413,18 @@ impl Switch {
         Ok(found)
     }
 
+    /// When `len` bytes sent now on this stream arrive.
+    fn arrival(&mut self, id: u64, from: Host, to: Host, len: usize) -> u64 {
+        match self.conns.get(&id) {
+            Some(conn) if conn.forgotten => NEVER,
+            _ => self.links.arrival(from, to, len),
+        }
+    }
+
     pub fn shutdown(&mut self, id: u64, side: usize, later: &mut Later) -> io::Result<()> {
         let conn = self.conn(id, side)?;
         let (from, to) = (conn.ends[side].life.host, conn.ends[1 - side].life.host);
-        let arrives = self.links.arrival(from, to, 0);
+        let arrives = self.arrival(id, from, to, 0);
         let conn = self.conn(id, side)?;
         if !conn.pipes[side].is_ended() {
             conn.pipes[side].finish(now(), arrives);
@@ -410,7 +437,7 @@ impl Switch {
     pub fn close(&mut self, id: u64, side: usize, later: &mut Later) {
         let Ok(conn) = self.conn(id, side) else { return };
         let (from, to) = (conn.ends[side].life.host, conn.ends[1 - side].life.host);
-        let (there, back) = (self.links.arrival(from, to, 0), self.links.latency(to, from));
+        let (there, back) = (self.arrival(id, from, to, 0), self.links.latency(to, from));
         self.trace.detail("close", &[id, side as u64], b"");
         let Some(conn) = self.conns.get_mut(&id) else { return };
         conn.close(side, now(), there, back, later);

@@ -1,5 +1,7 @@
 //! What the committed log says, in its order: the one history that all that clients saw must fit.
 
+use std::collections::BTreeMap;
+
 use cluster::id::{MessageId, NodeId};
 
 use crate::ledger::{Device, Name};
@@ -43,6 +45,17 @@ pub struct Registered {
     pub node: NodeId,
 }
 
+/// A node's life in the cluster, from one start to its end.
+#[derive(Debug, Clone, Copy)]
+pub struct Generation {
+    /// Whose.
+    pub node: NodeId,
+    /// When it was committed, in ns.
+    pub began_at: u64,
+    /// When its end was committed, in ns.
+    pub ended_at: Option<u64>,
+}
+
 /// Something that nodes count.
 #[derive(Debug, Clone, Copy)]
 pub struct Counted {
@@ -63,6 +76,11 @@ pub struct Facts {
     pub grouped: Vec<Grouped>,
     /// Registrations, in log order.
     pub registered: Vec<Registered>,
+    /// Where each device's sends stand that were new, stored or refused: those the cluster remembers, as
+    /// many as a client may have without an answer.
+    pub handled: BTreeMap<Device, Vec<u64>>,
+    /// All of all nodes.
+    pub generations: Vec<Generation>,
     /// Nodes' incarnations: each counts one.
     pub ups: Vec<Counted>,
     /// Devices' first acknowledgements.

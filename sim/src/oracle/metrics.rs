@@ -113,11 +113,13 @@ pub fn check(facts: &Facts, book: &Book, lives: &[Life]) -> Vec<Violation> {
         if established != closed + active {
             wrong(format!("{established} connections established, {closed} closed, {active} open"));
         }
-        // A slow application learns of its sessions late, perhaps of an earlier process's.
+        // A slow application learns of its sessions late.
         let prompt = book.clients.iter().filter(|client| !client.slow);
         let sessions = prompt.flat_map(|client| &client.sessions);
         let sessions = sessions.filter(|session| {
-            session.node == life.machine && session.at > life.since && session.at < life.scrape.asked_at
+            // By its place in the log: the news of an earlier process's session may come late.
+            let ours = session.node == life.machine && super::facts::index(session.epoch) > up(facts, life);
+            ours && session.at < life.scrape.asked_at
         });
         let sessions = sessions.count() as u64;
         if established < sessions {
@@ -127,11 +129,16 @@ pub fn check(facts: &Facts, book: &Book, lives: &[Life]) -> Vec<Violation> {
     broken
 }
 
+/// The entry by which the process came up.
+fn up(facts: &Facts, life: &Life) -> u64 {
+    let ours = |up: &&Counted| up.node == life.node && up.index > life.committed;
+    facts.ups.iter().find(ours).map_or(u64::MAX, |up| up.index)
+}
+
 fn range(facts: &Facts, life: &Life, counted: &[Counted]) -> (u64, u64) {
     let applied = life.scrape.get(APPLIED).unwrap_or(0);
+    let up = up(facts, life);
     // What was on its way when it was started is another process's, and may be counted by nobody.
-    let ours = |up: &&Counted| up.node == life.node && up.index > life.committed;
-    let up = facts.ups.iter().find(ours).map_or(u64::MAX, |up| up.index);
     let ours = counted.iter().filter(|counted| counted.node == life.node && counted.index > life.committed);
     let (mut low, mut high) = (0, 0);
     for counted in ours {
@@ -199,7 +206,10 @@ mod tests {
 
     #[test]
     fn sessions_that_were_not_counted() {
-        let scene = super::super::testing::Scene::good();
+        let mut scene = super::super::testing::Scene::good();
+        for (client, entry) in scene.book.clients.iter_mut().zip([4, 5]) {
+            client.sessions[0].epoch = super::super::testing::pos(entry);
+        }
         let broken = check(&facts(), &scene.book, &[life(&format!("{DELIVERED} 3\n{APPLIED} 6\n"))]);
         let texts: Vec<_> = broken.into_iter().map(|violation| violation.text).collect();
         found(&texts, "clients had 2 sessions");

@@ -5,9 +5,12 @@
 //! it is what is judged (its metrics, its replicas).
 
 mod bounds;
+mod calm;
+mod crowd;
 mod delivery;
 mod facts;
 mod fencing;
+mod loss;
 mod members;
 mod metrics;
 mod order;
@@ -15,6 +18,8 @@ mod presence;
 mod quorum;
 mod raft;
 mod reference;
+mod sessions;
+mod staleness;
 #[cfg(test)]
 mod testing;
 
@@ -28,8 +33,10 @@ pub use metrics::{Life, Scrape};
 pub use presence::Live;
 pub use raft::{Committed, Journal};
 pub use reference::Reference;
+pub use staleness::{Death, P99 as STALE_P99_NS, check as check_stale, measure as measure_stale};
 
 use crate::ledger::Book;
+use crate::slo::Slo;
 
 /// A broken promise, or a run that proves nothing.
 #[derive(Debug, Clone)]
@@ -105,6 +112,8 @@ pub struct History<'a> {
     pub facts: &'a Facts,
     /// Inboxes are so small that gaps and refusals are to be expected.
     pub tight: bool,
+    /// Sends that a client may have without an answer, and that the cluster remembers of a device.
+    pub inflight: usize,
     /// Machines by node id, as `usize`.
     pub machines: &'a [(cluster::id::NodeId, usize)],
 }
@@ -115,6 +124,7 @@ pub fn check(history: &History) -> Vec<Violation> {
     delivery::check(history, &mut broken);
     order::check(history, &mut broken);
     fencing::check(history, &mut broken);
+    crowd::check(history.book, &mut broken);
     broken
 }
 
@@ -130,6 +140,16 @@ pub fn missing(history: &History, live: &[Live]) -> Vec<String> {
 /// What is left when everything has come to rest.
 pub fn check_rest(rest: &Rest) -> Vec<Violation> {
     bounds::check(rest)
+}
+
+/// What devices lack when everything has come to rest, by the senders' books.
+pub fn check_loss(book: &Book) -> Vec<Violation> {
+    loss::check(book)
+}
+
+/// What users would say of a run in which nothing went wrong.
+pub fn check_calm(slo: &Slo) -> Vec<Violation> {
+    calm::check(slo)
 }
 
 /// Metrics equal the ledger.

@@ -90,6 +90,8 @@ pub struct Committed {
     pub index: u64,
     /// The leader that made it.
     pub author: NodeId,
+    /// When it was known to be committed, in ns.
+    pub at: u64,
     /// Its command's bytes, if it is one.
     pub command: Option<Bytes>,
 }
@@ -398,7 +400,7 @@ impl Raft {
             let known =
                 self.known.get(&index).and_then(|versions| versions.iter().find(|known| known.leader == leader));
             let command = known.and_then(|known| known.command.clone());
-            self.fresh.push(Committed { index, author: leader.node_id, command });
+            self.fresh.push(Committed { index, author: leader.node_id, at: time::now(), command });
         }
         let last = self.disk(disk).visible.leader_at(upto.index);
         if last != Some(upto.leader_id) {

@@ -9,13 +9,16 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use cluster::id::{MessageId, NodeId};
 use cluster::state::{Batch, BatchRefusal, Command, Effect, GapReason, GroupAct, Op, Outcome, SendRefusal, State};
 
-use super::facts::{Counted, Facts, Grouped, Registered, Stored};
+use super::facts::{Counted, Facts, Generation, Grouped, Registered, Stored};
 use super::presence::Live;
+use super::sessions::Sessions;
 use super::{Committed, Violation, safety};
 use crate::coverage;
 use crate::ledger::{Device, Name};
 use crate::time;
 
+/// Clocks go wrong by less, in per cent.
+const FASTEST_PERCENT: u64 = 3;
 /// Hashes of so many entries back are remembered.
 const REMEMBERED: usize = 1_000;
 
@@ -32,6 +35,9 @@ pub struct Reference {
     /// Where each epoch is in the facts, as long as its session may live.
     sessions: HashMap<u64, usize>,
     last_nodes: HashMap<String, u64>,
+    /// The sessions that the log alone says to live.
+    account: Sessions,
+    broken: Vec<Violation>,
     /// Client instances' attempts that were registered.
     attempts: HashSet<(u64, u64)>,
 }
@@ -40,6 +46,16 @@ impl Reference {
     /// Takes in what was committed.
     pub fn committed(&mut self, entries: Vec<Committed>) {
         self.waiting.extend(entries);
+    }
+
+    /// What entries did that they may not have done, since this was asked last.
+    pub fn take_broken(&mut self) -> Vec<Violation> {
+        std::mem::take(&mut self.broken)
+    }
+
+    /// Index of the entry applied last.
+    pub fn applied(&self) -> u64 {
+        self.applied
     }
 
     /// What the log says, as far as it was applied.
@@ -73,7 +89,7 @@ impl Reference {
     /// Applies all up to this entry, as far as it is committed.
     pub fn advance(&mut self, upto: u64) {
         while self.waiting.front().is_some_and(|entry| entry.index <= upto) {
-            let Committed { index, author, command } = self.waiting.pop_front().expect("it was seen");
+            let Committed { index, author, at, command } = self.waiting.pop_front().expect("it was seen");
             self.applied = index;
             let Some(bytes) = command else {
                 self.state.note_applied(index);
@@ -82,7 +98,22 @@ impl Reference {
             let command = Command::decode(&bytes).expect("a command of this build");
             let mut effects = Vec::new();
             self.state.apply(index, &command, &mut effects);
+            self.broken.extend(self.account.entry(index, &command, &effects));
+            self.check_time(at);
+            self.note_generations(at, &effects);
             self.note(index, author, &command, effects);
+        }
+        let at = |epoch| self.state.session(cluster::id::Pos(epoch)).map(|(_, _, node)| node);
+        self.broken.extend(self.account.compare(self.state.totals().sessions, at));
+    }
+
+    /// Replicated time only goes as leaders' monotonic clocks do: whatever is due by it, such as a
+    /// message that grows too old, may be late and never early.
+    fn check_time(&mut self, at: u64) {
+        let (time_ms, now_ms) = (self.state.time_ms(), at / 1_000_000);
+        if time_ms > now_ms + now_ms * FASTEST_PERCENT / 100 {
+            let text = format!("G1: replicated time is at {time_ms} ms after {now_ms} ms: messages expire too early");
+            self.broken.push(safety(text).at(at));
         }
     }
 
@@ -100,6 +131,21 @@ impl Reference {
             .collect();
         live.sort_by_key(|live| live.epoch);
         live
+    }
+
+    fn note_generations(&mut self, at: u64, effects: &[Effect]) {
+        for effect in effects {
+            match effect {
+                Effect::NodeUp { node, .. } => {
+                    self.facts.generations.push(Generation { node: *node, began_at: at, ended_at: None });
+                }
+                Effect::NodeDown { node, .. } => {
+                    let last = self.facts.generations.iter_mut().rfind(|last| last.node == *node);
+                    last.expect("it began").ended_at = Some(at);
+                }
+                _ => {}
+            }
+        }
     }
 
     fn note(&mut self, index: u64, author: NodeId, command: &Command, effects: Vec<Effect>) {
@@ -144,6 +190,7 @@ impl Reference {
         let (mut refused, mut duplicates) = (0, 0);
         for (offset, (op, outcome)) in batch.ops.iter().zip(outcomes).enumerate() {
             let pos = cluster::id::Pos::new(index, offset).0;
+            self.note_handled(pos, op, outcome);
             match (op, outcome) {
                 (Op::Register(register), Outcome::Registered(epoch)) => {
                     self.sessions.insert(epoch.0, self.facts.registered.len());
@@ -180,6 +227,21 @@ impl Reference {
         self.note_counts(index, node, refused, duplicates);
     }
 
+    /// A send that its device's ring remembers from here on.
+    fn note_handled(&mut self, pos: u64, op: &Op, outcome: &Outcome) {
+        let epoch = match op {
+            Op::Send(send) => send.epoch,
+            Op::GroupSend(send) => send.epoch,
+            _ => return,
+        };
+        let fresh =
+            matches!(outcome, Outcome::Stored { duplicate: false, .. } | Outcome::SendRefused { duplicate: false, .. });
+        if let Some(&at) = self.sessions.get(&epoch.0).filter(|_| fresh) {
+            let device = self.facts.registered[at].device.clone();
+            self.facts.handled.entry(device).or_default().push(pos);
+        }
+    }
+
     fn note_stored(&mut self, pos: u64, mid: MessageId, body: &[u8], to: String) {
         let name = std::str::from_utf8(body).ok().and_then(Name::of_body);
         self.facts.stored.push(Stored { pos, mid, name, to });
@@ -202,7 +264,7 @@ mod tests {
     use super::*;
 
     fn entry(index: u64, command: Option<Command>) -> Committed {
-        Committed { index, author: NodeId(1), command: command.map(|command| command.encode()) }
+        Committed { index, author: NodeId(1), at: 0, command: command.map(|command| command.encode()) }
     }
 
     fn tick(index: u64, advance_ms: u64) -> Committed {
@@ -226,5 +288,16 @@ mod tests {
         assert!(reference.compare("n1", 1, hash_at(&log[..2])).is_none());
         let broken = reference.compare("n2", 2, hash_at(&[entry(0, None), tick(1, 6), tick(2, 7)]));
         assert!(broken.is_some_and(|broken| broken.text.contains("n2 and the log's replay differ at entry 2")));
+    }
+
+    #[test]
+    fn time_that_runs_ahead() {
+        let mut reference = Reference::default();
+        reference.committed(vec![tick(1, 0)]);
+        reference.advance(u64::MAX);
+        assert!(reference.take_broken().is_empty());
+        reference.committed(vec![tick(2, 7)]);
+        reference.advance(u64::MAX);
+        assert!(reference.take_broken()[0].text.contains("replicated time is at 7 ms after 0 ms"));
     }
 }

@@ -68,7 +68,7 @@ impl Scene {
 
     /// For oracles.
     pub fn history(&self) -> History<'_> {
-        History { book: &self.book, facts: &self.facts, tight: self.tight, machines: &self.machines }
+        History { book: &self.book, facts: &self.facts, tight: self.tight, inflight: 2, machines: &self.machines }
     }
 }
 

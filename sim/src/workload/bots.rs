@@ -13,6 +13,8 @@ use crate::time;
 
 /// How long a slow consumer takes for a message.
 const SLOW: Duration = Duration::from_secs(1);
+/// How long a listener takes for a message, at most, ms: some none, some so long that they lag.
+const LISTEN_MS: [u64; 3] = [0, 30, 300];
 /// Pause before a full queue is tried again.
 const FULL: Duration = Duration::from_millis(50);
 
@@ -54,6 +56,16 @@ impl Bot {
         tokio::spawn(self.groups.clone().live(self.client.clone(), sending.clone()));
         let pace = || if *sending.borrow() { SLOW } else { Duration::ZERO };
         report(&self.client, id, &self.seat.ledger, pace).await;
+    }
+
+    /// Takes whatever comes, and says nothing; slowly while others send, if it acknowledges nothing ahead.
+    pub async fn listen(self) {
+        let slowest = if self.seat.start.ahead.is_some() { self.seat.dice.pick(&LISTEN_MS) } else { 0 };
+        let pace = || {
+            let slowest = if *self.sending.borrow() { slowest } else { 0 };
+            Duration::from_millis(self.seat.dice.between(0, slowest))
+        };
+        report(&self.client, self.seat.id, &self.seat.ledger, pace).await;
     }
 
     async fn send_until_ended(mut self) {

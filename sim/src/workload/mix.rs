@@ -17,6 +17,12 @@ pub struct Mix {
     pub ephemeral: u64,
     /// Users who take one message a second, and no more are acknowledged than taken.
     pub slow: u64,
+    /// Users with a prompt device and a slow one, whose client dies again and again while messages and
+    /// gaps wait in it.
+    pub dozers: u64,
+    /// Users who only listen, and start their device anew elsewhere, again and again, without ending
+    /// the client that has it.
+    pub twins: u64,
     /// Strangers who hold a good token and break the rules: they acknowledge nothing, answer no ping,
     /// send malformed and oversize frames.
     pub rude: u64,
@@ -37,6 +43,8 @@ impl Default for Mix {
             roamers: 0,
             ephemeral: 0,
             slow: 0,
+            dozers: 0,
+            twins: 0,
             rude: 0,
             hostile: 0,
             storm: 0,
@@ -60,6 +68,8 @@ impl Mix {
             storm: if dice.one_in(4) { dice.between(10, 60) } else { 0 },
             padding: [0, 0, 100, 2_000][dice.between(0, 3) as usize],
             groups: some(3),
+            dozers: some(2),
+            twins: some(2),
         }
     }
 }

@@ -68,6 +68,11 @@ impl Start {
     fn of(user: &str, device: &str) -> Self {
         Self { device: Device::new(user, device), ephemeral: false, ahead: None }
     }
+
+    /// Acknowledges what it has taken, and nothing ahead.
+    fn slow(user: &str, device: &str) -> Self {
+        Self { ahead: Some(0), ..Self::of(user, device) }
+    }
 }
 
 /// What a client's machine is given.
@@ -108,6 +113,8 @@ impl Workload {
         recipients.extend(named("roamer", mix.roamers));
         recipients.extend(named("guest", mix.ephemeral));
         recipients.extend(named("slow", mix.slow));
+        recipients.extend(named("dozer", mix.dozers));
+        recipients.extend(named("twin", mix.twins));
         recipients.extend(named("x-rude", mix.rude));
         let (recipients, sending) = (Arc::new(recipients), Arc::new(watch::Sender::new(false)));
         let workload = Self { world, ledger, seed, mix, pause: plan.pause(), recipients, sending };
@@ -118,7 +125,10 @@ impl Workload {
             }
         }
         for user in named("slow", workload.mix.slow) {
-            workload.bot(Start { ahead: Some(0), ..Start::of(&user, "a") }, Bot::dawdle);
+            workload.bot(Start::slow(&user, "a"), Bot::dawdle);
+        }
+        for user in named("dozer", workload.mix.dozers) {
+            workload.bot(Start::of(&user, "a"), Bot::listen);
         }
         workload
     }
@@ -145,15 +155,20 @@ impl Workload {
     /// Those who come and go, and strangers, until `traffic` is over.
     async fn others(&self, traffic: Duration) {
         let until = time::now() + time::nanos(traffic);
-        let roamers = join_all(named("roamer", self.mix.roamers).map(|user| self.roam(Start::of(&user, "a"), until)));
+        let roamers =
+            named("roamer", self.mix.roamers).map(|user| self.roam(Start::of(&user, "a"), Bot::resume, until));
+        let roamers = join_all(roamers);
         let guests = named("guest", self.mix.ephemeral)
-            .map(|user| self.roam(Start { ephemeral: true, ..Start::of(&user, "tab") }, until));
+            .map(|user| self.roam(Start { ephemeral: true, ..Start::of(&user, "tab") }, Bot::resume, until));
         let guests = join_all(guests);
+        let dozers = named("dozer", self.mix.dozers);
+        let dozers = join_all(dozers.map(|user| self.roam(Start::slow(&user, "b"), Bot::dawdle, until)));
+        let twins = join_all(named("twin", self.mix.twins).map(|user| self.double(Start::slow(&user, "a"), until)));
         let strangers = Stranger::all(&self.mix).into_iter().enumerate().map(|(n, stranger)| {
             let dice = Dice::new(self.seed, &format!("stranger {n}"));
             strangers::live(stranger, n, self.world.clone(), self.ledger.clone(), dice, until)
         });
-        tokio::join!(roamers, guests, join_all(strangers));
+        tokio::join!(roamers, guests, dozers, twins, join_all(strangers));
     }
 
     /// A client that sends and takes whatever comes.
@@ -184,10 +199,13 @@ impl Workload {
 
     /// A device whose client dies, or leaves, again and again, and is back elsewhere soon. What had
     /// no answer is sent again under its key by the next one.
-    async fn roam(&self, start: Start, until: u64) {
+    async fn roam<F>(&self, start: Start, behave: fn(Bot) -> F, until: u64)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let dice = Dice::new(self.seed, &format!("life of {}", start.device));
         loop {
-            let (id, machine) = self.bot(start.clone(), Bot::resume);
+            let (id, machine) = self.bot(start.clone(), behave);
             time::sleep(Duration::from_millis(dice.between(500, 5_000))).await;
             if time::now() >= until {
                 return;
@@ -195,6 +213,15 @@ impl Workload {
             self.ledger.closed(id);
             machine.kill();
             time::sleep(Duration::from_millis(dice.between(0, 1_000))).await;
+        }
+    }
+
+    /// A device that is started anew elsewhere again and again, while its last client still has it.
+    async fn double(&self, start: Start, until: u64) {
+        let dice = Dice::new(self.seed, &format!("lives of {}", start.device));
+        while time::now() < until {
+            self.bot(start.clone(), Bot::listen);
+            time::sleep(Duration::from_millis(dice.between(200, 5_000))).await;
         }
     }
 }

@@ -8,6 +8,7 @@ use cluster::env::{Net, clock};
 use madsim::runtime::Handle;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::alerts::scrapes::Sample;
 use crate::net::SimNet;
 use crate::oracle::{Journal, Life, Scrape};
 use crate::time;
@@ -16,49 +17,68 @@ use crate::world::World;
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// By machine and start.
+type Lives = BTreeMap<(usize, u64), (Life, String)>;
+
 /// See the module. Clones are the same.
 #[derive(Clone)]
 pub struct Scraper {
     world: World,
     journal: Journal,
     net: Arc<SimNet>,
-    /// The last answer of each process, by machine and start, and its text, which is not read before
-    /// it is known to be the last.
-    lives: Arc<Mutex<BTreeMap<(usize, u64), (Life, String)>>>,
+    /// The last answer of each process, and its text, which is not read before it is known to be the last.
+    lives: Arc<Mutex<Lives>>,
+    /// Every scrape, if they are wanted.
+    samples: Option<Arc<Mutex<Vec<Sample>>>>,
 }
 
 impl Scraper {
-    /// Asks every node, every `period`, from a machine of its own.
-    pub fn start(world: World, journal: Journal, period: Duration) -> Self {
+    /// Asks every node, every `period`, from a machine of its own; keeps all answers, if wanted.
+    pub fn start(world: World, journal: Journal, period: Duration, keep: bool) -> Self {
         let net = world.client_net();
-        let scraper = Self { world, journal, net, lives: Arc::default() };
+        let samples = keep.then(Arc::default);
+        let scraper = Self { world, journal, net, lives: Arc::default(), samples };
         let machine = Handle::current().create_node().name("scraper").build();
         for n in 0..scraper.world.len() {
             let scraper = scraper.clone();
             machine.spawn(async move {
-                loop {
-                    time::sleep(period).await;
-                    scraper.ask(n).await;
+                let began = time::now();
+                for number in 0.. {
+                    // To the moment, however long an answer takes.
+                    let due = began + time::nanos(period) * number;
+                    time::sleep(Duration::from_nanos(due.saturating_sub(time::now()))).await;
+                    let text = scraper.ask(n).await;
+                    if let Some(samples) = &scraper.samples {
+                        let sample = Sample { number: number as usize, machine: n, text };
+                        samples.lock().unwrap_or_else(PoisonError::into_inner).push(sample);
+                    }
                 }
             });
         }
         scraper
     }
 
-    /// Asks the node on machine `n` now.
-    pub async fn ask(&self, n: usize) {
-        let Some((node, since, committed)) = self.world.process(n) else { return };
+    /// Asks the node on machine `n` now; what it answered.
+    pub async fn ask(&self, n: usize) -> Option<String> {
+        let (node, since, committed) = self.world.process(n)?;
         let asked_at = time::now();
-        let Ok(Some(text)) = clock::timeout(PATIENCE, self.get(n)).await else { return };
+        let text = clock::timeout(PATIENCE, self.get(n)).await.ok()??;
         // It may have been another process that answered.
         if self.world.process(n).is_none_or(|(_, now_since, _)| now_since != since) {
-            return;
+            return Some(text);
         }
         let installed = self.journal.was_sent_a_checkpoint(&self.world.machine(n).name, since);
         let (at, committed_now) = (time::now(), self.journal.committed());
         let scrape = Scrape { asked_at, at, committed: committed_now, values: BTreeMap::new() };
         let life = Life { machine: n, node, since, committed, installed, scrape };
-        self.lives.lock().unwrap_or_else(PoisonError::into_inner).insert((n, since), (life, text));
+        self.lives.lock().unwrap_or_else(PoisonError::into_inner).insert((n, since), (life, text.clone()));
+        Some(text)
+    }
+
+    /// Every scrape so far, if they were wanted.
+    pub fn samples(&self) -> Vec<Sample> {
+        let samples = self.samples.iter().map(|samples| samples.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        samples.flatten().collect()
     }
 
     async fn get(&self, n: usize) -> Option<String> {

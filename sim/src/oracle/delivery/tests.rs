@@ -1,0 +1,162 @@
+//! The delivery oracle on doctored histories.
+
+use super::super::facts::Registered;
+use super::*;
+use crate::oracle::testing::{Scene, found};
+use cluster::id::MessageId;
+
+#[test]
+fn a_good_history_is_good() {
+    let scene = Scene::good();
+    assert_eq!(scene.broken_by(check), Vec::<String>::new());
+    assert_eq!(missing(&scene.history()), Vec::<String>::new());
+}
+
+#[test]
+fn an_ok_that_the_log_does_not_know() {
+    let mut scene = Scene::good();
+    scene.facts.stored.pop();
+    scene.book.clients[1].received.pop();
+    found(&scene.broken_by(check), "was ok'd and is not in the log");
+}
+
+#[test]
+fn an_ok_before_it_was_durable() {
+    let mut scene = Scene::good();
+    scene.book.clients[0].sent[1].durable = 1;
+    found(&scene.broken_by(check), "when only 1 was durable");
+}
+
+#[test]
+fn shown_before_it_was_durable() {
+    let mut scene = Scene::good();
+    scene.book.clients[1].received[0].durable = 1;
+    found(&scene.broken_by(check), "was shown");
+}
+
+#[test]
+fn refused_and_stored_all_the_same() {
+    let mut scene = Scene::good();
+    scene.book.clients[0].sent[0].fate = Some(Fate::Refused { code: ErrorCode::InboxFull, message: String::new() });
+    found(&scene.broken_by(check), "its sender was told Refused");
+    scene.book.clients[0].sent[0].fate = Some(Fate::NotSent);
+    found(&scene.broken_by(check), "its sender was told NotSent");
+}
+
+#[test]
+fn refused_far_from_any_limit() {
+    let mut scene = Scene::good();
+    let sent = scene.book.clients[0].sent[0].clone();
+    let fate = Some(Fate::Refused { code: ErrorCode::InboxFull, message: String::new() });
+    scene.book.clients[0].sent.push(Sent { fate, ..sent });
+    found(&scene.broken_by(check), "far from any limit");
+    scene.tight = true;
+    assert_eq!(scene.broken_by(check), Vec::<String>::new());
+}
+
+#[test]
+fn unknown_stays_unknown() {
+    let mut scene = Scene::good();
+    scene.book.clients[0].sent[0].fate = Some(Fate::Unknown);
+    assert_eq!(scene.broken_by(check), Vec::<String>::new());
+    scene.book.clients[0].sent[0].fate = None;
+    found(&missing(&scene.history()), "has no answer");
+}
+
+#[test]
+fn skipped_without_a_gap() {
+    let mut scene = Scene::good();
+    scene.book.clients[1].received.remove(0);
+    found(&scene.broken_by(check), "went on to");
+}
+
+#[test]
+fn a_gap_says_how_many() {
+    let mut scene = Scene::good();
+    scene.tight = true;
+    scene.book.clients[1].received[0].what = Surfaced::Gap { lost: 1 };
+    assert_eq!(scene.broken_by(check), Vec::<String>::new());
+    scene.tight = false;
+    found(&scene.broken_by(check), "a gap far from any limit");
+    scene.tight = true;
+    let received = &mut scene.book.clients[1].received;
+    received.remove(0);
+    received[0].what = Surfaced::Gap { lost: 1 };
+    found(&scene.broken_by(check), "without 1 messages");
+    scene.book.clients[1].received[0].what = Surfaced::Gap { lost: 2 };
+    assert_eq!(scene.broken_by(check), Vec::<String>::new());
+}
+
+#[test]
+fn seen_twice_or_out_of_order() {
+    let mut scene = Scene::good();
+    let again = scene.book.clients[1].received[0].clone();
+    scene.book.clients[1].received.push(again);
+    found(&scene.broken_by(check), "twice, or out of order");
+}
+
+#[test]
+fn stored_twice() {
+    let mut scene = Scene::good();
+    let again = Stored { pos: 99 << 12, ..scene.facts.stored[0].clone() };
+    scene.facts.stored.push(again);
+    found(&scene.broken_by(check), "is in the log twice");
+    // Another client of the device had the place meanwhile.
+    scene.client("u", 50);
+    let own = Registered { epoch: 60 << 12, ..scene.facts.registered[0].clone() };
+    scene.facts.registered.push(own);
+    found(&scene.broken_by(check), "is in the log twice");
+    // And sent more than the cluster remembers.
+    scene.facts.handled.insert(Device::new("u", "a"), vec![3 << 12, 4 << 12, 55 << 12]);
+    assert_eq!(scene.broken_by(check), Vec::<String>::new());
+}
+
+#[test]
+fn a_senders_messages_out_of_order() {
+    let mut scene = Scene::good();
+    let (a, b) = (scene.facts.stored[0].pos, scene.facts.stored[1].pos);
+    scene.facts.stored.swap(0, 1);
+    (scene.facts.stored[0].pos, scene.facts.stored[1].pos) = (a, b);
+    found(&scene.broken_by(check), "after its sender's message 1");
+}
+
+#[test]
+fn misrouted_or_from_nowhere() {
+    let mut scene = Scene::good();
+    let Surfaced::Message { mid, .. } = &mut scene.book.clients[1].received[0].what else { panic!("a message") };
+    *mid = MessageId([9; 16]);
+    found(&scene.broken_by(check), "where the log has");
+    let mut scene = Scene::good();
+    scene.facts.stored[0].to = "v".into();
+    let text = scene.broken_by(check);
+    found(&text, "is for w and in the log for v");
+    found(&text, "where the log has nothing for it");
+    let mut scene = Scene::good();
+    let Surfaced::Message { from, .. } = &mut scene.book.clients[1].received[0].what else { panic!("a message") };
+    from.user = "x".into();
+    found(&scene.broken_by(check), "as if from x/a");
+}
+
+#[test]
+fn not_delivered_at_last() {
+    let mut scene = Scene::good();
+    scene.book.clients[1].received.pop();
+    assert_eq!(scene.broken_by(check), Vec::<String>::new());
+    found(&missing(&scene.history()), "did not get 1 messages");
+}
+
+#[test]
+fn two_gaps_that_overlap_each_count_their_own() {
+    let mut scene = Scene::good();
+    scene.tight = true;
+    scene.book.clients[1].received.clear();
+    let gap = |entry: u64, lost| {
+        let at = entry * 10 + 5;
+        Received { at, durable: entry, seq: crate::oracle::testing::pos(entry), what: Surfaced::Gap { lost } }
+    };
+    // One of each: the later gap tells of the earlier message.
+    scene.book.clients[1].received.push(gap(4, 1));
+    found(&scene.broken_by(check), "without 1 messages");
+    scene.book.clients[1].received.push(gap(5, 1));
+    assert_eq!(scene.broken_by(check), Vec::<String>::new());
+}

@@ -1,0 +1,100 @@
+//! G1 by the senders' books alone, without a look at the log: whatever was `ok`'d after a device had its
+//! first session has reached it at the end, or as many are told to be lost.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use im_gateway::client::Fate;
+
+use super::{Violation, safety};
+use crate::ledger::{Book, Client, Device, Name, Surfaced};
+
+/// Losses are told by windows of this length, in ns.
+const WINDOW: u64 = 15_000_000_000;
+
+/// What devices that are connected lack, when everything has come to rest.
+pub fn check(book: &Book) -> Vec<Violation> {
+    let mut to: BTreeMap<&str, Vec<(Name, u64)>> = BTreeMap::new();
+    for (name, sent) in book.all_sent().filter(|(_, sent)| matches!(sent.fate, Some(Fate::Stored(_)))) {
+        to.entry(&sent.to).or_default().push((name, sent.at));
+    }
+    let mut devices: BTreeMap<&Device, Vec<&Client>> = BTreeMap::new();
+    for client in book.clients.iter().filter(|client| !client.ephemeral) {
+        devices.entry(&client.device).or_default().push(client);
+    }
+    devices.into_iter().filter_map(|(device, clients)| lost(device, &clients, to.get(device.user.as_str())?)).collect()
+}
+
+/// What a device lacks of the messages to its user, each with its time.
+fn lost(device: &Device, clients: &[&Client], sent: &[(Name, u64)]) -> Option<Violation> {
+    clients.iter().find(|client| client.is_running())?;
+    let known_at = clients.iter().filter_map(|client| client.sessions.first()).map(|session| session.at).min()?;
+    let (mut got, mut told) = (BTreeSet::new(), 0);
+    for received in clients.iter().flat_map(|client| &client.received) {
+        match &received.what {
+            Surfaced::Message { name, .. } => got.extend(*name),
+            Surfaced::Gap { lost } => told += lost,
+        }
+    }
+    let mut windows: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+    for (name, at) in sent.iter().filter(|(_, at)| *at > known_at) {
+        let (all, missing) = windows.entry(at / WINDOW).or_default();
+        *all += 1;
+        *missing += u64::from(!got.contains(name));
+    }
+    let missing: u64 = windows.values().map(|(_, missing)| missing).sum();
+    if missing <= told {
+        return None;
+    }
+    let of = |(window, (all, missing)): (&u64, &(u64, u64))| {
+        let seconds = WINDOW / 1_000_000_000;
+        format!("{missing} of {all} from {} to {} s", window * seconds, (window + 1) * seconds)
+    };
+    let windows: Vec<_> = windows.iter().filter(|(_, (_, missing))| *missing > 0).map(of).collect();
+    let text = format!("G1: {device} lacks {missing} messages, and was told of {told}: {}", windows.join(", "));
+    Some(safety(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::Scene;
+    use super::*;
+
+    fn texts(scene: &Scene) -> Vec<String> {
+        check(&scene.book).into_iter().map(|broken| broken.text).collect()
+    }
+
+    #[test]
+    fn a_good_history_is_good() {
+        assert_eq!(texts(&Scene::good()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_loss_shows_in_its_window() {
+        let mut scene = Scene::good();
+        scene.book.clients[0].sent[1].at = 2 * WINDOW + 5;
+        scene.book.clients[1].received.pop();
+        assert_eq!(texts(&scene), ["G1: w/a lacks 1 messages, and was told of 0: 1 of 1 from 30 to 45 s"]);
+    }
+
+    #[test]
+    fn a_gap_accounts_for_as_many_as_it_says() {
+        let mut scene = Scene::good();
+        scene.book.clients[1].received.clear();
+        let gap = |lost| crate::ledger::Received { at: 99, durable: 9, seq: 9, what: Surfaced::Gap { lost } };
+        scene.book.clients[1].received.push(gap(1));
+        assert_eq!(texts(&scene).len(), 1);
+        scene.book.clients[1].received[0] = gap(2);
+        assert_eq!(texts(&scene), Vec::<String>::new());
+    }
+
+    #[test]
+    fn before_it_was_known_or_after_it_left() {
+        let mut scene = Scene::good();
+        scene.book.clients[1].received.clear();
+        scene.book.clients[1].sessions[0].at = 1_000;
+        assert_eq!(texts(&scene), Vec::<String>::new());
+        scene.book.clients[1].sessions[0].at = 5;
+        scene.book.clients[1].closed_at = Some(2_000);
+        assert_eq!(texts(&scene), Vec::<String>::new());
+    }
+}
