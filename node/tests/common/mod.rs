@@ -217,6 +217,13 @@ impl TestCluster {
         let pid = i32::try_from(self.pid(index)).expect("a pid");
         // SAFETY: the process is our own child and has not been waited for.
         assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+        if signal == libc::SIGSTOP {
+            // Only then none of its threads runs any more.
+            let mut status = 0;
+            // SAFETY: as above; `status` is a valid place for the answer.
+            assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, libc::WUNTRACED) }, pid);
+            assert!(libc::WIFSTOPPED(status), "node {index} ended instead of stopping: {status}");
+        }
     }
 
     /// The process id of a node that runs.

@@ -220,11 +220,15 @@ fn walk(
     let got = got.filter(|got| matches!(got.what, Surfaced::Message { .. }));
     let came: HashSet<u64> = got.map(|got| got.seq).collect();
     let mut furthest: Option<(usize, usize, &Received)> = None;
+    let mut earlier: Vec<(u64, Vec<usize>)> = Vec::new();
     for (id, client) in clients {
         let mut before = 0;
-        // By gaps of this client: one for the user's inbox and one for groups may overlap, and each
-        // counts its own. A later client is told again of what an earlier one did not acknowledge.
-        let mut told = HashSet::new();
+        // A gap for the user's inbox and one for groups may overlap, and each counts its own. What an
+        // earlier client was told is told again only where that did not acknowledge it: then what
+        // comes here begins no later than that gap.
+        let begins = client.received.first().map_or(0, |got| got.seq);
+        let mut told: HashSet<usize> =
+            earlier.iter().filter(|(seq, _)| *seq < begins).flat_map(|(_, told)| told).copied().collect();
         for got in &client.received {
             let end = messages.partition_point(|stored| stored.pos <= got.seq);
             match got.what {
@@ -238,7 +242,8 @@ fn walk(
                     let open = |at: &usize| !told.contains(at) && !came.contains(&messages[*at].pos);
                     let behind: Vec<_> = (0..end).rev().filter(open).take(lost as usize).collect();
                     behind.iter().for_each(|at| covered[*at] = true);
-                    told.extend(behind);
+                    told.extend(&behind);
+                    earlier.push((got.seq, behind));
                 }
             }
             before = before.max(end);

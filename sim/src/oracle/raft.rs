@@ -57,10 +57,7 @@ impl Journal {
     /// The disk holds these records now, durably, whatever it held before.
     pub fn replaced<'a>(&self, disk: &str, records: impl Iterator<Item = (&'a Bytes, &'a Bytes)>) {
         let steps = records.filter_map(|(key, value)| Step::read(&Write::Put(key.clone(), value.clone()))).collect();
-        let mut raft = self.lock();
-        let before = Some(std::mem::take(&mut raft.disk(disk).durable));
-        raft.disks.insert(disk.to_owned(), DiskLog { before, ..DiskLog::default() });
-        raft.load(disk, steps);
+        self.lock().replaced(disk, steps);
     }
 
     /// Whether the node with this disk was sent a checkpoint at or after this moment, in ns.
@@ -161,16 +158,18 @@ struct DiskLog {
     pending: VecDeque<Vec<Change>>,
     /// Batches that are.
     durable_batches: u64,
-    /// What it held until it was replaced, and what may have been acknowledged then.
-    before: Option<View>,
+    /// What it held until it was replaced, and may have acknowledged then; and whose it was.
+    before: Option<(Option<NodeId>, View)>,
     /// When it lost a log to a checkpoint of another node, last.
     installed_at: Option<u64>,
 }
 
 impl DiskLog {
-    /// Whether its node could acknowledge the entry, now or before the disk was replaced.
-    fn held(&self, index: u64, leader: LeaderId) -> bool {
-        self.durable.holds(index, leader) || self.before.as_ref().is_some_and(|before| before.holds(index, leader))
+    /// Whose it is, and whose it was before it was replaced, where that one's log fits.
+    fn nodes(&self, fits: impl Fn(&View) -> bool) -> impl Iterator<Item = Option<NodeId>> {
+        let now = fits(&self.durable).then_some(self.node);
+        let before = self.before.as_ref().filter(|(_, log)| fits(log)).map(|(node, _)| *node);
+        now.into_iter().chain(before)
     }
 
     fn batches(&self) -> u64 {
@@ -251,8 +250,10 @@ impl Raft {
         log.visible = log.durable.clone();
     }
 
-    fn load(&mut self, disk: &str, steps: Vec<Step>) {
+    fn replaced(&mut self, disk: &str, steps: Vec<Step>) {
         let log = self.disk(disk);
+        let old = std::mem::take(log);
+        log.before = Some((old.node, old.durable));
         for step in steps {
             let change = match step {
                 Step::Put(LogRecord::Entry(entry)) => Change::Entry(entry.log_id.index, entry.log_id.leader_id),
@@ -345,7 +346,9 @@ impl Raft {
         let none = BTreeSet::new();
         let voters = self.elected.get(&leader).unwrap_or(&none);
         let configs = self.configs(disk, index - 1);
-        if !configs.is_empty() && !self.is_quorum(&configs, |name, _| voters.contains(name)) {
+        let counted = self.disks.iter().filter(|(name, _)| voters.contains(*name));
+        let counted: Vec<_> = counted.flat_map(|(_, log)| log.nodes(|_| true)).collect();
+        if !configs.is_empty() && !is_quorum(&configs, &counted) {
             let voters = voters.clone();
             self.broken(format!("{leader} leads by the durable votes of {voters:?} only"));
         }
@@ -370,13 +373,6 @@ impl Raft {
         configs
     }
 
-    /// Whether the disks that `counts` tells are a quorum of any of these.
-    fn is_quorum(&self, configs: &[&Config], counts: impl Fn(&str, &DiskLog) -> bool) -> bool {
-        let counted = self.disks.iter().filter(|(name, log)| counts(name, log)).map(|(_, log)| log.node);
-        let counted: Vec<_> = counted.collect();
-        configs.iter().any(|config| super::quorum::reached(config, &counted))
-    }
-
     /// A node says that the log is committed up to here.
     fn claim(&mut self, disk: &str, upto: LogId) {
         if let Some(leader) = self.committed.get(upto.index as usize) {
@@ -391,8 +387,10 @@ impl Raft {
                 return self.broken(format!("{disk} commits up to {upto} and has no entry {index}"));
             };
             let configs = self.configs(disk, index);
-            if !configs.is_empty() && !self.is_quorum(&configs, |_, log| log.held(index, leader)) {
-                let on = self.disks.iter().filter(|(_, log)| log.held(index, leader));
+            let holds = |log: &View| log.holds(index, leader);
+            let counted: Vec<_> = self.disks.values().flat_map(|log| log.nodes(holds)).collect();
+            if !configs.is_empty() && !is_quorum(&configs, &counted) {
+                let on = self.disks.iter().filter(|(_, log)| log.nodes(holds).next().is_some());
                 let on: Vec<_> = on.map(|(name, _)| name.clone()).collect();
                 self.broken(format!("G1: {disk} commits entry {index}, which is only on the disks of {on:?}"));
             }
@@ -419,6 +417,11 @@ impl Raft {
             self.broken(format!("{disk} deletes the committed entry {index}"));
         }
     }
+}
+
+/// Whether these nodes are a quorum of any of the memberships.
+fn is_quorum(configs: &[&Config], counted: &[Option<NodeId>]) -> bool {
+    configs.iter().any(|config| super::quorum::reached(config, counted))
 }
 
 #[cfg(test)]

@@ -127,3 +127,27 @@ fn a_committed_entry_is_replaced_or_deleted() {
     cluster.write(2, commit(leader(2, 2), 1), true);
     found(&cluster.texts(), "2 commits");
 }
+
+#[test]
+fn what_a_lost_disk_acknowledged_counts_for_the_node_that_it_was() {
+    let commits_after_a_loss = |newcomer: Option<NodeId>| {
+        let mut cluster = Cluster::new();
+        for n in 0..2 {
+            cluster.write(n, entry(leader(1, 0), 1, "a"), true);
+        }
+        cluster.0.replaced("1", Vec::new());
+        cluster.0.disk("1").node = newcomer;
+        cluster.write(0, commit(leader(1, 0), 1), true);
+        cluster.texts()
+    };
+    assert_eq!(commits_after_a_loss(None), Vec::<String>::new());
+    assert_eq!(commits_after_a_loss(Some(NodeId(7))), Vec::<String>::new(), "it acknowledged before it was lost");
+    // What only the newcomer's disk holds is on no voter's.
+    let mut cluster = Cluster::new();
+    cluster.write(0, entry(leader(1, 0), 1, "a"), true);
+    cluster.0.replaced("1", Vec::new());
+    cluster.0.disk("1").node = Some(NodeId(7));
+    cluster.write(1, entry(leader(1, 0), 1, "a"), true);
+    cluster.write(0, commit(leader(1, 0), 1), true);
+    found(&cluster.texts(), "which is only on the disks of");
+}
