@@ -74,6 +74,8 @@ impl<'a> Sending<'a> {
             let Some(blob) = self.checkpoint.manifest.blobs.get(&id) else {
                 return Err(interrupted("a blob was asked for that is none of the checkpoint's"));
             };
+            // The receiver would refuse what is damaged, again and again, and nobody else would learn of it.
+            self.checkpoint.check(id, blob).await.map_err(reading)?;
             if let Some(vote) = self.object(Some(id), blob.len, &Bytes::new()).await? {
                 return Ok(vote);
             }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use openraft::errors::RPCError;
+use openraft::errors::{RPCError, StreamingError};
 use openraft::network::RPCOption;
 use openraft::raft::VoteRequest;
 use openraft::{RaftNetworkFactory, RaftNetworkV2};
@@ -12,6 +12,7 @@ use super::*;
 use crate::env::clock;
 use crate::id::Pos;
 use crate::raft::LogId;
+use crate::raft::checkpoint::Checkpoint;
 use crate::raft::codec::DecodeError;
 use crate::raft::testing::cluster::{Setup, TestCluster, TestNode, Writer};
 use crate::raft::testing::script::{Script, device, user};
@@ -90,11 +91,8 @@ async fn a_replica_that_missed_the_log_is_sent_a_checkpoint() {
     assert!(check_bodies(&again, 100).await >= 10_000);
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_interrupted_transfer_goes_on_with_what_came() {
-    let cluster = TestCluster::start(2, Setup::default()).await;
-    let leader = cluster.leader().await;
-    let node = &cluster.nodes[leader];
+/// Writes a lot through a leader; the checkpoint that it then makes.
+async fn checkpoint_of(node: &TestNode) -> Checkpoint {
     let mut writer = Writer::new(node.raft.clone()).await;
     let entry = writer.script.register(0..200);
     writer.write(entry).await;
@@ -117,7 +115,15 @@ async fn an_interrupted_transfer_goes_on_with_what_came() {
     }
     let checkpoint = store.current().expect("there is one");
     assert!(checkpoint.manifest.blobs.len() > 2, "several blobs");
+    checkpoint
+}
 
+#[tokio::test(start_paused = true)]
+async fn an_interrupted_transfer_goes_on_with_what_came() {
+    let cluster = TestCluster::start(2, Setup::default()).await;
+    let leader = cluster.leader().await;
+    let node = &cluster.nodes[leader];
+    let checkpoint = checkpoint_of(node).await;
     let lagging = &cluster.nodes[1 - leader];
     let vote = node.metrics().vote;
     let sending = super::send::Sending::new(&node.peers, lagging.id, &checkpoint, Duration::from_secs(5));
@@ -139,6 +145,21 @@ async fn an_interrupted_transfer_goes_on_with_what_came() {
     let all: usize = checkpoint.manifest.blobs.values().map(|blob| blob.len as usize).sum();
     assert!(lagging.blobs.written() - written < all, "what had come did not come again");
     assert!(came.iter().all(|name| lagging.blobs.sizes().contains_key(name)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_checkpoint_is_found_by_the_one_who_sends_it() {
+    let cluster = TestCluster::start(2, Setup::default()).await;
+    let leader = cluster.leader().await;
+    let node = &cluster.nodes[leader];
+    let checkpoint = checkpoint_of(node).await;
+    let last = checkpoint.manifest.blobs.keys().next_back().expect("some");
+    node.blobs.flip_bit(&crate::raft::checkpoint::blob_name(*last), 999);
+    let target = cluster.nodes[1 - leader].id;
+    let sending = super::send::Sending::new(&node.peers, target, &checkpoint, Duration::from_secs(5));
+    let error = sending.run(node.metrics().vote).await.expect_err("refused");
+    assert!(matches!(error, StreamingError::StorageError(_)), "it ends the node, for it cannot mend itself: {error}");
+    assert!(error.to_string().contains("damaged"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
