@@ -309,33 +309,30 @@ impl Link {
         self.shared.state().next_frame()
     }
 
-    /// Leaves a connection whose place another has taken.
+    /// Leaves a connection whose place another has taken. What is to be acknowledged, that one does.
     pub async fn leave(mut self) {
+        self.exchange_closes(None).await;
+    }
+
+    /// Closes in good order: what may be acknowledged is, then the close frames are exchanged.
+    async fn say_goodbye(&mut self) -> Ended {
+        let ack = self.shared.state().inbox.ack();
+        self.exchange_closes(ack).await;
+        Ended::Closed
+    }
+
+    async fn exchange_closes(&mut self, ack: Option<u64>) {
         let goodbye = async {
+            if let Some(seq) = ack {
+                let ack = ClientFrame { id: None, body: ClientBody::Ack(seq) }.encode();
+                self.socket.send(Message::text(ack)).await?;
+            }
             self.socket.close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() })).await?;
             while self.socket.next().await.is_some_and(|message| message.is_ok()) {}
             Ok::<_, Error>(())
         };
         // A node that does not answer loses nothing by our going.
         let _ = clock::timeout(CLOSE, goodbye).await;
-    }
-
-    /// Closes in good order: what may be acknowledged is, then the close frames are exchanged.
-    async fn say_goodbye(&mut self) -> Ended {
-        let ack = self.shared.state().inbox.ack();
-        let goodbye = async {
-            if let Some(seq) = ack {
-                let ack = ClientFrame { id: None, body: ClientBody::Ack(seq) }.encode();
-                self.socket.send(Message::text(ack)).await?;
-            }
-            let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
-            self.socket.close(Some(frame)).await?;
-            while self.socket.next().await.is_some_and(|message| message.is_ok()) {}
-            Ok::<_, tokio_tungstenite::tungstenite::Error>(())
-        };
-        // A node that does not answer loses nothing by our going.
-        let _ = clock::timeout(CLOSE, goodbye).await;
-        Ended::Closed
     }
 }
 
