@@ -4,7 +4,7 @@ pub mod auth;
 pub mod client;
 pub mod delivery;
 pub mod drain;
-#[cfg(feature = "real")]
+#[cfg(feature = "sled")]
 pub mod env;
 pub mod gateway;
 pub mod http;

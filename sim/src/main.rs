@@ -72,6 +72,10 @@ enum Command {
         /// A scenario by its name, or a plan's file: instead of a plan drawn from the seed.
         #[arg(long)]
         scenario: Option<String>,
+        /// Keep records in real sled as well: the simulated disks and it must agree. Bits are not flipped
+        /// then, nor old copies put back, and two such runs of a seed may differ.
+        #[arg(long)]
+        sled: bool,
         /// Where to write what happened, as JSON lines.
         #[arg(long)]
         trace: Option<PathBuf>,
@@ -135,6 +139,9 @@ enum Command {
         /// The first seed and the one after the last, `A..B`.
         #[arg(long, value_parser = seeds)]
         seeds: Range<u64>,
+        /// Keep records in real sled as well; see `run`.
+        #[arg(long)]
+        sled: bool,
         /// How many at a time.
         #[arg(long, default_value_t = 2)]
         jobs: usize,
@@ -176,13 +183,12 @@ fn main() -> ExitCode {
         Command::Run { seed, scenario: Some(scenario), report, days: Some(days), jobs, .. } => {
             slo::days(&scenario, seed, days, jobs, report.as_deref())
         }
-        Command::Run { seed, scenario, trace, expect, report, summary, scrapes, .. } => {
-            let replay = match &scenario {
-                Some(scenario) => format!("cargo sim run --scenario {scenario} --seed {seed}"),
-                None => format!("cargo sim run --seed {seed}"),
-            };
+        Command::Run { seed, scenario, sled, trace, expect, report, summary, scrapes, .. } => {
+            let of = scenario.as_ref().map_or(String::new(), |scenario| format!(" --scenario {scenario}"));
+            let replay = format!("cargo sim run{of} --seed {seed}{}", if sled { " --sled" } else { "" });
             let files = Files { replay, trace, expect, report, summary, scrapes };
-            return run_one(plan_of(seed, scenario.as_deref()), &files);
+            let plan = plan_of(seed, scenario.as_deref());
+            return run_one(if sled { plan.map(Plan::on_sled) } else { plan }, &files);
         }
         Command::Replay { file, trace, report } => {
             let replay = format!("cargo sim replay {}", file.display());
@@ -193,7 +199,7 @@ fn main() -> ExitCode {
         Command::Shrink { seed, scenario, trials, out } => plan_of(seed, scenario.as_deref())
             .map_err(io::Error::other)
             .and_then(|plan| shrink::shrink(plan, trials, &out)),
-        Command::Sweep { seeds, jobs, report } => sweep::sweep(seeds, jobs, report.as_deref()),
+        Command::Sweep { seeds, sled, jobs, report } => sweep::sweep(seeds, sled, jobs, report.as_deref()),
         Command::Corpus { jobs } => corpus::run(jobs),
         Command::Meta { seed } => sweep::meta(seed),
         Command::Mutants { names, jobs } => mutants::run(&names, jobs),
@@ -235,7 +241,7 @@ fn run_one(plan: Result<Plan, String>, files: &Files) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let seed = plan.seed;
+    let (seed, sled) = (plan.seed, plan.sled);
     let beside = files.report.as_ref().map(|page| page.with_extension("jsonl"));
     let path = files.trace.clone().or(beside);
     let trace = match Trace::new(path.as_deref(), files.report.is_some()) {
@@ -245,11 +251,17 @@ fn run_one(plan: Result<Plan, String>, files: &Files) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if sled {
+        disk::twin::start();
+    }
     time::install();
     remember_panics();
     let runtime = Runtime::with_seed_and_config(seed, madsim::Config::default());
     let watch = child::Watch::start();
     let ran = catch_unwind(AssertUnwindSafe(|| runtime.block_on(run::run(plan, trace.clone()))));
+    if sled {
+        disk::twin::clear();
+    }
     let lines = trace.finish();
     let mut outcome = ran.unwrap_or_else(|_| Outcome {
         violations: vec![panicked()],

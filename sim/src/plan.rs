@@ -46,6 +46,8 @@ pub struct Plan {
     pub kept_bytes: u64,
     /// Windows and buffers are so small that whatever can wait does.
     pub tiny: bool,
+    /// Records are kept by real sled as well; then how much a crash loses does not follow from the seed.
+    pub sled: bool,
     /// Machines' clocks are off by up to so many ms at the start.
     pub clock_offset_ms: u64,
     /// Machines' clocks go wrong by up to so many parts per million.
@@ -158,6 +160,7 @@ impl Default for Plan {
             kept_entries: 20_000,
             kept_bytes: 512 << 20,
             tiny: false,
+            sled: false,
             clock_offset_ms: 0,
             clock_drift_ppm: 0,
             clients: Mix::default(),
@@ -208,6 +211,13 @@ impl Plan {
         Ok(Self { seed, ..plan }.with_chance())
     }
 
+    /// With real sled beside the simulated disks, and without what cannot be done to it.
+    pub fn on_sled(mut self) -> Self {
+        self.sled = true;
+        self.faults.retain(|fault| !fault.kind.spoils_disk());
+        self
+    }
+
     /// As it stands in a file.
     ///
     /// # Panics
@@ -245,6 +255,9 @@ impl Plan {
     fn check(&self) -> Result<(), String> {
         if self.nodes == 0 || self.users < 2 {
             return Err("a run needs a node and two users".into());
+        }
+        if self.sled && self.faults.iter().any(|fault| fault.kind.spoils_disk()) {
+            return Err("real sled's files are not spoilt in a run: leave such faults out, or sled".into());
         }
         for fault in &self.faults {
             if let Target::Node(n) = fault.target

@@ -22,15 +22,20 @@ const ENOUGH_DEATHS: u64 = 100;
 /// How often it says how far it is.
 const PROGRESS: Duration = Duration::from_secs(5);
 
-/// Runs `seeds`, `jobs` at a time; prints each failure with the command that replays it, and a
+/// Runs `seeds`, on real `sled` too if so, `jobs` at a time; prints each failure with the command that replays it, and a
 /// summary; writes a page where `report` says. Returns whether all were clean.
 ///
 /// # Errors
 /// When processes cannot be started, or the page not be written.
-pub fn sweep(seeds: Range<u64>, jobs: usize, report: Option<&Path>) -> io::Result<bool> {
+pub fn sweep(seeds: Range<u64>, sled: bool, jobs: usize, report: Option<&Path>) -> io::Result<bool> {
     let watch = child::Watch::start();
-    let replay = |seed: u64| format!("cargo sim run --seed {seed}");
-    let done = each(seeds.clone(), jobs, &|seed| vec!["run".into(), "--seed".into(), seed.to_string()], &replay)?;
+    let args = |seed: u64| {
+        let mut args = vec!["run".to_owned(), "--seed".into(), seed.to_string()];
+        args.extend(sled.then(|| "--sled".into()));
+        args
+    };
+    let replay = |seed: u64| format!("cargo sim {}", args(seed).join(" "));
+    let done = each(seeds.clone(), jobs, &args, &replay)?;
     let failed = done.iter().filter(|seed| seed.code != 0).count();
     let seconds = watch.elapsed().as_secs_f64();
     println!("{} seeds, {failed} failed, {seconds:.0} s", done.len());

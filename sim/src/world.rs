@@ -121,6 +121,7 @@ impl World {
             let name = format!("n{n}");
             let (host, ip) = network.add_host();
             let disk = Disk::new(plan.seed, &name, trace.clone(), journal.clone());
+            let disk = if plan.sled { disk.on_sled() } else { disk };
             let state = Mutex::new(State { wanted: n < plan.nodes, ..State::default() });
             Machine { host, ip, disk, clock: clock(plan, &name), state, name }
         });

@@ -1,25 +1,32 @@
 //! The real side of the seam: TCP, sled, files, signals.
 //!
 //! Invariant: the only place of the gateway that touches the system's network, disk or processes.
-//! It stands behind the feature `real`, which the simulator leaves out; everything else reaches the
-//! outside through [`cluster::env`].
+//! It stands behind the feature `real`, which the simulator leaves out, but for the records on sled;
+//! everything else reaches the outside through [`cluster::env`].
 
+#[cfg(feature = "real")]
 mod files;
 mod packing;
 mod panic;
+#[cfg(feature = "real")]
 mod process;
 mod sled_kv;
+#[cfg(feature = "real")]
 mod tcp;
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+#[cfg(feature = "real")]
 use std::sync::Arc;
 
+#[cfg(feature = "real")]
 pub use files::Files;
 pub use panic::end_process_on_panic;
+#[cfg(feature = "real")]
 pub use process::{BLOCKING_THREADS, RESERVED_FILES, raise_file_limit, terminated};
 pub use sled_kv::SledKv;
+#[cfg(feature = "real")]
 pub use tcp::Tcp;
 
 /// Why a data directory could not be opened.
@@ -65,6 +72,7 @@ impl OpenError {
 ///
 /// # Errors
 /// When the directory is in use, corrupt or cannot be accessed.
+#[cfg(feature = "real")]
 pub fn open(dir: &Path) -> Result<cluster::env::Env, OpenError> {
     let lock = Arc::new(lock(dir)?);
     let kv = SledKv::open(&dir.join("records"), lock.clone())?;

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cluster::env::Kv;
 use cluster::env::kv::Write;
+use im_gateway::env::SledKv;
 
 use super::User;
 use super::faults::{Excuse, Operation};
@@ -83,17 +84,34 @@ impl Records {
     /// Drops some of the batches that are not durable, the last ones; says how many.
     pub fn crash(&mut self, dice: &Dice) -> u64 {
         let lost = dice.between(0, self.undo.len() as u64);
-        for _ in 0..lost {
-            for (key, old) in self.undo.pop_back().into_iter().flatten().rev() {
-                match old {
-                    Some(value) => self.visible.insert(key, value),
-                    None => self.visible.remove(&key),
-                };
-            }
-        }
+        (0..lost).for_each(|_| self.take_back());
         // What is there at the next start has been read from the disk.
         self.make_durable(self.written());
         lost
+    }
+
+    /// Drops just so many of the batches that are not durable that these records are left; says how
+    /// many, or `None` when there is no such number.
+    pub fn crash_to(&mut self, left: &BTreeMap<Bytes, Bytes>) -> Option<u64> {
+        let mut lost = 0;
+        while self.visible != *left {
+            if self.undo.is_empty() {
+                return None;
+            }
+            self.take_back();
+            lost += 1;
+        }
+        self.make_durable(self.written());
+        Some(lost)
+    }
+
+    fn take_back(&mut self) {
+        for (key, old) in self.undo.pop_back().into_iter().flatten().rev() {
+            match old {
+                Some(value) => self.visible.insert(key, value),
+                None => self.visible.remove(&key),
+            };
+        }
     }
 }
 
@@ -112,6 +130,17 @@ impl SimKv {
         }
         Ok((record.0.clone(), record.1.clone()))
     }
+
+    /// Real sled, where there is one, must answer the same.
+    fn hold_against<T, Q>(&self, simulated: &T, question: Q)
+    where
+        T: PartialEq + Send + 'static,
+        Q: FnOnce(&SledKv) -> io::Result<T> + Send + 'static,
+    {
+        if let Some(twin) = self.0.disk.twin().as_ref() {
+            self.0.disk.compare(&twin.ask(question), simulated);
+        }
+    }
 }
 
 type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
@@ -126,7 +155,10 @@ impl Kv for SimKv {
         self.0.meet_for_good(Operation::Read)?;
         let records = self.0.disk.records();
         let found = records.visible.get_key_value(key).map(|record| self.found(&records, record));
-        Ok(found.transpose()?.map(|(_, value)| value))
+        let found = found.transpose()?.map(|(_, value)| value);
+        let key = key.to_vec();
+        self.hold_against(&found, move |sled| sled.get(&key));
+        Ok(found)
     }
 
     fn range(&self, from: &[u8], to: &[u8], limit: usize) -> io::Result<Vec<(Bytes, Bytes)>> {
@@ -134,7 +166,10 @@ impl Kv for SimKv {
         let Some(bounds) = bounds(from, to) else { return Ok(Vec::new()) };
         let records = self.0.disk.records();
         let found = records.visible.range::<[u8], _>(bounds).take(limit);
-        found.map(|record| self.found(&records, record)).collect()
+        let found = found.map(|record| self.found(&records, record)).collect::<io::Result<Vec<_>>>()?;
+        let (from, to) = (from.to_vec(), to.to_vec());
+        self.hold_against(&found, move |sled| sled.range(&from, &to, limit));
+        Ok(found)
     }
 
     fn last(&self, from: &[u8], to: &[u8]) -> io::Result<Option<(Bytes, Bytes)>> {
@@ -142,7 +177,10 @@ impl Kv for SimKv {
         let Some(bounds) = bounds(from, to) else { return Ok(None) };
         let records = self.0.disk.records();
         let found = records.visible.range::<[u8], _>(bounds).next_back();
-        found.map(|record| self.found(&records, record)).transpose()
+        let found = found.map(|record| self.found(&records, record)).transpose()?;
+        let (from, to) = (from.to_vec(), to.to_vec());
+        self.hold_against(&found, move |sled| sled.last(&from, &to));
+        Ok(found)
     }
 
     fn write(&self, batch: &[Write]) -> io::Result<()> {
@@ -158,6 +196,9 @@ impl Kv for SimKv {
             let tag = [matches!(write, Write::Put(..)).into(), len as u64, u64::from(crc32fast::hash(key))];
             self.0.disk.shared.trace.detail(&self.0.disk.shared.name, &tag, b"");
         }
+        if let Some(twin) = self.0.disk.twin().as_ref() {
+            self.0.disk.compare(&twin.write(batch), &());
+        }
         self.0.disk.records().apply(batch);
         self.0.disk.shared.journal.written(&self.0.disk.shared.name, batch);
         Ok(())
@@ -168,6 +209,9 @@ impl Kv for SimKv {
         let upto = self.0.disk.records().written();
         self.0.spin().await;
         self.0.meet_for_good(Operation::Sync)?;
+        if let Some(twin) = self.0.disk.twin().as_ref() {
+            self.0.disk.compare(&twin.sync(), &());
+        }
         self.0.disk.records().make_durable(upto);
         self.0.disk.shared.journal.synced(&self.0.disk.shared.name, upto);
         Ok(())

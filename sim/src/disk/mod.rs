@@ -1,17 +1,21 @@
 //! A simulated machine's disk: it outlives processes, and forgets what was not synced when one dies.
 //!
 //! Invariant: as [`cluster::env::kv`] says, a crash drops a suffix of whole unsynced batches; how
-//! long a suffix is chance. What is wrong with the disk itself is in [`faults`].
+//! long a suffix is chance. What is wrong with the disk itself is in [`faults`]. On request real sled
+//! keeps the records as well ([`twin`]).
 
 mod blobs;
 mod faults;
 mod kv;
+pub mod twin;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{io, io::ErrorKind};
 
+use bytes::Bytes;
 use cluster::env::{Blobs, Kv};
 
 use crate::dice::Dice;
@@ -23,6 +27,7 @@ use blobs::{Objects, SimBlobs};
 pub use faults::{Excuse, Trouble, asks_to_begin_anew};
 use faults::{Faults, Operation};
 use kv::{Records, SimKv};
+use twin::Twin;
 
 /// A sync takes at least and at most this long, mostly; one in [`SLOW_ONE_IN`] takes up to [`SLOW`].
 const SYNC: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(4));
@@ -42,6 +47,8 @@ struct Shared {
     /// Which process may use it; earlier ones are dead.
     life: AtomicU64,
     records: Mutex<Records>,
+    /// Real sled, which holds the same records.
+    twin: Mutex<Option<Twin>>,
     objects: Mutex<Objects>,
     faults: Mutex<Faults>,
     /// Whether it was damaged, or replaced by an old copy, since it was last empty.
@@ -60,6 +67,7 @@ impl Disk {
             name: name.to_owned(),
             life: AtomicU64::new(0),
             records: Mutex::default(),
+            twin: Mutex::default(),
             objects: Mutex::default(),
             faults: Mutex::default(),
             spoilt: Mutex::default(),
@@ -68,6 +76,15 @@ impl Disk {
             journal,
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// The same, empty disk, with its records kept by real sled too. [`twin::start`] was called before.
+    ///
+    /// # Panics
+    /// When the system has no place for it.
+    pub fn on_sled(self) -> Self {
+        *self.twin() = Some(Twin::new(&self.shared.name).expect("there is a place for sled"));
+        self
     }
 
     /// Opens it for a process.
@@ -79,7 +96,11 @@ impl Disk {
     /// The process that uses it dies at this instant.
     pub fn crash(&self) {
         self.end_process();
-        let dropped = self.records().crash(&self.shared.dice);
+        let survivors = self.twin().as_mut().map(Twin::crash);
+        let dropped = match survivors {
+            None => self.records().crash(&self.shared.dice),
+            Some(survivors) => self.survive(survivors),
+        };
         self.shared.journal.crashed(&self.shared.name, dropped);
         self.objects().crash(&self.shared.dice);
         self.shared.trace.event("disk_crash", serde_json::json!({ "disk": self.shared.name, "batches_lost": dropped }));
@@ -88,9 +109,37 @@ impl Disk {
     /// The process that uses it ends in good order.
     pub fn close(&self) {
         self.end_process();
+        let survivors = self.twin().as_mut().map(Twin::stop);
+        if survivors.is_some_and(|survivors| self.survive(survivors) > 0) {
+            self.broken("sled lost batches though it was closed in good order");
+        }
         self.records().close();
         self.shared.journal.crashed(&self.shared.name, 0);
         self.objects().crash(&self.shared.dice);
+    }
+
+    /// What sled holds now is what there is; says how many batches are gone.
+    fn survive(&self, survivors: io::Result<BTreeMap<Bytes, Bytes>>) -> u64 {
+        let lost = survivors.map(|survivors| self.records().crash_to(&survivors));
+        match lost {
+            Ok(Some(lost)) => return lost,
+            Ok(None) => self.broken("sled holds what no prefix of its batches with all that were synced is"),
+            Err(error) => self.broken(&format!("sled cannot be read after a crash: {error}")),
+        }
+        0
+    }
+
+    /// Holds sled's answer against the simulated one.
+    fn compare<T: PartialEq>(&self, sled: &io::Result<T>, simulated: &T) {
+        match sled {
+            Ok(answer) if answer == simulated => {}
+            Ok(_) => self.broken("sled reads other records than were written"),
+            Err(error) => self.broken(&format!("sled failed on a disk that does not: {error}")),
+        }
+    }
+
+    fn broken(&self, text: &str) {
+        self.shared.journal.broken(format!("disk of {}: {text}", self.shared.name));
     }
 
     fn end_process(&self) {
@@ -133,6 +182,7 @@ impl Disk {
     /// Puts an old copy in the place of what is stored; no process uses it.
     pub fn restore(&self, copy: Image) {
         evidence::note(Undergone::NewDisk);
+        assert!(self.twin().is_none(), "old copies are not made of real sled");
         self.shared.journal.replaced(&self.shared.name, copy.records.iter());
         *self.records() = copy.records;
         *self.objects() = copy.objects;
@@ -152,6 +202,9 @@ impl Disk {
     /// Empties it; no process uses it.
     pub fn wipe(&self) {
         *self.records() = Records::default();
+        if let Some(Err(error)) = self.twin().as_mut().map(Twin::wipe) {
+            self.broken(&format!("sled cannot begin anew: {error}"));
+        }
         self.shared.journal.replaced(&self.shared.name, Records::default().iter());
         *self.objects() = Objects::default();
         *self.spoilt() = None;
@@ -159,6 +212,10 @@ impl Disk {
 
     fn records(&self) -> MutexGuard<'_, Records> {
         self.shared.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn twin(&self) -> MutexGuard<'_, Option<Twin>> {
+        self.shared.twin.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn objects(&self) -> MutexGuard<'_, Objects> {

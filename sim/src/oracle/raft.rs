@@ -75,6 +75,11 @@ impl Journal {
         std::mem::take(&mut self.lock().fresh)
     }
 
+    /// Notes that a store broke its contract.
+    pub fn broken(&self, text: String) {
+        self.lock().broken.push(safety(text).at(time::now()));
+    }
+
     /// What was broken since this was asked last.
     pub fn take_broken(&self) -> Vec<Violation> {
         std::mem::take(&mut self.lock().broken)
