@@ -36,6 +36,8 @@ struct Mutant {
     seeds: u64,
     /// The scenario that is run; the full swarm if none.
     scenario: Option<String>,
+    /// Whether real sled runs too.
+    sled: bool,
     /// The command that catches it.
     by: String,
 }
@@ -63,6 +65,7 @@ impl Mutant {
             oracle: field("oracle"),
             seeds: need("seeds", field("seeds"))?.parse().map_err(|_| format!("{name}.patch: `seeds` is no number"))?,
             scenario: field("scenario"),
+            sled: field("sled").is_some(),
             by: field("by").unwrap_or_else(|| "run".into()),
         })
     }
@@ -73,6 +76,7 @@ impl Mutant {
 
     fn arguments(&self, seed: u64) -> Vec<String> {
         let mut arguments = vec![self.by.clone(), "--seed".into(), seed.to_string()];
+        arguments.extend(self.sled.then(|| "--sled".into()));
         arguments.extend(self.scenario.iter().flat_map(|name| ["--scenario".into(), name.clone()]));
         arguments
     }
