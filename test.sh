@@ -31,4 +31,5 @@ else
   printf '\n!! SKIPPED: alerts over simulated time: promtool is not installed (Debian: prometheus)\n' >&2
 fi
 cargo sim sweep --seeds 1..20 --jobs 2
+cargo sim sweep --seeds 1..6 --sled --jobs 2
 cargo sim meta --seed 1
