@@ -322,8 +322,14 @@ impl Raft {
             }
             self.check_election(disk, leader, index);
         }
-        if self.committed.get(index as usize).is_some_and(|committed| *committed != leader) {
-            self.broken(format!("{disk} has {leader}'s entry at {index}, where another one is committed"));
+        if let Some(committed) = self.committed.get(index as usize).copied()
+            && committed != leader
+        {
+            // A leader that was replaced and does not know may still write to who does not know either.
+            let unaware = self.disk(disk).visible.vote.is_some_and(|vote| vote.leader_id <= leader);
+            if leader > committed || !unaware {
+                self.broken(format!("{disk} has {leader}'s entry at {index}, where another one is committed"));
+            }
         }
         Change::Entry(index, leader)
     }

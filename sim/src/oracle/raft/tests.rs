@@ -129,6 +129,24 @@ fn a_committed_entry_is_replaced_or_deleted() {
 }
 
 #[test]
+fn a_replaced_leader_writes_to_who_knows_no_other() {
+    let stale = |promised: LeaderId| {
+        let mut cluster = Cluster::new();
+        cluster.write(0, entry(leader(1, 0), 1, "a"), true);
+        for n in 1..3 {
+            cluster.write(n, vote(leader(2, 1)), true);
+            cluster.write(n, entry(leader(2, 1), 1, "b"), true);
+        }
+        cluster.write(1, commit(leader(2, 1), 1), true);
+        cluster.write(3, vote(promised), true);
+        cluster.write(3, entry(leader(1, 0), 1, "a"), true);
+        cluster.texts()
+    };
+    assert_eq!(stale(leader(1, 0)), Vec::<String>::new());
+    found(&stale(leader(2, 1)), "entry at 1, where another one is committed");
+}
+
+#[test]
 fn what_a_lost_disk_acknowledged_counts_for_the_node_that_it_was() {
     let commits_after_a_loss = |newcomer: Option<NodeId>| {
         let mut cluster = Cluster::new();
