@@ -135,6 +135,8 @@ fn a_replaced_leader_writes_to_who_knows_no_other() {
         cluster.write(0, entry(leader(1, 0), 1, "a"), true);
         for n in 1..3 {
             cluster.write(n, vote(leader(2, 1)), true);
+        }
+        for n in 1..3 {
             cluster.write(n, entry(leader(2, 1), 1, "b"), true);
         }
         cluster.write(1, commit(leader(2, 1), 1), true);
