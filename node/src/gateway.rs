@@ -13,7 +13,7 @@ use crate::auth::{AuthConfig, AuthConfigError, Masked, Verifier};
 use crate::drain::Drain;
 use crate::http::{self, App, HttpLimits};
 use crate::session::{Connections, Limits, Node};
-use crate::telemetry::{Metrics, Sampler, Seldom};
+use crate::telemetry::{Metrics, Sampler, Seldom, Trail};
 
 /// How long clients may take to hear that the node ends.
 const STOP_WITHIN: Duration = Duration::from_secs(4);
@@ -153,6 +153,7 @@ impl Gateway {
                 verifier: verifier.clone(),
                 metrics: metrics.clone(),
                 deliveries: Sampler::new(config.log_one_in),
+                trail: Trail::default(),
             }),
             cluster,
             connections: connections.clone(),

@@ -17,7 +17,7 @@ const DRAIN_POLL: Duration = Duration::from_millis(100);
 const DRAIN_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Asks a node's `path`, and turns what is no success into words for the operator.
-async fn ask(target: &AdminTarget, method: Method, path: &str) -> Result<Answer, Failure> {
+pub async fn ask(target: &AdminTarget, method: Method, path: &str) -> Result<Answer, Failure> {
     let endpoint = Endpoint::new(&target.url, target.admin_token.clone());
     let endpoint = endpoint.map_err(|error| Failure::Usage(format!("--url: {error}")))?;
     let answer = endpoint.request(method, path).await;

@@ -27,6 +27,8 @@ pub enum Command {
     Chat(ChatArgs),
     /// Show the cluster as one node sees it
     Status(StatusArgs),
+    /// Show what happened lately to a message, on all nodes
+    Trace(TraceArgs),
     /// Send a node's clients elsewhere and hand leadership over, so that it can be stopped
     Drain(AdminTarget),
     /// Change who belongs to the cluster
@@ -180,6 +182,17 @@ pub struct ChatArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct StatusArgs {
+    #[command(flatten)]
+    pub target: AdminTarget,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct TraceArgs {
+    /// The message's id, as its sender's `ok` has it
+    pub mid: String,
     #[command(flatten)]
     pub target: AdminTarget,
     /// Print JSON

@@ -10,6 +10,7 @@ mod log;
 mod process;
 mod serve;
 mod token;
+mod trace;
 mod up;
 
 use clap::Parser;
@@ -34,6 +35,7 @@ pub fn run() -> Result<(), Failure> {
         Some(Command::Bench(args)) => bench::run(&args),
         Some(Command::Chat(args)) => chat::run(&args),
         Some(Command::Status(args)) => admin::status(&args),
+        Some(Command::Trace(args)) => trace::run(&args),
         Some(Command::Drain(target)) => admin::drain(&target),
         Some(Command::Member(command)) => admin::member(&command),
         Some(Command::Leader(command)) => admin::leader(&command),

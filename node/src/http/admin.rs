@@ -6,7 +6,7 @@ use axum::Extension;
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
 use cluster::Admin;
-use cluster::id::NodeId;
+use cluster::id::{MessageId, NodeId};
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
@@ -20,6 +20,28 @@ pub async fn status(State(app): State<Arc<App>>, Extension(peer): Extension<Peer
     }
     let response = answer::json(StatusCode::OK, &app.cluster.status());
     app.readable_to_pages(&headers, response)
+}
+
+/// Which message is meant.
+#[derive(Deserialize)]
+pub struct Mid {
+    mid: String,
+}
+
+/// What this node knows to have happened to a message.
+pub async fn trace(
+    State(app): State<Arc<App>>,
+    Extension(peer): Extension<Peer>,
+    Query(Mid { mid }): Query<Mid>,
+    headers: HeaderMap,
+) -> Response {
+    if let Err(refusal) = app.admin(peer, &headers) {
+        return *refusal;
+    }
+    match mid.parse::<MessageId>() {
+        Ok(mid) => answer::json(StatusCode::OK, &json!({ "node": app.node.name, "steps": app.node.trail.of(mid) })),
+        Err(error) => answer::error(StatusCode::BAD_REQUEST, "bad_mid", &error.to_string()),
+    }
 }
 
 /// Begins to send this node's clients elsewhere; `/ready` and the status tell how far that is.

@@ -61,6 +61,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/ready", get(probe::ready))
         .route("/metrics", get(probe::metrics))
         .route("/admin/status", get(admin::status))
+        .route("/admin/trace", get(admin::trace))
         .route("/admin/drain", post(admin::drain))
         .route("/admin/leader/transfer", post(admin::transfer_leader))
         .route("/admin/members/{node}", delete(admin::remove))

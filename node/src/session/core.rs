@@ -27,7 +27,7 @@ use crate::delivery::{Pace, Window};
 use crate::protocol::{
     self, ClientBody, ClientFrame, CloseCode, DecodeError, ErrorBody, ErrorCode, ServerBody, ServerFrame,
 };
-use crate::telemetry::Part;
+use crate::telemetry::{Part, What};
 
 /// Deliveries are written while less than this waits to be written, in bytes.
 const DELIVERY_HIGH_BYTES: usize = 32 << 10;
@@ -169,7 +169,10 @@ impl Core {
     ) -> Result<(), End> {
         match &frame.body {
             ClientBody::Ack(upto) => match self.window.ack(Pos(*upto)) {
-                Ok(true) => link.ack(Pos(*upto)),
+                Ok(true) => {
+                    self.note(at.wall_ms, What::Acked { seq: Pos(*upto) });
+                    link.ack(Pos(*upto));
+                }
                 Ok(false) => {}
                 Err(_) => return Err(End::Close(CloseCode::Protocol)),
             },
@@ -323,6 +326,13 @@ impl Core {
             Err(SendRefusal::UnknownGroup) => groups::refusal(ErrorCode::UnknownGroup, "there is no such group"),
             Err(SendRefusal::NotMember) => groups::refusal(ErrorCode::NotMember, "only members write to a group"),
         };
+        if let Some(mid) = self.answers.oldest() {
+            let what = match &body {
+                ServerBody::Error(error) => What::Refused { mid, code: error.code },
+                _ => What::Stored { mid },
+            };
+            self.note(at.wall_ms, what);
+        }
         self.answer(token, body, at, out);
     }
 
@@ -363,10 +373,12 @@ impl Core {
             let start = out.len();
             match delivery {
                 Delivery::Message { message, body } => {
+                    self.note(at.wall_ms, What::Sent { mid: message.mid, seq: message.pos });
                     ws::put_text(out, |out| protocol::write_msg(out, message, body));
                 }
                 Delivery::Gap { seq, reason, lost } => {
                     let gap = protocol::Gap { reason: (*reason).into(), lost: *lost };
+                    self.note(at.wall_ms, What::Gap { seq: *seq, reason: gap.reason, lost: *lost });
                     self.say(None, ServerBody::Gap(seq.0, gap), at, out);
                 }
             }
@@ -414,6 +426,11 @@ impl Core {
             due = due.min(self.pace.ready_at());
         }
         due
+    }
+
+    /// For whoever asks after a message.
+    fn note(&self, ts_ms: u64, what: What) {
+        self.node.trail.note(ts_ms, &self.user, &self.device, what);
     }
 
     fn say(&mut self, id: Option<u64>, body: ServerBody<'_>, at: Moment, out: &mut Vec<u8>) {

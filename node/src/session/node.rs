@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::auth::{AuthError, Verifier};
 use crate::delivery::WindowLimits;
-use crate::telemetry::{ConnectionError, Metrics, Sampler};
+use crate::telemetry::{ConnectionError, Metrics, Sampler, Trail};
 
 /// What clients must keep to, and what they can expect.
 #[derive(Debug, Clone)]
@@ -37,6 +37,8 @@ pub struct Node {
     pub metrics: Arc<Metrics>,
     /// Which deliveries are logged.
     pub deliveries: Sampler,
+    /// What happened lately to messages.
+    pub trail: Trail,
 }
 
 impl Node {

@@ -27,7 +27,7 @@ use super::run::{Opened, run};
 use crate::auth::{AuthConfig, DEV_SECRET, Verifier, issue};
 use crate::delivery::WindowLimits;
 use crate::protocol::ServerFrame;
-use crate::telemetry::{Metrics, Sampler};
+use crate::telemetry::{Metrics, Sampler, Trail};
 
 /// One end of a stream in memory.
 pub struct Memory(pub DuplexStream);
@@ -243,6 +243,7 @@ impl Client {
             verifier: Arc::new(Verifier::new(&AuthConfig::default()).unwrap()),
             metrics: Arc::new(Metrics::new()),
             deliveries: Sampler::new(1),
+            trail: Trail::default(),
         });
         let script = Script::default();
         let opened = Opened {

@@ -11,8 +11,10 @@ mod process;
 mod quota;
 mod sample;
 mod seldom;
+mod trail;
 
 pub use connections::{CONNECTION_LOST, ConnectionError, Part};
 pub use metrics::Metrics;
 pub use sample::Sampler;
 pub use seldom::Seldom;
+pub use trail::{Trail, What};

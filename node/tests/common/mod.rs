@@ -244,13 +244,14 @@ impl TestCluster {
         kib << 10
     }
 
-    /// Runs an operator's command, such as `["member", "remove", id]`, against a node.
-    pub async fn operator(&self, index: usize, args: &[&str]) -> Result<(), String> {
+    /// Runs an operator's command, such as `["member", "remove", id]`, against a node; what it says.
+    pub async fn operator(&self, index: usize, args: &[&str]) -> Result<String, String> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_im-gateway"));
         command.args(args).args(["--url", &format!("http://{}", self.addr(index))]).stdin(Stdio::null());
         let output = tokio::task::spawn_blocking(move || command.output()).await.expect("it does not panic");
         let output = output.expect("the command starts");
-        if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() { Ok(said(&output.stdout)) } else { Err(said(&output.stderr)) }
     }
 
     /// Moves leadership to a node and waits until it leads.

@@ -12,6 +12,7 @@ use crate::protocol::{self, ErrorCode, MAX_KEY_BYTES, ServerBody};
 use crate::session::groups::{self, NO_GROUPS, Wish};
 use crate::session::link::Link;
 use crate::session::signals;
+use crate::telemetry::What;
 
 impl Core {
     pub(super) fn send(
@@ -26,10 +27,22 @@ impl Core {
             Ok(Outgoing { to: Destination::Group(_), .. }) if !link.has_groups() => {
                 self.answers.refused(id, NO_GROUPS.0, NO_GROUPS.1);
             }
-            Ok(outgoing) => link.ask(self.answers.awaited(id, Some(outgoing.mid)), Request::Send(outgoing)),
+            Ok(outgoing) => {
+                self.note_received(&outgoing);
+                link.ask(self.answers.awaited(id, Some(outgoing.mid)), Request::Send(outgoing));
+            }
             Err((code, message)) => self.answers.refused(id, code, message),
         }
         self.asked(at, out);
+    }
+
+    fn note_received(&self, outgoing: &Outgoing) {
+        let Outgoing { mid, to, ts_ms, body, .. } = outgoing;
+        let (to, group) = match to {
+            Destination::User(user) => (Some(user.clone()), None),
+            Destination::Group(group) => (None, Some(group.clone())),
+        };
+        self.note(*ts_ms, What::Received { mid: *mid, to, group, bytes: body.len() });
     }
 
     /// A request has taken its place.
