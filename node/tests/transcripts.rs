@@ -97,7 +97,7 @@ impl Scene {
         let actor = self.actors.get_mut(name).ok_or("there is no such connection")?;
         match said {
             Some(said) if said.starts_with("binary ") => {
-                actor.raw.message(Message::binary(said["binary ".len()..].as_bytes().to_vec())).await;
+                actor.raw.message(Message::binary(said.as_bytes()["binary ".len()..].to_vec())).await;
             }
             Some(said) => actor.raw.text(said.strip_prefix("text ").unwrap_or(&said)).await,
             None => {
