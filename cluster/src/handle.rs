@@ -131,6 +131,7 @@ impl Cluster {
         tokio::spawn(membership::leader::run(inner.clone()));
         tokio::spawn(crate::liveness::run(inner.clone()));
         tokio::spawn(proposer::run(inner.clone()));
+        tokio::spawn(crate::presence::run(inner.clone()));
         let kept = inner.config.log.kept_bytes;
         tokio::spawn(crate::raft::keep_log_bounded(inner.raft.clone(), inner.log.clone(), kept));
         Ok(Self { inner })

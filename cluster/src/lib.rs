@@ -9,6 +9,7 @@ pub mod id;
 pub mod observer;
 pub mod origin;
 pub mod peer;
+pub mod presence;
 pub mod raft;
 pub mod session;
 pub mod signal;

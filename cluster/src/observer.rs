@@ -34,6 +34,8 @@ pub trait Observer: Send + Sync + 'static {
     fn delivery_latency(&self, _audience: Audience, _latency: Duration) {}
     /// `count` messages that clients of this node sent waited for an absent device.
     fn delivered_late(&self, _count: u64) {}
+    /// Sessions of this node were told `count` times who is there.
+    fn presence(&self, _count: u64) {}
     /// The term has grown by `count`.
     fn elections(&self, _count: u64) {}
     /// A checkpoint of this node's state took so long to write.

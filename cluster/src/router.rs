@@ -3,7 +3,7 @@
 //! Invariant: sessions learn of the replicated state only through [`Router::applied`], which sees
 //! every entry once and in order, so no session can act on what is not committed.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -14,6 +14,7 @@ use crate::env::clock::Instant;
 use crate::id::{DeviceId, MessageId, NodeId, UserId};
 use crate::observer::{Audience, Observer};
 use crate::origin::{Events, Key, Origin};
+use crate::presence::{Count, Desk, Presence};
 use crate::raft::{ApplySink, LogId};
 use crate::session::{Event, SessionSpec};
 use crate::signal::Signal;
@@ -35,6 +36,9 @@ const MAX_SIGNALS: usize = 64;
 pub struct Mailbox {
     events: Mutex<VecDeque<Event>>,
     inbox: AtomicBool,
+    /// The latest of each user whom the session watches, until it is taken.
+    presences: Mutex<BTreeMap<UserId, Count>>,
+    presence: AtomicBool,
     notify: Notify,
 }
 
@@ -56,6 +60,25 @@ impl Mailbox {
         self.notify.notify_one();
     }
 
+    /// Tells how a user is seen now, in the place of what was told before and is not taken.
+    pub(crate) fn see(&self, presence: Presence) {
+        lock(&self.presences).insert(presence.user, presence.count);
+        self.presence.store(true, Ordering::Release);
+        self.notify.notify_one();
+    }
+
+    /// Forgets what was told of these users.
+    pub(crate) fn unsee(&self, users: &BTreeSet<UserId>) {
+        lock(&self.presences).retain(|user, _| !users.contains(user));
+    }
+
+    /// Takes up to `most` of what is to be told of users.
+    pub(crate) fn take_presences(&self, most: usize) -> Vec<Presence> {
+        let mut presences = lock(&self.presences);
+        let taken = std::iter::from_fn(|| presences.pop_first()).take(most);
+        taken.map(|(user, count)| Presence { user, count }).collect()
+    }
+
     /// The next event. Cancel-safe.
     pub async fn next(&self) -> Event {
         loop {
@@ -74,7 +97,8 @@ impl Mailbox {
             }
             return Some(event);
         }
-        self.inbox.swap(false, Ordering::AcqRel).then_some(Event::Inbox)
+        let inbox = self.inbox.swap(false, Ordering::AcqRel).then_some(Event::Inbox);
+        inbox.or_else(|| self.presence.swap(false, Ordering::AcqRel).then_some(Event::Presence))
     }
 }
 
@@ -98,6 +122,8 @@ pub struct Router {
     node: NodeId,
     observer: Arc<dyn Observer>,
     inner: Mutex<Inner>,
+    /// Who of this node's sessions watches whom.
+    pub(crate) desk: Desk,
     /// The origin may have something to propose.
     pub work: Notify,
     /// A batch or a `NodeUp` of this node was applied.
@@ -135,6 +161,7 @@ impl Router {
                 next_key: 1,
                 counting: false,
             }),
+            desk: Desk::default(),
             work: Notify::new(),
             settled: Notify::new(),
             refused: Mutex::new(None),
@@ -173,6 +200,7 @@ impl Router {
             }
         }
         drop(inner);
+        self.desk.end(key);
         self.work.notify_one();
     }
 
@@ -239,6 +267,7 @@ impl Router {
                 inner.dispatch(events);
                 self.settled.notify_one();
             }
+            Effect::Presence(users) => self.desk.changed(&users),
             Effect::Wake(user) => inner.wake(&user),
             Effect::WakeGroup(members) => members.keys().for_each(|member| inner.wake(member)),
             Effect::GroupLost { reason, lost } => {
@@ -349,6 +378,7 @@ impl ApplySink for Router {
         let events = inner.origin.rejoin();
         inner.dispatch(events);
         drop(inner);
+        self.desk.all_changed();
         self.settled.notify_one();
         self.work.notify_one();
     }

@@ -105,6 +105,8 @@ pub enum Event {
     },
     /// There may be something to read. Coalesced.
     Inbox,
+    /// Somebody whom this session watches has come or gone: see `Session::presences`. Coalesced.
+    Presence,
     /// Somebody types, or has read a message. News, not a promise.
     Signal {
         /// Who.

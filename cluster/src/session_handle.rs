@@ -1,6 +1,6 @@
 //! A live session's grip on the cluster.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -9,6 +9,7 @@ use crate::handle::Inner;
 use crate::id::{GroupId, MessageId, NodeId, Pos, UserId};
 use crate::origin::Key;
 use crate::peer::Kind;
+use crate::presence::{Presence, TooMany};
 use crate::router::{Mailbox, Notice, Router};
 use crate::session::{Delivery, Event, MembersPage, MembersRefusal, Request, SessionSpec};
 use crate::signal::{News, Signal};
@@ -72,6 +73,25 @@ impl Session {
             self.inner.signal(&Signal { to: sender.clone(), except: None, from: from.clone(), news });
         }
         self.inner.signal(&Signal { to: from.clone(), except: Some(self.spec.device.clone()), from, news });
+    }
+
+    /// Tells this session from now on who of these users is there, and how it is now; besides those whom
+    /// it watches already.
+    ///
+    /// # Errors
+    /// When it would watch more than `most`; then nothing has changed.
+    pub fn watch(&self, users: BTreeSet<UserId>, most: usize) -> Result<(), TooMany> {
+        self.inner.router.desk.watch(self.key, &self.mailbox, users, most)
+    }
+
+    /// Tells it of these users no more.
+    pub fn unwatch(&self, users: &BTreeSet<UserId>) {
+        self.inner.router.desk.unwatch(self.key, users);
+    }
+
+    /// Takes up to `most` of what is new of users whom it watches, after [`Event::Presence`].
+    pub fn presences(&self, most: usize) -> Vec<Presence> {
+        self.mailbox.take_presences(most)
     }
 
     /// Whether all nodes of the cluster know groups, and agree on their limits.

@@ -36,6 +36,8 @@ pub struct Status {
     pub quorum_silence_ms: u64,
     /// Sessions open on this node.
     pub local_sessions: usize,
+    /// Pairs of a session of this node and a user whom it watches.
+    pub watches: usize,
     /// The members and what is known of them.
     pub nodes: Vec<NodeStatus>,
     /// Sizes of the replicated state.
@@ -115,6 +117,7 @@ impl Status {
             quorum_age_ms: liveness::quorum_age(inner).map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
             quorum_silence_ms: u64::try_from(inner.quorum.silence().as_millis()).unwrap_or(u64::MAX),
             local_sessions,
+            watches: inner.router.desk.len(),
             nodes: nodes.collect(),
             totals: state.totals(),
             limits: state.limits().clone(),

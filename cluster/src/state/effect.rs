@@ -36,6 +36,8 @@ pub enum Effect {
         /// Why.
         refusal: BatchRefusal,
     },
+    /// Sessions of these users began or ended: not as many of their devices may be there as before.
+    Presence(Vec<UserId>),
     /// A user's inbox grew: its live sessions have something to read.
     Wake(UserId),
     /// A group has a new message: its members' live sessions have something to read.

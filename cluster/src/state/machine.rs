@@ -167,9 +167,12 @@ impl State {
         });
         match result {
             Ok((ended, session)) => {
-                if let Some((node, epoch)) = ended {
-                    self.end_session(node, epoch);
-                    effects.push(Effect::Superseded { node, epoch });
+                match ended {
+                    Some((node, epoch)) => {
+                        self.end_session(node, epoch);
+                        effects.push(Effect::Superseded { node, epoch });
+                    }
+                    None => effects.push(Effect::Presence(vec![session.user.clone()])),
                 }
                 self.sessions.insert(epoch, session);
                 self.nodes.add_session(node, epoch);
@@ -234,6 +237,7 @@ impl State {
     fn close(&mut self, node: NodeId, epoch: Epoch, clean: bool, effects: &mut Vec<Effect>) -> Outcome {
         let Some((name, device)) = self.session_of(node, epoch) else { return Outcome::Fenced };
         self.end_session(node, epoch);
+        effects.push(Effect::Presence(vec![name.clone()]));
         self.with(&name, effects, |name, user, ctx| {
             user.disconnect(&device, ctx.now_ms, ctx.limits);
             if clean && user.live(&device).ephemeral {
@@ -247,6 +251,7 @@ impl State {
         if let Some((node, epoch)) = self.with(name, effects, |name, user, ctx| user.forget(name, device, ctx)) {
             self.end_session(node, epoch);
             effects.push(Effect::Superseded { node, epoch });
+            effects.push(Effect::Presence(vec![name.clone()]));
         }
     }
 
@@ -268,11 +273,16 @@ impl State {
 
     /// Ends a node's living generation: all its sessions are lost connections from now on.
     fn end_generation(&mut self, node: NodeId, effects: &mut Vec<Effect>) {
+        let mut users = Vec::new();
         for epoch in self.nodes.end(node, effects) {
             let session = self.sessions.remove(&epoch).expect("the session lives");
             self.with(&session.user, effects, |_, user, ctx| {
                 user.disconnect(&session.device, ctx.now_ms, ctx.limits);
             });
+            users.push(session.user);
+        }
+        if !users.is_empty() {
+            effects.push(Effect::Presence(users));
         }
     }
 }

@@ -4,7 +4,7 @@ use std::iter::{Peekable, once};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::device::{Device, GapReason, Registration};
+use super::device::{Device, GapReason, NEVER, Registration};
 use super::limits::{GroupLimits, Limits};
 use super::machine::State;
 use super::message::Message;
@@ -182,6 +182,18 @@ impl State {
     pub fn sessions_of(&self, user: &UserId) -> impl Iterator<Item = (&DeviceId, NodeId)> {
         let devices = self.store.user(user).into_iter().flat_map(|user| &user.devices);
         devices.filter_map(|device| Some((&device.id, device.session?)))
+    }
+
+    /// Whether a session of the user ended within the last `within_ms` of replicated time, as far as is
+    /// remembered, which is about as long as a device's answers are. Wrong for a moment where the limit on that
+    /// was changed since.
+    #[must_use]
+    pub fn has_just_left(&self, user: &UserId, within_ms: u64) -> bool {
+        let Some(user) = self.store.user(user) else { return false };
+        let rings = user.devices.iter().map(|device| device.ring_ms);
+        let mut rings = rings.chain(user.retired.iter().map(|retired| retired.drop_ms));
+        let since_ms = self.time_ms.saturating_sub(within_ms);
+        rings.any(|ring_ms| ring_ms != NEVER && ring_ms.saturating_sub(self.limits.ring_ttl_ms) >= since_ms)
     }
 
     /// A live session's user, device and node.

@@ -83,6 +83,8 @@ struct Chat {
     /// Dim and normal, on a terminal.
     style: (&'static str, &'static str),
     troubled: bool,
+    /// Whether the one to whom we write was there when that was told last.
+    online: Option<bool>,
     /// Why connecting failed so far, since the last time that it did not.
     obstacles: Vec<String>,
 }
@@ -111,18 +113,32 @@ impl Chat {
         let urls = discover(&args.target.url).await;
         let first = rand::random_range(0..args.target.url.len().max(1));
         let client = Client::builder(Arc::new(Tcp), urls, tokens, &args.device).first(first).connect();
-        Ok(Self {
+        let mut chat = Self {
             client: client.map_err(|error| Failure::Usage(format!("--url: {error}")))?,
             device: args.device.clone(),
-            to: args.group.clone().map(To::Group).or_else(|| args.to.clone().map(To::User)),
+            to: None,
             lines: BufReader::new(tokio::io::stdin()).lines(),
             sent: 0,
             waiting: FuturesUnordered::new(),
             stored: VecDeque::new(),
             style: if std::io::stdout().is_terminal() { ("\x1b[2m", "\x1b[0m") } else { ("", "") },
             troubled: false,
+            online: None,
             obstacles: Vec::new(),
-        })
+        };
+        chat.write_to(args.group.clone().map(To::Group).or_else(|| args.to.clone().map(To::User)));
+        Ok(chat)
+    }
+
+    /// From now on lines go there; whether a user is online is shown.
+    fn write_to(&mut self, to: Option<To>) {
+        if let Some(To::User(user)) = &self.to {
+            self.client.unwatch([user.as_str()]);
+        }
+        if let Some(To::User(user)) = &to {
+            self.client.watch([user.as_str()]);
+        }
+        (self.to, self.online) = (to, None);
     }
 
     async fn run(mut self) -> Result<(), Failure> {
@@ -215,7 +231,7 @@ impl Chat {
         let act = match command {
             "/to" | "/group" => {
                 let to = name.to_owned();
-                self.to = Some(if command == "/to" { To::User(to) } else { To::Group(to) });
+                self.write_to(Some(if command == "/to" { To::User(to) } else { To::Group(to) }));
                 return self.note(&format!("writing to {name}"));
             }
             "/members" => return self.members(name).await,
@@ -280,6 +296,14 @@ impl Chat {
             }
             Event::Gap { lost, .. } => self.note(&format!("… {lost} messages are missing here")),
             Event::Typing { .. } | Event::Read { .. } => Ok(()),
+            Event::Presence { devices, .. } if self.online == Some(devices > 0) => Ok(()),
+            Event::Presence { user, devices, .. } => {
+                self.online = Some(devices > 0);
+                self.note(&format!("{} is {}", visible(&user), if devices > 0 { "online" } else { "offline" }))
+            }
+            Event::WatchRefused { users, .. } => {
+                self.note(&format!("not told whether {} is online", visible(&users.join(", "))))
+            }
             Event::Delivered { mid, by } => {
                 let Some(index) = self.stored.iter().position(|(known, ..)| *known == mid) else { return Ok(()) };
                 let (_, number, since) = self.stored.remove(index).expect("it was found there");

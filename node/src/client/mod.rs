@@ -12,6 +12,7 @@ pub mod outbox;
 pub mod route;
 mod shared;
 mod task;
+pub mod watches;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -146,6 +147,22 @@ pub enum Event {
         by: String,
         /// The message.
         mid: MessageId,
+    },
+    /// Somebody whom we watch is there, or not. Told again now and then though nothing has changed.
+    Presence {
+        /// Who.
+        user: String,
+        /// With how many devices; 0: offline.
+        devices: u32,
+        /// Grows with what changes, whatever node tells it.
+        version: u64,
+    },
+    /// These are not watched.
+    WatchRefused {
+        /// Who.
+        users: Vec<String>,
+        /// Why.
+        code: ErrorCode,
     },
     /// A session stands.
     Connected {
@@ -332,6 +349,19 @@ impl Client {
     /// Tells a message's sender, and our other devices, that it was read. Lost like [`Client::typing`].
     pub fn read(&self, from: &str, mid: MessageId) {
         self.signal(ClientBody::Read(Read { from: from.into(), mid }));
+    }
+
+    /// Tells from now on who of these users is there, and how it is now, besides those watched already: as
+    /// [`Event::Presence`], across all connections to come.
+    pub fn watch<'a>(&self, users: impl IntoIterator<Item = &'a str>) {
+        self.0.shared.state().watches.watch(users.into_iter().map(str::to_owned));
+        self.0.shared.work.notify_one();
+    }
+
+    /// Tells it of these no more.
+    pub fn unwatch<'a>(&self, users: impl IntoIterator<Item = &'a str>) {
+        self.0.shared.state().watches.unwatch(users.into_iter().map(str::to_owned));
+        self.0.shared.work.notify_one();
     }
 
     fn signal(&self, body: ClientBody<'_>) {

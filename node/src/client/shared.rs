@@ -8,6 +8,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::inbox::Inbox;
 use super::outbox::{Next, Now, Outbox, Request};
+use super::watches::{Seen, WATCH_ID, Watches};
 use super::{Event, Fate, Incoming, Item, Stopped};
 use crate::protocol::{ClientBody, ClientFrame, ErrorCode, Gap, Group, Msg, ServerBody, ServerFrame};
 
@@ -46,6 +47,7 @@ pub(super) struct Shared {
 pub(super) struct State {
     pub outbox: Outbox<oneshot::Sender<Fate>>,
     pub inbox: Inbox<Item>,
+    pub watches: Watches,
     news: VecDeque<Event>,
     questions: VecDeque<Question>,
     /// Typing and read marks that were not written yet, as frames.
@@ -70,6 +72,7 @@ impl Shared {
             state: Mutex::new(State {
                 outbox: Outbox::default(),
                 inbox: Inbox::new(ahead),
+                watches: Watches::default(),
                 news: VecDeque::new(),
                 questions: VecDeque::new(),
                 signals: VecDeque::new(),
@@ -133,6 +136,7 @@ impl Shared {
         let mut state = self.state();
         state.outbox.connected(inflight, frame_bytes);
         state.inbox.connected(epoch);
+        state.watches.connected();
         state.frame_bytes = frame_bytes;
         state.asked = false;
     }
@@ -167,6 +171,18 @@ impl Shared {
             (ServerBody::Error(error), Some(MEMBERS_ID)) => {
                 state.answer_question(Err(error.code));
                 self.work.notify_one();
+            }
+            (ServerBody::Ok(_), Some(WATCH_ID)) => drop(state.watches.answered(None)),
+            (ServerBody::Error(error), Some(WATCH_ID)) => {
+                let users = state.watches.answered(Some(error.code));
+                if !users.is_empty() {
+                    state.push_news(Event::WatchRefused { users, code: error.code });
+                    self.arrived.notify_waiters();
+                }
+            }
+            (ServerBody::Presence(presence), _) => {
+                state.watches.told(&presence);
+                self.arrived.notify_waiters();
             }
             (ServerBody::Ok(ok), Some(id)) => {
                 if let Some(reply) = state.outbox.answered(id) {
@@ -225,7 +241,10 @@ impl State {
                 Next::TooLarge(reply, false) => drop(reply.send(Fate::TooLarge { frame_bytes: self.frame_bytes })),
                 Next::TooLarge(reply, true) => resign(reply, true),
                 // What is stored goes first.
-                Next::Idle => return self.signals.pop_front(),
+                Next::Idle => {
+                    let frame_bytes = self.frame_bytes;
+                    return self.watches.next_frame(frame_bytes).or_else(|| self.signals.pop_front());
+                }
             }
         }
     }
@@ -267,7 +286,11 @@ impl State {
 
     fn take_event(&mut self) -> Option<Event> {
         // News of the connection first: they are few, and bounded in number.
-        self.news.pop_front().or_else(|| {
+        let news = self.news.pop_front().or_else(|| {
+            let (user, Seen { devices, version }) = self.watches.take()?;
+            Some(Event::Presence { user, devices, version })
+        });
+        news.or_else(|| {
             self.inbox.take().map(|item| match item {
                 Item::Message(message) => Event::Message(message),
                 Item::Gap { seq, reason, lost } => Event::Gap { seq, reason, lost },

@@ -43,6 +43,18 @@ pub enum ClientBody<'a> {
     Typing(Typing<'a>),
     /// The user has read a message.
     Read(Read<'a>),
+    /// Tell who of these users is there, from now on.
+    Watch(Watch<'a>),
+    /// Tell it of these no more.
+    Unwatch(Watch<'a>),
+}
+
+/// Users to watch, or to watch no more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watch<'a> {
+    /// Their names.
+    #[serde(borrow)]
+    pub users: Vec<Cow<'a, str>>,
 }
 
 /// Forget another device of the user.
@@ -198,7 +210,8 @@ impl fmt::Debug for Refresh<'_> {
     }
 }
 
-const NAMES: [&str; 10] = ["hello", "send", "ack", "pong", "ping", "refresh", "group", "typing", "read", "forget"];
+const NAMES: [&str; 12] =
+    ["hello", "send", "ack", "pong", "ping", "refresh", "group", "typing", "read", "forget", "watch", "unwatch"];
 
 #[derive(Deserialize)]
 struct Raw<'a> {
@@ -224,6 +237,10 @@ struct Raw<'a> {
     read: Option<Read<'a>>,
     #[serde(borrow, default, deserialize_with = "object")]
     forget: Option<Forget<'a>>,
+    #[serde(borrow, default, deserialize_with = "object")]
+    watch: Option<Watch<'a>>,
+    #[serde(borrow, default, deserialize_with = "object")]
+    unwatch: Option<Watch<'a>>,
 }
 
 impl<'a> ClientFrame<'a> {
@@ -249,6 +266,8 @@ impl<'a> ClientFrame<'a> {
             raw.typing.map(ClientBody::Typing),
             raw.read.map(ClientBody::Read),
             raw.forget.map(ClientBody::Forget),
+            raw.watch.map(ClientBody::Watch),
+            raw.unwatch.map(ClientBody::Unwatch),
         ]
         .into_iter()
         .flatten();
@@ -283,6 +302,8 @@ impl Serialize for ClientFrame<'_> {
             ClientBody::Forget(forget) => write_frame(serializer, id, None, "forget", forget),
             ClientBody::Read(read) => write_frame(serializer, id, None, "read", read),
             ClientBody::Group(group) => write_frame(serializer, id, None, "group", group),
+            ClientBody::Watch(watch) => write_frame(serializer, id, None, "watch", watch),
+            ClientBody::Unwatch(watch) => write_frame(serializer, id, None, "unwatch", watch),
             ClientBody::Refresh(refresh) => write_frame(serializer, id, None, "refresh", refresh),
         }
     }

@@ -16,11 +16,11 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
-pub use client::{ClientBody, ClientFrame, Forget, Group, Hello, Read, Refresh, Send, Typing};
+pub use client::{ClientBody, ClientFrame, Forget, Group, Hello, Read, Refresh, Send, Typing, Watch};
 pub use codes::{CloseCode, ErrorCode};
 pub use server::{
-    Delivered, ErrorBody, Gap, GapReason, GoAway, Limits, Msg, Ok, ReadBy, ServerBody, ServerFrame, TypedBy, Welcome,
-    write_msg,
+    Delivered, ErrorBody, Gap, GapReason, GoAway, Limits, Msg, Ok, Presence, ReadBy, ServerBody, ServerFrame, Status,
+    TypedBy, Welcome, write_msg,
 };
 
 /// The WebSocket subprotocol's name.

@@ -38,6 +38,8 @@ pub enum ServerBody<'a> {
     Typing(TypedBy<'a>),
     /// Somebody has read a message.
     Read(ReadBy<'a>),
+    /// Whether somebody whom we watch is there.
+    Presence(Presence<'a>),
     /// The node's heartbeat.
     Ping,
     /// Answers a client's `ping`.
@@ -78,6 +80,9 @@ pub struct Limits {
     pub send_per_s: u32,
     /// Sends without a received `ok`.
     pub inflight: u32,
+    /// Users that a connection may watch. 0 of a node that knows no watches.
+    #[serde(default)]
+    pub watches: u32,
 }
 
 /// Done.
@@ -197,6 +202,41 @@ pub struct ReadBy<'a> {
     pub mid: MessageId,
 }
 
+/// Whether a user is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Presence<'a> {
+    /// Who.
+    #[serde(borrow)]
+    pub user: Cow<'a, str>,
+    /// Whether they are.
+    pub status: Status,
+    /// With how many devices.
+    pub devices: u32,
+    /// Grows with what changes: an older one of the same user is to be dropped.
+    pub v: u64,
+}
+
+/// See [`Presence`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// A device is connected, or was a moment ago.
+    Online,
+    /// None is.
+    Offline,
+    /// A status that only newer builds know.
+    #[serde(other)]
+    Other,
+}
+
+impl<'a> From<&'a cluster::presence::Presence> for Presence<'a> {
+    fn from(presence: &'a cluster::presence::Presence) -> Self {
+        let count = presence.count;
+        let status = if count.devices > 0 { Status::Online } else { Status::Offline };
+        Self { user: presence.user.as_str().into(), status, devices: count.devices, v: count.version }
+    }
+}
+
 /// Reconnect within `after_ms`; this socket stays until then.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GoAway<'a> {
@@ -207,8 +247,8 @@ pub struct GoAway<'a> {
     pub url: Option<Cow<'a, str>>,
 }
 
-const NAMES: [&str; 11] =
-    ["welcome", "ok", "error", "msg", "gap", "delivered", "ping", "pong", "go_away", "typing", "read"];
+const NAMES: [&str; 12] =
+    ["welcome", "ok", "error", "msg", "gap", "delivered", "ping", "pong", "go_away", "typing", "read", "presence"];
 
 #[derive(Deserialize)]
 struct Raw<'a> {
@@ -238,6 +278,8 @@ struct Raw<'a> {
     typing: Option<TypedBy<'a>>,
     #[serde(borrow, default, deserialize_with = "object")]
     read: Option<ReadBy<'a>>,
+    #[serde(borrow, default, deserialize_with = "object")]
+    presence: Option<Presence<'a>>,
 }
 
 impl<'a> ServerFrame<'a> {
@@ -264,6 +306,7 @@ impl<'a> ServerFrame<'a> {
             raw.go_away.map(ServerBody::GoAway),
             raw.typing.map(ServerBody::Typing),
             raw.read.map(ServerBody::Read),
+            raw.presence.map(ServerBody::Presence),
         ]
         .into_iter()
         .flatten()
@@ -296,6 +339,7 @@ impl Serialize for ServerFrame<'_> {
             ServerBody::Delivered(delivered) => write_frame(serializer, id, None, "delivered", delivered),
             ServerBody::Typing(typing) => write_frame(serializer, id, None, "typing", typing),
             ServerBody::Read(read) => write_frame(serializer, id, None, "read", read),
+            ServerBody::Presence(presence) => write_frame(serializer, id, None, "presence", presence),
             ServerBody::Ping => write_frame(serializer, id, None, "ping", &Empty {}),
             ServerBody::Pong => write_frame(serializer, id, None, "pong", &Empty {}),
             ServerBody::GoAway(go_away) => write_frame(serializer, id, None, "go_away", go_away),

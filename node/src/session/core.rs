@@ -5,6 +5,7 @@
 //! nothing is delivered before the session is registered, nor while it is suspended (G4); every
 //! buffer that a client can make grow has a limit (G7).
 
+mod presence;
 mod requests;
 
 use std::sync::Arc;
@@ -13,6 +14,8 @@ use cluster::env::clock::Instant;
 use cluster::id::{DeviceId, MessageId, Pos, UserId};
 use cluster::session::{Delivery, Event, Refusal};
 use cluster::state::SendRefusal;
+
+pub use presence::PRESENCES;
 
 use super::answers::Answers;
 use super::ending::End;
@@ -83,6 +86,8 @@ pub struct Core {
     window: Window,
     /// The inbox may hold something after the window.
     inbox: bool,
+    /// There may be news of who is there.
+    presence: bool,
     heart: Heart,
     bad_frames: u8,
 }
@@ -112,6 +117,7 @@ impl Core {
             answers: Answers::default(),
             unanswered: Part::of_send_queue(node.metrics.clone()),
             inbox: false,
+            presence: false,
             bad_frames: 0,
             node,
         }
@@ -201,6 +207,14 @@ impl Core {
                 self.pace.take(at.now);
                 self.read(frame.id, read, at, out, link);
             }
+            ClientBody::Watch(watch) => {
+                self.pace.take(at.now);
+                self.watch(frame.id, watch, at, out, link);
+            }
+            ClientBody::Unwatch(watch) => {
+                self.pace.take(at.now);
+                self.unwatch(frame.id, watch, at, out, link);
+            }
             ClientBody::Refresh(refresh) => {
                 self.pace.take(at.now);
                 self.refresh(frame.id, &refresh.token, at, out);
@@ -262,6 +276,7 @@ impl Core {
                 }
             }
             Event::Inbox => self.inbox = true,
+            Event::Presence => self.presence = true,
             Event::Sent { token, result } => self.sent(token, result, at, out),
             Event::Done { token, result } => self.answer(token, groups::answer(result), at, out),
             // What must go goes first: these only where nothing waits to be written.
@@ -300,6 +315,7 @@ impl Core {
                 frame_bytes: node.rules.frame_bytes,
                 send_per_s: node.rules.send_per_s,
                 inflight: u32::try_from(self.inflight).unwrap_or(u32::MAX),
+                watches: node.rules.watches,
             },
         };
         self.say(self.hello_id, ServerBody::Welcome(welcome), at, out);
@@ -363,7 +379,7 @@ impl Core {
 
     /// Whether there is something to deliver, and only unwritten bytes stand in its way.
     pub fn wants_room(&self, waiting_out: usize) -> bool {
-        waiting_out >= DELIVERY_HIGH_BYTES && self.wants_page(0).is_some()
+        waiting_out >= DELIVERY_HIGH_BYTES && (self.wants_page(0).is_some() || self.wants_presences(0))
     }
 
     /// Writes what was read. An empty page: the inbox is read to its end.

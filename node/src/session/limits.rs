@@ -18,6 +18,8 @@ pub struct Limits {
     /// Frames, acknowledgements aside, that a client may send per second; the node reads no faster.
     /// Told in `welcome`.
     pub send_per_s: u32,
+    /// Users that a connection may watch; told in `welcome`. Each costs its node some 100 to 200 bytes.
+    pub watches: u32,
     /// The heartbeat when nothing else was sent, ms; told in `welcome`.
     pub ping_ms: u64,
     /// `hello` must come within this, ms.
@@ -36,6 +38,7 @@ impl Default for Limits {
             connections: 200_000,
             frame_bytes: 64 << 10,
             send_per_s: 1000,
+            watches: 256,
             ping_ms: 25_000,
             hello_timeout_ms: 5_000,
             ack_timeout_ms: 5_000,
@@ -55,6 +58,7 @@ impl Limits {
             ack_timeout: Duration::from_millis(self.ack_timeout_ms.max(1)),
             frame_bytes: self.frame_bytes,
             send_per_s: self.send_per_s.max(1),
+            watches: self.watches,
             window: WindowLimits { messages: self.window_messages.max(1), bytes: self.window_bytes.max(1) },
         }
     }

@@ -1,9 +1,11 @@
 //! What a session needs of the cluster; a seam for tests.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 
 use cluster::id::{GroupId, MessageId, Pos, UserId};
+use cluster::presence::{Presence, TooMany};
 use cluster::session::{Delivery, Event, MembersPage, MembersRefusal, Request};
 
 /// A session's grip on the cluster. Dropping it says that the connection was lost.
@@ -20,6 +22,18 @@ pub trait Link: Send + Sync + 'static {
 
     /// The session's user has read a message of this sender.
     fn read_mark(&self, sender: &UserId, mid: MessageId);
+
+    /// Tells the session who of these users is there, from now on.
+    ///
+    /// # Errors
+    /// When it would watch more than `most`.
+    fn watch(&self, users: BTreeSet<UserId>, most: usize) -> Result<(), TooMany>;
+
+    /// Tells it of these no more.
+    fn unwatch(&self, users: &BTreeSet<UserId>);
+
+    /// Takes up to `most` of what is new of those watched.
+    fn presences(&self, most: usize) -> Vec<Presence>;
 
     /// Whether the cluster has groups. Before that nothing may be asked of any.
     fn has_groups(&self) -> bool;
@@ -61,6 +75,18 @@ impl Link for cluster::Session {
 
     fn read_mark(&self, sender: &UserId, mid: MessageId) {
         cluster::Session::read_mark(self, sender, mid);
+    }
+
+    fn watch(&self, users: BTreeSet<UserId>, most: usize) -> Result<(), TooMany> {
+        cluster::Session::watch(self, users, most)
+    }
+
+    fn unwatch(&self, users: &BTreeSet<UserId>) {
+        cluster::Session::unwatch(self, users);
+    }
+
+    fn presences(&self, most: usize) -> Vec<Presence> {
+        cluster::Session::presences(self, most)
     }
 
     fn has_groups(&self) -> bool {

@@ -21,6 +21,8 @@ pub struct Rules {
     pub frame_bytes: u32,
     /// Frames, acknowledgements aside, that a client may send per second.
     pub send_per_s: u32,
+    /// Users that a client may watch.
+    pub watches: u32,
     /// What may be written and unacknowledged.
     pub window: WindowLimits,
 }

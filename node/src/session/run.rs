@@ -18,7 +18,7 @@ use cluster::session::{Event, SessionSpec};
 use tokio::io::AsyncWriteExt;
 
 use super::control::{Control, Order, Place};
-use super::core::{Core, Moment, OUT_HIGH_BYTES, put_frame};
+use super::core::{Core, Moment, OUT_HIGH_BYTES, PRESENCES, put_frame};
 use super::ending::{Counted, End};
 use super::handshake::{Greeting, greet};
 use super::link::Link;
@@ -230,9 +230,12 @@ fn obey(order: &Order, out: &mut Vec<u8>) -> Result<(), End> {
     }
 }
 
-/// Reads the inbox and writes what is in it, for as long as there is something and room for it.
+/// Tells who is there; reads the inbox and writes what is in it, for as long as there is something and room for it.
 async fn deliver(wire: &mut Wire, core: &mut Core, link: &impl Link) -> Result<(), End> {
     let mut tries = 0;
+    while core.wants_presences(wire.writer.waiting()) {
+        core.presences(&link.presences(PRESENCES), Moment::now(), &mut wire.writer.out);
+    }
     while let Some(page) = core.wants_page(wire.writer.waiting()) {
         // Boxed, because reading is rare and its state must not be part of every idle task.
         match Box::pin(link.read(page.after, page.count, page.bytes)).await {

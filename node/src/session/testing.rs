@@ -1,6 +1,6 @@
 //! A session without a cluster: streams in memory, a link that a test plays.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cluster::env::net::Conn;
 use cluster::id::{DeviceId, GroupId, MessageId, NodeId, Pos, UserId};
+use cluster::presence::{Presence, TooMany};
 use cluster::session::{Delivery, Event, MembersPage, MembersRefusal, Outgoing, Request, SessionSpec};
 use cluster::state::{Body, Destination, GroupAct, Message, Told};
 use futures_util::{SinkExt, StreamExt};
@@ -72,6 +73,8 @@ pub struct Played {
     pub forgotten: Vec<(u64, DeviceId)>,
     /// Who was told of typing, or that a message was read.
     pub signals: Vec<(String, Option<MessageId>)>,
+    pub watched: BTreeSet<UserId>,
+    pub presences: VecDeque<Presence>,
     /// Some node of the cluster is older than groups.
     pub no_groups: bool,
     pub acked: Vec<Pos>,
@@ -163,6 +166,26 @@ impl Link for FakeLink {
         self.0.lock().signals.push((sender.to_string(), Some(mid)));
     }
 
+    fn watch(&self, users: BTreeSet<UserId>, most: usize) -> Result<(), TooMany> {
+        let mut played = self.0.lock();
+        let all: BTreeSet<UserId> = played.watched.union(&users).cloned().collect();
+        if all.len() > most {
+            return Err(TooMany);
+        }
+        played.watched = all;
+        Ok(())
+    }
+
+    fn unwatch(&self, users: &BTreeSet<UserId>) {
+        self.0.lock().watched.retain(|user| !users.contains(user));
+    }
+
+    fn presences(&self, most: usize) -> Vec<Presence> {
+        let mut played = self.0.lock();
+        let count = most.min(played.presences.len());
+        played.presences.drain(..count).collect()
+    }
+
     fn has_groups(&self) -> bool {
         !self.0.lock().no_groups
     }
@@ -217,6 +240,7 @@ pub fn rules() -> Rules {
         ack_timeout: Duration::from_secs(5),
         frame_bytes: 4096,
         send_per_s: 100,
+        watches: 3,
         window: WindowLimits { messages: 8, bytes: 64 << 10 },
     }
 }

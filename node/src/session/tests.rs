@@ -36,7 +36,10 @@ async fn registers_and_welcomes() {
             r#"{"id":1,"welcome":{"session":"9","user":"alice","device":"d1","node":"n1","ping_ms":25000,"#
         )
     );
-    assert!(welcome.ends_with(r#""limits":{"frame_bytes":4096,"send_per_s":100,"inflight":4}}}"#), "{welcome}");
+    assert!(
+        welcome.ends_with(r#""limits":{"frame_bytes":4096,"send_per_s":100,"inflight":4,"watches":3}}}"#),
+        "{welcome}"
+    );
     let spec = client.script.lock().spec.clone().unwrap();
     assert_eq!((spec.user.as_str(), spec.device.as_str(), spec.attempt), ("alice", "d1", 1));
     client.script.tell(Event::Suspended);

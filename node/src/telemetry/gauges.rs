@@ -29,6 +29,7 @@ pub(super) struct Gauges {
     raft_index: IntGaugeVec,
     raft_quorum_age: Gauge,
     presence_staleness: Gauge,
+    presence_watches: IntGauge,
     links: IntGaugeVec,
     nodes: IntGaugeVec,
     sessions: IntGaugeVec,
@@ -69,6 +70,8 @@ impl Gauges {
                 "im_gateway_presence_staleness_seconds",
                 "How old what this node knows of who is connected may be: since the last word of a quorum",
             ),
+            presence_watches: make
+                .gauge("im_gateway_presence_watches", "Pairs of a session of this node and a user whom it watches"),
             links: make.gauges("im_gateway_peer_links", "Links to the other members, by state", &["state"]),
             nodes: make.gauges("im_gateway_cluster_nodes", "Members, by role and whether they are up", &["role", "up"]),
             sessions: make.gauges("im_gateway_sessions", "Registered sessions: on this node, in the cluster", &["of"]),
@@ -107,6 +110,7 @@ impl Gauges {
         self.raft_has_leader.set(i64::from(status.leader.is_some()));
         self.raft_quorum_age.set(status.quorum_age_ms.unwrap_or(0) as f64 / 1000.0);
         self.presence_staleness.set(status.quorum_silence_ms as f64 / 1000.0);
+        self.presence_watches.set(as_i64(status.watches as u64));
         let indexes = [status.last_log_index, status.committed_index, status.applied_index, status.checkpoint_index];
         set_all(&self.raft_index, INDEXES, indexes);
         for node in &status.nodes {

@@ -54,6 +54,7 @@ pub struct Metrics {
     late_deliveries: IntCounter,
     duplicates: IntCounter,
     elections: IntCounter,
+    presence_updates: IntCounter,
     checkpoints: Histogram,
     proposal_latency: Histogram,
     proposal_ops: Histogram,
@@ -148,6 +149,10 @@ impl Metrics {
                 "im_gateway_raft_elections_total",
                 "Elections that this node has seen begin: growth of the term",
             ),
+            presence_updates: make.counter(
+                "im_gateway_presence_updates_total",
+                "Times that a client was told who is there, before what a slow one did not take was replaced",
+            ),
             checkpoints: make.histogram(
                 "im_gateway_checkpoint_seconds",
                 "Writing a checkpoint of the state, beside everything else",
@@ -226,6 +231,10 @@ impl Observer for Metrics {
 
     fn delivered_late(&self, count: u64) {
         self.late_deliveries.inc_by(count);
+    }
+
+    fn presence(&self, count: u64) {
+        self.presence_updates.inc_by(count);
     }
 
     fn elections(&self, count: u64) {

@@ -1,8 +1,8 @@
 //! Replicas that applied the same log are equal, and logs reach what they are made for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use cluster::id::Pos;
+use cluster::id::{Pos, UserId};
 use cluster::state::{
     BatchRefusal, Command, Destination, Effect, GapReason, GroupRefusal, Item, Outcome, RegisterRefusal, SendRefusal,
     State,
@@ -48,6 +48,28 @@ proptest! {
             }
         }
     }
+
+    /// Whoever has as many devices there as before need not be looked at, and all others are named.
+    #[test]
+    fn presence_names_who_came_or_went(log in any_log(90)) {
+        let mut state = State::new();
+        for entry in &log.0 {
+            let before = present(&state);
+            let effects = entry.apply(&mut state);
+            let named = effects.iter().flat_map(|effect| if let Effect::Presence(users) = effect { &users[..] } else { &[] });
+            let named: BTreeSet<UserId> = named.cloned().collect();
+            let after = present(&state);
+            let changed: BTreeSet<UserId> = users().filter(|user| before.get(user) != after.get(user)).collect();
+            prop_assert!(changed.is_subset(&named), "{:?} of {:?}", named, changed);
+            if let Some(Command::Tick { .. } | Command::SetLimits(_)) | None = &entry.command {
+                prop_assert!(named.is_empty());
+            }
+        }
+    }
+}
+
+fn present(state: &State) -> BTreeMap<UserId, usize> {
+    users().map(|user| (user.clone(), state.sessions_of(&user).count())).collect()
 }
 
 fn is_turn(effect: &Effect) -> bool {
@@ -73,7 +95,7 @@ fn logs_reach_everything() {
     }
 }
 
-const EVERYTHING: [&str; 42] = [
+const EVERYTHING: [&str; 43] = [
     "stored",
     "stored before",
     "refused",
@@ -88,6 +110,7 @@ const EVERYTHING: [&str; 42] = [
     "batch after gap",
     "batch fenced",
     "wake",
+    "presence",
     "superseded",
     "lapsed live",
     "lapsed away",
@@ -125,6 +148,7 @@ fn reached(effect: &Effect) -> Vec<&'static str> {
         Effect::BatchRefused { refusal: BatchRefusal::Gap { .. }, .. } => vec!["batch after gap"],
         Effect::BatchRefused { refusal: BatchRefusal::Fenced, .. } => vec!["batch fenced"],
         Effect::Wake(_) => vec!["wake"],
+        Effect::Presence(_) => vec!["presence"],
         Effect::WakeGroup(_) => vec!["group woken"],
         Effect::GroupLost { reason: GapReason::Expired, .. } => vec!["expired in a group"],
         Effect::GroupLost { lost, .. } => {

@@ -28,9 +28,10 @@ pub fn seen(effects: &[Effect]) -> Vec<Seen> {
     });
     let lost = lost.flat_map(|(old, lost)| lost.iter().map(move |(node, count)| Seen::GroupLost(old, *node, *count)));
     let lost: Vec<Seen> = lost.collect();
-    let rest = effects.iter().filter(|effect| !matches!(effect, Effect::GroupLost { .. }));
+    // Whom presence names is held against the sessions themselves: see `determinism.rs`.
+    let rest = effects.iter().filter(|effect| !matches!(effect, Effect::GroupLost { .. } | Effect::Presence(_)));
     let see = |effect: &Effect| match effect {
-        Effect::GroupLost { .. } => unreachable!(),
+        Effect::GroupLost { .. } | Effect::Presence(_) => unreachable!(),
         Effect::WakeGroup(members) => Seen::WakeGroup(members.keys().cloned().collect()),
         Effect::BatchApplied { node, seq, outcomes, .. } => Seen::Batch(*node, *seq, format!("{outcomes:?}")),
         Effect::BatchRefused { node, seq, refusal, .. } => Seen::Batch(*node, *seq, format!("{refusal:?}")),
