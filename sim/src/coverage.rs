@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// All of them.
-pub const POINTS: [&str; 20] = [
+pub const POINTS: [&str; 22] = [
     "a leader was replaced",
     "a replica was sent a checkpoint",
     "a crash lost writes that were not synced",
@@ -21,6 +21,8 @@ pub const POINTS: [&str; 20] = [
     "a message to a group was stored",
     "a user left a group",
     "a group lost messages for some of its members",
+    "a watcher saw somebody come",
+    "a watcher saw somebody go",
     "a request to connect got lost",
     "a cut held back what was sent",
     "a packet was lost and sent again",

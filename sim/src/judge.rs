@@ -41,6 +41,8 @@ pub struct Judge {
     violations: Vec<Violation>,
     /// Inboxes are so small that gaps and refusals are to be expected.
     tight: bool,
+    /// What has no room waits, so nothing need come soon.
+    tiny: bool,
     inflight: usize,
     /// Machines by the nodes that ever ran on them.
     machines: Vec<(NodeId, usize)>,
@@ -60,6 +62,7 @@ impl Judge {
             reference: Reference::default(),
             violations: Vec::new(),
             tight: is_tight(&plan.limits),
+            tiny: plan.tiny,
             inflight: plan.limits.inflight as usize,
             machines: Vec::new(),
             roles: BTreeMap::new(),
@@ -188,6 +191,11 @@ impl Judge {
         let book = self.ledger.book();
         let mut broken = oracle::check(&self.history(&book));
         let lives: Vec<Life> = self.scraper.lives();
+        if !self.tiny {
+            let now = time::now();
+            let faults = fault_spans(&self.world.trace().recorded(), now);
+            broken.extend(oracle::check_watches_soon(self.reference.facts(), &book, &faults, now));
+        }
         broken.extend(oracle::check_metrics(self.reference.facts(), &book, &lives));
         drop(book);
         broken.extend(self.ledger.complaints());

@@ -12,9 +12,9 @@ use crate::env::clock::Instant;
 use crate::id::UserId;
 use crate::origin::Key;
 
-/// For so long after it was asked, a watcher is told every newer version, though as many devices are there as it
-/// was told last: it may know a newer version of another node, from an older connection, and drop what this node
-/// said at first. A node that lags further behind than five seconds sends its clients away.
+/// For so long after it was asked, a watcher is told of every change, though as many devices are there as it was told
+/// last: it may know a newer version of another node, from an older connection, and drop what this node said at
+/// first. A node that lags further behind than five seconds sends its clients away.
 const YOUNG: Duration = Duration::from_secs(10);
 
 /// How a user is seen in the state.
@@ -49,6 +49,8 @@ struct Watched {
     damped: Option<Damped>,
     /// As many devices were told last.
     told: Option<u32>,
+    /// Sessions may have begun or ended since it was looked at; else somebody new wants to know.
+    stirred: bool,
     /// The time under which it stands among the deadlines.
     due: Option<Instant>,
 }
@@ -132,14 +134,20 @@ impl Watches {
         if self.users.is_empty() {
             return false;
         }
-        let watched = users.iter().filter(|user| self.users.contains_key(*user));
-        let before = self.changed.len();
-        self.changed.extend(watched.cloned());
-        self.changed.len() > before
+        let mut any = false;
+        for user in users {
+            if let Some(watched) = self.users.get_mut(user) {
+                watched.stirred = true;
+                self.changed.insert(user.clone());
+                any = true;
+            }
+        }
+        any
     }
 
     /// Anything may have changed.
     pub fn all_changed(&mut self) {
+        self.users.values_mut().for_each(|watched| watched.stirred = true);
         self.changed.extend(self.users.keys().cloned());
     }
 
@@ -188,11 +196,12 @@ impl Watches {
             watched.due = due;
         }
         let count = told?;
+        let stirred = std::mem::take(&mut watched.stirred);
         let is_new = watched.told.replace(count.devices) != Some(count.devices);
         let mut to = Vec::new();
         for (key, watch) in &mut watched.by {
-            let is_young = watch.version == 0 || now < watch.since + YOUNG;
-            if is_new || (is_young && watch.version < count.version) {
+            let is_young = stirred && now < watch.since + YOUNG && watch.version < count.version;
+            if is_new || watch.version == 0 || is_young {
                 watch.version = count.version;
                 to.push(*key);
             }
@@ -265,8 +274,13 @@ mod tests {
         watches.add(1, users(&["bob"]), 9, at(0)).unwrap();
         watches.take(9, at(0));
         watches.observed(&user("bob"), sight(0, 97), at(0));
+        watches.add(2, users(&["bob"]), 9, at(0)).unwrap();
+        watches.take(9, at(0));
+        assert_eq!(told(watches.observed(&user("bob"), sight(0, 98), at(0))), Some((0, 98, vec![2])));
         // It was there and is gone, between two looks. A client that knew of that must not stay with it.
-        assert_eq!(told(watches.observed(&user("bob"), sight(0, 106), at(50))), Some((0, 106, vec![1])));
+        watches.changed(&[user("bob")]);
+        assert_eq!(told(watches.observed(&user("bob"), sight(0, 106), at(50))), Some((0, 106, vec![1, 2])));
+        watches.changed(&[user("bob")]);
         assert_eq!(told(watches.observed(&user("bob"), sight(0, 200), at(20_000))), None);
     }
 

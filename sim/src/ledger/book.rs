@@ -104,6 +104,30 @@ pub enum Surfaced {
     },
 }
 
+/// How a client was told that somebody is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// When, in ns.
+    pub at: u64,
+    /// With how many devices.
+    pub devices: u32,
+    /// At which version.
+    pub version: u64,
+}
+
+/// A client's watch of a user.
+#[derive(Debug, Clone)]
+pub struct Watching {
+    /// Whom.
+    pub user: String,
+    /// From when on, in ns.
+    pub since: u64,
+    /// Until when, if it has ended.
+    pub until: Option<u64>,
+    /// What it was told, in order.
+    pub seen: Vec<Seen>,
+}
+
 /// A session of a client.
 #[derive(Debug, Clone, Copy)]
 pub struct Session {
@@ -142,6 +166,8 @@ pub struct Client {
     pub received: Vec<Received>,
     /// What it sent, by number.
     pub sent: Vec<Sent>,
+    /// Whom it watches or has watched.
+    pub watches: Vec<Watching>,
 }
 
 impl Client {
@@ -158,6 +184,7 @@ impl Client {
             closed_at: None,
             received: Vec::new(),
             sent: Vec::new(),
+            watches: Vec::new(),
         }
     }
 

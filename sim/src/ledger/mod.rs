@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use im_gateway::client::{Fate, Incoming};
 use serde_json::json;
 
-pub use book::{Book, Client, ClientId, Device, Name, Received, Sent, Session, Surfaced};
+pub use book::{Book, Client, ClientId, Device, Name, Received, Seen, Sent, Session, Surfaced, Watching};
 
 use crate::coverage;
 use crate::oracle::{Journal, Violation, safety};
@@ -164,6 +164,38 @@ impl Ledger {
         if matches!(sent.fate, None | Some(Fate::Unknown | Fate::NotSent)) {
             (sent.fate, sent.answered_at, sent.durable) = (Some(fate), time::now(), durable);
         }
+    }
+
+    /// A client watches somebody from now on.
+    pub fn watch(&self, id: ClientId, user: &str) {
+        let watching = Watching { user: user.to_owned(), since: time::now(), until: None, seen: Vec::new() };
+        self.book().clients[id].watches.push(watching);
+    }
+
+    /// A client watches somebody no more.
+    pub fn unwatch(&self, id: ClientId, user: &str) {
+        let mut book = self.book();
+        let open = book.clients[id].watches.iter_mut().rfind(|watching| watching.user == user);
+        open.expect("it was watched").until = Some(time::now());
+    }
+
+    /// A client was told that somebody is there with so many devices.
+    pub fn saw(&self, id: ClientId, user: &str, devices: u32, version: u64) {
+        let mut book = self.book();
+        self.trace
+            .lazy("saw", || json!({ "client": book.client(id), "user": user, "devices": devices, "version": version }));
+        let mut open = book.clients[id].watches.iter_mut().filter(|watching| watching.until.is_none());
+        let Some(watching) = open.find(|watching| watching.user == user) else {
+            let text = format!("G5: {} was told of {user}, whom it does not watch", book.client(id));
+            drop(book);
+            return self.complain(text);
+        };
+        match watching.seen.last() {
+            Some(before) if before.devices < devices => coverage::reached("a watcher saw somebody come"),
+            Some(before) if before.devices > devices => coverage::reached("a watcher saw somebody go"),
+            _ => {}
+        }
+        watching.seen.push(Seen { at: time::now(), devices, version });
     }
 
     /// What earlier clients of this one's device sent and had no answer to, oldest first, and to whom.

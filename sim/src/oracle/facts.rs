@@ -56,6 +56,17 @@ pub struct Generation {
     pub ended_at: Option<u64>,
 }
 
+/// As many devices of a user are there from an entry on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Present {
+    /// The entry.
+    pub index: u64,
+    /// When it was committed, in ns.
+    pub at: u64,
+    /// How many.
+    pub devices: u32,
+}
+
 /// Something that nodes count.
 #[derive(Debug, Clone, Copy)]
 pub struct Counted {
@@ -79,6 +90,8 @@ pub struct Facts {
     /// Where each device's sends stand that were new, stored or refused: those the cluster remembers, as
     /// many as a client may have without an answer.
     pub handled: BTreeMap<Device, Vec<u64>>,
+    /// How many devices of each user were there, as it changed.
+    pub presence: BTreeMap<String, Vec<Present>>,
     /// All of all nodes.
     pub generations: Vec<Generation>,
     /// Nodes' incarnations: each counts one.

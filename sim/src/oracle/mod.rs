@@ -22,6 +22,7 @@ mod sessions;
 mod staleness;
 #[cfg(test)]
 mod testing;
+mod watches;
 
 use std::fmt;
 
@@ -34,6 +35,7 @@ pub use presence::Live;
 pub use raft::{Committed, Journal};
 pub use reference::Reference;
 pub use staleness::{Death, P99 as STALE_P99_NS, check as check_stale, measure as measure_stale};
+pub use watches::check_soon as check_watches_soon;
 
 use crate::ledger::Book;
 use crate::slo::Slo;
@@ -125,6 +127,7 @@ pub fn check(history: &History) -> Vec<Violation> {
     order::check(history, &mut broken);
     fencing::check(history, &mut broken);
     crowd::check(history.book, &mut broken);
+    watches::check(history, &mut broken);
     broken
 }
 
@@ -134,6 +137,7 @@ pub fn missing(history: &History, live: &[Live]) -> Vec<String> {
     let mut missing = delivery::missing(history);
     missing.extend(presence::missing(history, live));
     missing.extend(fencing::missing(history));
+    missing.extend(watches::missing(history));
     missing
 }
 

@@ -6,10 +6,10 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
-use cluster::id::{MessageId, NodeId};
+use cluster::id::{MessageId, NodeId, UserId};
 use cluster::state::{Batch, BatchRefusal, Command, Effect, GapReason, GroupAct, Op, Outcome, SendRefusal, State};
 
-use super::facts::{Counted, Facts, Generation, Grouped, Registered, Stored};
+use super::facts::{Counted, Facts, Generation, Grouped, Present, Registered, Stored};
 use super::presence::Live;
 use super::sessions::Sessions;
 use super::{Committed, Violation, safety};
@@ -101,6 +101,7 @@ impl Reference {
             self.broken.extend(self.account.entry(index, &command, &effects));
             self.check_time(at);
             self.note_generations(at, &effects);
+            self.note_presence(index, at, &command);
             self.note(index, author, &command, effects);
         }
         let at = |epoch| self.state.session(cluster::id::Pos(epoch)).map(|(_, _, node)| node);
@@ -145,6 +146,38 @@ impl Reference {
                 }
                 _ => {}
             }
+        }
+    }
+
+    /// By the sessions of the state after each command that may begin or end some, whatever effects say of it.
+    fn note_presence(&mut self, index: u64, at: u64, command: &Command) {
+        let users: Vec<UserId> = match command {
+            Command::Batch(batch) => batch.ops.iter().filter_map(|op| self.touched(op)).collect(),
+            Command::NodeUp(_) | Command::NodeDown { .. } | Command::NodeForgotten { .. } => {
+                let there = self.facts.presence.iter().filter(|(_, of)| of.last().is_some_and(|last| last.devices > 0));
+                there.map(|(user, _)| UserId::new(user).expect("a user's name")).collect()
+            }
+            _ => return,
+        };
+        for user in users {
+            let devices = u32::try_from(self.state.sessions_of(&user).count()).expect("devices are few");
+            let presence = self.facts.presence.entry(user.as_str().to_owned()).or_default();
+            if presence.last().map_or(0, |present| present.devices) != devices {
+                presence.push(Present { index, at, devices });
+            }
+        }
+    }
+
+    /// Whose session the operation may begin or end.
+    fn touched(&self, op: &Op) -> Option<UserId> {
+        match op {
+            Op::Register(register) => Some(register.user.clone()),
+            Op::Forget { user, .. } => Some(user.clone()),
+            Op::Close { epoch, .. } => {
+                let user = &self.facts.registered[*self.sessions.get(&epoch.0)?].device.user;
+                Some(UserId::new(user).expect("a user's name"))
+            }
+            _ => None,
         }
     }
 

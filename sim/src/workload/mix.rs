@@ -34,6 +34,8 @@ pub struct Mix {
     pub padding: u64,
     /// Groups that those who chat are in; some come and go.
     pub groups: u64,
+    /// Users whom each of those who chat watches.
+    pub watches: u64,
 }
 
 impl Default for Mix {
@@ -50,6 +52,7 @@ impl Default for Mix {
             storm: 0,
             padding: 0,
             groups: 0,
+            watches: 0,
         }
     }
 }
@@ -70,6 +73,7 @@ impl Mix {
             groups: some(3),
             dozers: some(2),
             twins: some(2),
+            watches: some(4),
         }
     }
 }

@@ -8,6 +8,7 @@ mod probe;
 mod raw;
 mod scrape;
 mod strangers;
+mod watching;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +33,7 @@ use crate::world::World;
 use bots::Bot;
 use groups::Groups;
 use strangers::Stranger;
+use watching::Watching;
 
 /// The user who is absent until most was sent.
 const LATE: &str = "late";
@@ -166,7 +168,8 @@ impl Workload {
         let twins = join_all(named("twin", self.mix.twins).map(|user| self.double(Start::slow(&user, "a"), until)));
         let strangers = Stranger::all(&self.mix).into_iter().enumerate().map(|(n, stranger)| {
             let dice = Dice::new(self.seed, &format!("stranger {n}"));
-            strangers::live(stranger, n, self.world.clone(), self.ledger.clone(), dice, until)
+            let others = self.recipients.clone();
+            strangers::live(stranger, n, self.world.clone(), self.ledger.clone(), others, dice, until)
         });
         tokio::join!(roamers, guests, dozers, twins, join_all(strangers));
     }
@@ -189,10 +192,12 @@ impl Workload {
         let seat = Seat { id, start, net, urls: self.world.urls(), ledger: self.ledger.clone(), dice };
         let (recipients, sending) = (self.recipients.clone(), self.sending.subscribe());
         let groups = Groups::new(self.mix.groups, Dice::new(self.seed, &format!("groups of client {id}")));
+        let dice = Dice::new(self.seed, &format!("watches of client {id}"));
+        let watching = Watching { count: self.mix.watches, users: recipients.clone(), dice };
         let (pause, padding) = (self.pause, self.mix.padding);
         node.spawn(async move {
             let client = seat.client();
-            behave(Bot { seat, client, recipients, groups, sending, pause, padding }).await;
+            behave(Bot { seat, client, recipients, groups, watching, sending, pause, padding }).await;
         });
         (id, machine)
     }

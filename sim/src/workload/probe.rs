@@ -113,7 +113,12 @@ impl Prober {
             Event::Connected { address, session, .. } => self.ledger.connected(id, &address, &session),
             Event::Disconnected { reason } => self.ledger.disconnected(id, &reason),
             Event::Stopped(Stopped::Refused { code, .. }) => self.ledger.refused(id, code),
-            Event::Stopped(Stopped::Closed) | Event::Delivered { .. } | Event::Typing { .. } | Event::Read { .. } => {}
+            Event::Stopped(Stopped::Closed)
+            | Event::Presence { .. }
+            | Event::WatchRefused { .. }
+            | Event::Delivered { .. }
+            | Event::Typing { .. }
+            | Event::Read { .. } => {}
         }
     }
 }

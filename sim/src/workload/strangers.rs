@@ -1,6 +1,7 @@
 //! Clients that keep to no rules. Whatever they do, others must not notice; and they are told what
 //! the protocol says that they are told.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +51,8 @@ pub enum Stranger {
     Noise,
     /// Sends any bytes, once a WebSocket is open.
     NoiseInside,
+    /// Breaks no rule: watches whoever is there, by hand.
+    Watcher,
     /// Many at once, who all want a session, and are gone.
     Storm(u64),
 }
@@ -64,7 +67,8 @@ impl Stranger {
         let rude = Self::RUDE.into_iter().cycle().take(mix.rude as usize);
         let hostile = Self::HOSTILE.into_iter().cycle().take(mix.hostile as usize);
         let storm = (mix.storm > 0).then_some(Self::Storm(mix.storm));
-        rude.chain(hostile).chain(storm).collect()
+        let watcher = (mix.watches > 0).then_some(Self::Watcher);
+        rude.chain(hostile).chain(storm).chain(watcher).collect()
     }
 
     /// Which of its kind comes when: chance shifts the order.
@@ -79,7 +83,7 @@ impl Stranger {
     /// How nodes close it, besides [`ANY_TIME`]; anything, if there is no rule.
     fn expected(self) -> Option<&'static [u16]> {
         Some(match self {
-            Self::Mute | Self::Silent | Self::Storm(_) => &[],
+            Self::Mute | Self::Silent | Self::Watcher | Self::Storm(_) => &[],
             Self::Malformed | Self::Prophet => &[4503],
             Self::Oversize => &[1009],
             Self::Binary => &[1003],
@@ -97,15 +101,27 @@ struct Life {
     user: String,
     net: Arc<SimNet>,
     addrs: Vec<String>,
+    /// Whom the others are.
+    others: Arc<Vec<String>>,
+    ledger: Ledger,
     dice: Dice,
 }
 
 /// Comes again and again until the end of traffic.
-pub async fn live(stranger: Stranger, n: usize, world: World, ledger: Ledger, dice: Dice, until: u64) {
+pub async fn live(
+    stranger: Stranger,
+    n: usize,
+    world: World,
+    ledger: Ledger,
+    others: Arc<Vec<String>>,
+    dice: Dice,
+    until: u64,
+) {
     let stranger = stranger.shifted(dice.between(0, 100));
     let machine = Handle::current().create_node().name(format!("stranger {n}")).build();
     let user = format!("{STRANGER}rude{n}");
-    let mut life = Life { stranger, user, net: world.client_net(), addrs: world.client_addrs(), dice };
+    let (net, addrs) = (world.client_net(), world.client_addrs());
+    let mut life = Life { stranger, user, net, addrs, others, ledger: ledger.clone(), dice };
     let net = life.net.clone();
     let task = machine.spawn(async move {
         loop {
@@ -198,6 +214,7 @@ impl Life {
                 raw.bytes(&self.noise()).await.ok()?;
                 raw.until_closed().await
             }
+            Stranger::Watcher => self.watch().await,
             Stranger::Storm(count) => self.storm(count).await,
         }
     }
@@ -235,6 +252,34 @@ impl Life {
             let _ = wrong(&mut raw).await;
         }
         raw.until_closed().await
+    }
+
+    /// Watches all, for a while. What the SDK would hide shows here: versions that go back on a connection.
+    async fn watch(&self) -> Option<u16> {
+        let mut raw = self.welcome().await.ok()?;
+        raw.text(&json!({ "id": 2, "watch": { "users": *self.others } }).to_string()).await.ok()?;
+        let mut versions: BTreeMap<String, u64> = BTreeMap::new();
+        let until = time::now() + self.dice.between(1, 10) * 1_000_000_000;
+        while time::now() < until {
+            let Ok(said) = clock::timeout(Duration::from_secs(1), raw.next()).await else { continue };
+            let text = match said.ok()? {
+                Said::Text(text) => text,
+                Said::Close(code) => return Some(code),
+                Said::Other => continue,
+            };
+            let frame: serde_json::Value = serde_json::from_str(&text).ok()?;
+            if frame.get("ping").is_some() {
+                raw.text("{\"pong\":{}}").await.ok()?;
+            }
+            let (Some(user), Some(v)) = (frame["presence"]["user"].as_str(), frame["presence"]["v"].as_u64()) else {
+                continue;
+            };
+            let before = versions.insert(user.to_owned(), v).unwrap_or(0);
+            if v < before {
+                self.ledger.complain(format!("G5: {user} was seen at {before} and then at {v}, on one connection"));
+            }
+        }
+        None
     }
 
     async fn flood(&self) -> Option<u16> {
