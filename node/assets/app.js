@@ -6,7 +6,7 @@
  * somebody else is ever parsed as HTML.
  */
 import { askForNodes, askForToken, forgetToken, hostOf, nodes, setServedBy, urls } from "./cluster.js";
-import { forgetLoss, onOpen, onSendAgain, openPeer, setMark, showLoss, showMessage, showPeers, showServing } from "./conversations.js";
+import { forgetHere, forgetLoss, onOpen, onSendAgain, openPeer, setHere, setMark, showLoss, showMessage, showPeers, showServing } from "./conversations.js";
 import { $, button, element, log, notice, replaceKeepingFocus, speak } from "./dom.js";
 import { ImGateway } from "./im-gateway.js";
 import { allMessages, begin, end, newDevice, peer, randomHex, remember, resume, save, tab } from "./tab.js";
@@ -33,11 +33,13 @@ function connect() {
     onMessage: receive,
     onDelivered: delivered,
     onGap: tellGap,
+    onPresence: ({ user, devices }) => setHere(user, devices),
     onState: showState,
   });
   for (const message of allMessages()) if (message.mine && message.mid) sentByMid.set(message.mid, message);
   const waiting = allMessages().filter((message) => message.state === "sending");
   waiting.sort((a, b) => a.tick - b.tick).forEach((message) => transmit(message, message.at));
+  watchPeers();
   client.start();
   if (tab.open?.startsWith(GROUP)) enterGroup(tab.open.slice(GROUP.length));
 }
@@ -51,9 +53,15 @@ function receive({ mid, from, device, group, ts, body }) {
   const looking = where === tab.open && !document.hidden;
   if (!looking) peer(where).unread++;
   save();
+  watchPeers();
   if (where === tab.open) showMessage(message, peer(where).messages.at(-2));
   showPeers();
   if (!looking) speak(`New message from ${from}`);
+}
+
+/** Whoever has a conversation here is watched. */
+function watchPeers() {
+  client?.watch(...Object.keys(tab.peers).filter((name) => !name.startsWith(GROUP)));
 }
 
 /** A group is joined when its conversation is opened, and made if there is none. */
@@ -115,6 +123,8 @@ function showState(state) {
   const wasOnline = $("chat").dataset.state === "online";
   $("chat").dataset.state = state.name;
   $("state-text").textContent = WORDS[state.name];
+  // Without a connection nobody tells who is there.
+  if (wasOnline && state.name !== "online") forgetHere();
   document.querySelectorAll('[data-notice="stopped"]').forEach((box) => box.remove());
   if (state.name === "online") {
     showOnline(state);
@@ -277,7 +287,12 @@ $("text").addEventListener("keydown", (event) => {
 });
 
 onSendAgain(write);
-onOpen((name) => name.startsWith(GROUP) && name !== GROUP && client && enterGroup(name.slice(GROUP.length)));
+onOpen((name) => {
+  // The conversation is among the tab's once it has been asked for.
+  peer(name);
+  watchPeers();
+  if (name.startsWith(GROUP) && name !== GROUP && client) enterGroup(name.slice(GROUP.length));
+});
 $("leave").addEventListener("click", leave);
 addEventListener("online", () => client?.retryNow());
 document.addEventListener("visibilitychange", () => {

@@ -28,6 +28,21 @@ export function onOpen(tell) {
   opened = tell;
 }
 
+/** Who is there, of those whom the connection watches: a word by name. Nothing, where it is not known. */
+const here = new Map();
+
+/** Tells whether somebody is there. */
+export function setHere(name, devices) {
+  here.set(name, devices ? "online" : "offline");
+  showPeers();
+}
+
+/** Tells that this is not known any more. */
+export function forgetHere() {
+  here.clear();
+  showPeers();
+}
+
 // ---- the list ----
 
 export function showPeers() {
@@ -41,6 +56,7 @@ export function showPeers() {
     const words = element("span", "grow");
     const title = element("span", "name");
     title.append(element("bdi", "", name));
+    if (here.get(name) === "online") title.append(" ", element("span", "here small", "online"));
     words.append(title, element("span", "last soft small", last ? `${last.mine ? "You: " : ""}${last.text}` : "No messages yet"));
     row.append(words);
     if (unread) {
@@ -55,6 +71,7 @@ export function showPeers() {
   replaceKeepingFocus($("peers"), items, (old, _, rows) => rows.find((row) => row.dataset.peer === old.dataset.peer));
   $("no-peers").hidden = names.length > 0;
   const unread = names.reduce((sum, name) => sum + peer(name).unread, 0);
+  $("peer-here").textContent = here.get(tab.open) ?? "";
   document.title = `${unread ? `(${unread}) ` : ""}${tab.user} · im-gateway`;
   $("elsewhere").hidden = !unread;
   $("elsewhere").textContent = String(unread);

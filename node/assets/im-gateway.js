@@ -18,6 +18,7 @@
  *     });
  *     client.start();
  *     const { mid } = await client.send("bob", { text: "hello" });   // stored on a quorum
+ *     client.watch("bob");   // told by onPresence
  *     await client.group("join", "g1");
  *     await client.send({ group: "g1" }, { text: "hello, all" });
  */
@@ -92,6 +93,8 @@ export class ImGateway {
   #link = null;
   #dialing = null;
   #state = { name: "stopped", code: 0, reason: "Not started." };
+  /** Users who are watched, and the newest version known of each. */
+  #watched = new Map();
   #seen;
   #gapSeq = 0;
   #urls = [];
@@ -114,10 +117,12 @@ export class ImGateway {
    *   `by` has the message. This may come before `send` has resolved.
    * @param {(gap: {seq: number, reason: string, lost: number}) => void} [options.onGap]
    *   messages that this device missed for good.
+   * @param {(presence: {user: string, status: string, devices: number, v: number}) => void} [options.onPresence]
+   *   somebody who is watched is there, or not; never anything older after something newer.
    * @param {(state: {name: "connecting"|"online"|"waiting"|"stopped"}) => void} [options.onState]
    */
   constructor(options) {
-    this.options = { ephemeral: false, onDelivered() {}, onGap() {}, onState() {}, ...options };
+    this.options = { ephemeral: false, onDelivered() {}, onGap() {}, onPresence() {}, onState() {}, ...options };
     this.#seen = new Set(options.seen);
     this.setUrls(options.urls);
   }
@@ -183,6 +188,27 @@ export class ImGateway {
     return this.#request(`"group":{${JSON.stringify(act)}:${JSON.stringify(name)}}`, 0);
   }
 
+  /** Tells `onPresence` from now on who of these users is there, besides those watched already; on all connections to come. */
+  watch(...users) {
+    const added = users.filter((user) => !this.#watched.has(user));
+    for (const user of added) this.#watched.set(user, 0);
+    if (this.#link) this.#askToWatch(this.#link, added);
+  }
+
+  #askToWatch(link, users) {
+    // Frames have a largest size; so many names fit, however long they are.
+    for (let at = 0; at < users.length; at += 100) {
+      link.ws.send(JSON.stringify({ id: link.nextId++, watch: { users: users.slice(at, at + 100) } }));
+    }
+  }
+
+  #tellPresence(presence) {
+    const known = this.#watched.get(presence.user);
+    if (known === undefined || presence.v < known) return;
+    this.#watched.set(presence.user, presence.v);
+    this.options.onPresence(presence);
+  }
+
   #request(frame, firstSentAt) {
     return new Promise((resolve, reject) => {
       const bytes = new TextEncoder().encode(requestFrame(Number.MAX_SAFE_INTEGER, frame)).length;
@@ -236,6 +262,7 @@ export class ImGateway {
     link.watchdog = setInterval(() => this.#watch(link, 2 * welcome.ping_ms), welcome.ping_ms / 4);
     this.#setState({ name: "online", url: link.url, node: welcome.node, session: welcome.session });
     this.#transmit();
+    this.#askToWatch(link, [...this.#watched.keys()]);
   }
 
   /** A node that says nothing for two heartbeats is gone, whatever the operating system believes. */
@@ -320,6 +347,7 @@ export class ImGateway {
     else if (frame.gap) this.#deliver(link, frame.seq, () => this.#tellGap(frame.seq, frame.gap));
     else if (frame.ok || frame.error) this.#answer(link, frame);
     else if (frame.delivered) this.options.onDelivered(frame.delivered);
+    else if (frame.presence) this.#tellPresence(frame.presence);
     else if (frame.ping) link.ws.send('{"pong":{}}');
     else if (frame.go_away) this.#leave(link, frame.go_away);
     // Types that only newer nodes know are none of our business.

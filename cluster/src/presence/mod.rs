@@ -161,3 +161,28 @@ fn look(inner: &Inner) -> usize {
     inner.observer.presence(told as u64);
     users.len()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_is_the_latest_of_each() {
+        let (desk, mailbox) = (Desk::default(), Arc::new(Mailbox::default()));
+        let user = |name| UserId::new(name).unwrap();
+        let see = |name, devices, version| {
+            let presence = Presence { user: user(name), count: Count { devices, version } };
+            mailbox.see(presence.clone());
+            presence
+        };
+        see("bob", 1, 5);
+        let (bob, carol) = (see("bob", 0, 7), see("carol", 1, 6));
+        assert_eq!(mailbox.take_presences(1), [bob]);
+        assert_eq!(mailbox.take_presences(9), [carol]);
+        let users: BTreeSet<UserId> = [user("bob")].into();
+        assert_eq!(desk.watch(1, &mailbox, users.clone(), 1), Ok(()));
+        see("bob", 1, 9);
+        desk.unwatch(1, &users);
+        assert_eq!((mailbox.take_presences(9), desk.len()), (vec![], 0));
+    }
+}

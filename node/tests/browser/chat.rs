@@ -33,6 +33,9 @@ const ONLINE_ELSEWHERE: &str = "document.getElementById('chat').dataset.state ==
 const KNOWS_DEAD: &str =
     "[...document.querySelectorAll('#nodes button')].some((node) => node.textContent === `${arguments[0]} is down`)";
 
+/// The page says that whom its user writes to is there.
+const PEER_ONLINE: &str = "document.getElementById('peer-here').textContent === 'online'";
+
 /// Messages that each writes at most while a node is away: the page shows no more than its last 300.
 const MOST_MEANWHILE: usize = 80;
 
@@ -83,6 +86,9 @@ async fn a_conversation_outlives_the_node_that_serves_one_of_them() {
     let doomed = cluster.node_id(1).await;
     alice.tab.until(SERVED_BY, &[&cluster.node_id(0).await, &cluster.addr(0)]).await;
     bob.tab.until(SERVED_BY, &[&doomed, &cluster.addr(1)]).await;
+    for writer in [&alice, &bob] {
+        writer.tab.until(PEER_ONLINE, &[]).await;
+    }
     // By the keyboard, as people do; the rest of the conversation is faster.
     for writer in [&mut alice, &mut bob] {
         writer.written.push("Hello \u{1f44b} <b>\"you\"</b>".to_owned());
@@ -115,6 +121,7 @@ async fn a_conversation_outlives_the_node_that_serves_one_of_them() {
     let (node, addr) = nodes.iter().find(|(node, _)| now == *node).expect("it is a node that lives");
     bob.tab.until(SERVED_BY, &[node, addr]).await;
     bob.tab.until(KNOWS_DEAD, &[&cluster.addr(1)]).await;
+    bob.tab.until(PEER_ONLINE, &[]).await;
     for _ in 0..10 {
         alice.write().await;
         bob.write().await;

@@ -16,6 +16,7 @@ mod groups;
 mod leader;
 mod limits;
 mod membership;
+mod presence;
 mod quorum;
 mod sessions;
 mod signals;

@@ -74,3 +74,6 @@ impl Core {
 fn users(watch: &protocol::Watch<'_>) -> Result<BTreeSet<UserId>, InvalidName> {
     watch.users.iter().map(|user| UserId::new(user)).collect()
 }
+
+#[cfg(test)]
+mod tests;
