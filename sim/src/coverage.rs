@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// All of them.
-pub const POINTS: [&str; 22] = [
+pub const POINTS: [&str; 26] = [
     "a leader was replaced",
     "a replica was sent a checkpoint",
     "a crash lost writes that were not synced",
@@ -21,6 +21,10 @@ pub const POINTS: [&str; 22] = [
     "a message to a group was stored",
     "a user left a group",
     "a group lost messages for some of its members",
+    "a group was full",
+    "a user was in too many groups",
+    "typing was told",
+    "a read mark was told",
     "a watcher saw somebody come",
     "a watcher saw somebody go",
     "a request to connect got lost",

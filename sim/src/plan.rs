@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fs, io, thread};
 
-use cluster::state::Limits;
+use cluster::state::{GroupLimits, Limits};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -56,6 +56,8 @@ pub struct Plan {
     pub clients: Mix,
     /// Limits that the cluster begins with.
     pub limits: Limits,
+    /// Of groups.
+    pub groups: GroupLimits,
     /// What goes wrong.
     pub faults: Vec<Fault>,
     /// Which alerts must ring, all others being silent; see [`crate::alerts`].
@@ -165,6 +167,7 @@ impl Default for Plan {
             clock_drift_ppm: 0,
             clients: Mix::default(),
             limits: Limits::default(),
+            groups: GroupLimits::default(),
             faults: Vec::new(),
             alerts: None,
             rates: Vec::new(),

@@ -53,6 +53,7 @@ struct Shared {
     voters: usize,
     log: LogKeeping,
     limits: cluster::state::Limits,
+    groups: cluster::state::GroupLimits,
     tiny: bool,
     ends: mpsc::UnboundedSender<Ended>,
     /// For whoever restarts what ended.
@@ -138,6 +139,7 @@ impl World {
             voters: plan.voters,
             log,
             limits: plan.limits.clone(),
+            groups: plan.groups.clone(),
             tiny: plan.tiny,
             ends,
             ended: Mutex::new(Some(ended)),
@@ -248,7 +250,7 @@ impl World {
             secret: cluster::peer::Secret::new(PEER_SECRET),
             voters: self.shared.voters,
             limits: self.shared.limits.clone(),
-            groups: cluster::state::GroupLimits::default(),
+            groups: self.shared.groups.clone(),
             log: self.shared.log.clone(),
         }
     }

@@ -198,7 +198,7 @@ pub enum SendRefusal {
 }
 
 /// Why something with a group is refused for good.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum GroupRefusal {
     /// There is no such group.
     Unknown,

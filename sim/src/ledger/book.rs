@@ -4,6 +4,7 @@ use std::fmt;
 
 use cluster::id::MessageId;
 use im_gateway::client::Fate;
+use im_gateway::protocol::ErrorCode;
 
 /// A user's device.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -104,6 +105,17 @@ pub enum Surfaced {
     },
 }
 
+/// A typing or read mark, as it was made or told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    /// When, in ns.
+    pub at: u64,
+    /// To whom it was made, or of whom it was told.
+    pub user: String,
+    /// The message that was read; none: of typing.
+    pub mid: Option<MessageId>,
+}
+
 /// How a client was told that somebody is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
@@ -168,6 +180,12 @@ pub struct Client {
     pub sent: Vec<Sent>,
     /// Whom it watches or has watched.
     pub watches: Vec<Watching>,
+    /// Groups that its user was told not to be able to join or make: when, in ns, which, and why.
+    pub not_joined: Vec<(u64, String, ErrorCode)>,
+    /// Marks that it made.
+    pub marks_made: Vec<Mark>,
+    /// Marks that it was told of.
+    pub marks_told: Vec<Mark>,
 }
 
 impl Client {
@@ -185,6 +203,9 @@ impl Client {
             received: Vec::new(),
             sent: Vec::new(),
             watches: Vec::new(),
+            not_joined: Vec::new(),
+            marks_made: Vec::new(),
+            marks_told: Vec::new(),
         }
     }
 

@@ -4,10 +4,12 @@ mod book;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use cluster::id::MessageId;
 use im_gateway::client::{Fate, Incoming};
+use im_gateway::protocol::ErrorCode;
 use serde_json::json;
 
-pub use book::{Book, Client, ClientId, Device, Name, Received, Seen, Sent, Session, Surfaced, Watching};
+pub use book::{Book, Client, ClientId, Device, Mark, Name, Received, Seen, Sent, Session, Surfaced, Watching};
 
 use crate::coverage;
 use crate::oracle::{Journal, Violation, safety};
@@ -164,6 +166,30 @@ impl Ledger {
         if matches!(sent.fate, None | Some(Fate::Unknown | Fate::NotSent)) {
             (sent.fate, sent.answered_at, sent.durable) = (Some(fate), time::now(), durable);
         }
+    }
+
+    /// A client types to somebody, or has read a message of theirs.
+    pub fn marked(&self, id: ClientId, to: &str, mid: Option<MessageId>) {
+        self.book().clients[id].marks_made.push(Mark { at: time::now(), user: to.to_owned(), mid });
+    }
+
+    /// A client was told that somebody types, or has read a message.
+    pub fn was_marked(&self, id: ClientId, user: String, mid: Option<MessageId>) {
+        coverage::reached(if mid.is_some() { "a read mark was told" } else { "typing was told" });
+        self.book().clients[id].marks_told.push(Mark { at: time::now(), user, mid });
+    }
+
+    /// The message that a client surfaced last: from whom, and which.
+    pub fn latest(&self, id: ClientId) -> Option<(String, MessageId)> {
+        self.book().clients[id].received.iter().rev().find_map(|received| match &received.what {
+            Surfaced::Message { mid, from, .. } => Some((from.user.clone(), *mid)),
+            Surfaced::Gap { .. } => None,
+        })
+    }
+
+    /// A client was told that its user may not join a group.
+    pub fn not_joined(&self, id: ClientId, group: &str, code: ErrorCode) {
+        self.book().clients[id].not_joined.push((time::now(), group.to_owned(), code));
     }
 
     /// A client watches somebody from now on.

@@ -4,7 +4,7 @@
 use super::Kind;
 use crate::dice::Dice;
 use crate::plan::{Fault, Plan, Target};
-use crate::workload::{Mix, draw_limits};
+use crate::workload::{Mix, draw_group_limits, draw_limits};
 
 /// Faults of one plan, at most.
 const MOST_FAULTS: u64 = 12;
@@ -38,6 +38,7 @@ impl Plan {
         let clients = Dice::new(seed, "clients");
         (plan.users, plan.limits) = (clients.between(2, 8), draw_limits(&clients));
         plan.clients = Mix::draw(&clients);
+        plan.groups = draw_group_limits(&Dice::new(seed, "limits of groups"));
         let kinds = swarm(&dice);
         for n in 0..dice.between(1, MOST_FAULTS) {
             // The first is a death in the middle of traffic: what everything is built for.

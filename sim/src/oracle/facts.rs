@@ -1,8 +1,9 @@
 //! What the committed log says, in its order: the one history that all that clients saw must fit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cluster::id::{MessageId, NodeId};
+use cluster::state::GroupRefusal;
 
 use crate::ledger::{Device, Name};
 
@@ -85,6 +86,8 @@ pub struct Facts {
     pub stored: Vec<Stored>,
     /// What was done with groups, in log order.
     pub grouped: Vec<Grouped>,
+    /// Whom the log refused to join or make a group, and why.
+    pub not_joined: BTreeSet<(String, String, GroupRefusal)>,
     /// Registrations, in log order.
     pub registered: Vec<Registered>,
     /// Where each device's sends stand that were new, stored or refused: those the cluster remembers, as

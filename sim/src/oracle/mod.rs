@@ -18,7 +18,9 @@ mod presence;
 mod quorum;
 mod raft;
 mod reference;
+mod rolls;
 mod sessions;
+mod signals;
 mod staleness;
 #[cfg(test)]
 mod testing;
@@ -128,6 +130,8 @@ pub fn check(history: &History) -> Vec<Violation> {
     fencing::check(history, &mut broken);
     crowd::check(history.book, &mut broken);
     watches::check(history, &mut broken);
+    signals::check(history, &mut broken);
+    rolls::check(history, &mut broken);
     broken
 }
 

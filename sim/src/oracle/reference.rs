@@ -11,6 +11,7 @@ use cluster::state::{Batch, BatchRefusal, Command, Effect, GapReason, GroupAct, 
 
 use super::facts::{Counted, Facts, Generation, Grouped, Present, Registered, Stored};
 use super::presence::Live;
+use super::rolls::Rolls;
 use super::sessions::Sessions;
 use super::{Committed, Violation, safety};
 use crate::coverage;
@@ -38,6 +39,8 @@ pub struct Reference {
     /// The sessions that the log alone says to live.
     account: Sessions,
     broken: Vec<Violation>,
+    /// Who is in which group, by what was done with it and nothing else.
+    rolls: Rolls,
     /// Client instances' attempts that were registered.
     attempts: HashSet<(u64, u64)>,
 }
@@ -100,6 +103,9 @@ impl Reference {
             self.state.apply(index, &command, &mut effects);
             self.broken.extend(self.account.entry(index, &command, &effects));
             self.check_time(at);
+            if let Command::SetGroupLimits(limits) = &command {
+                self.rolls.limits = limits.clone();
+            }
             self.note_generations(at, &effects);
             self.note_presence(index, at, &command);
             self.note(index, author, &command, effects);
@@ -248,7 +254,14 @@ impl Reference {
                     }
                     let session = self.sessions.get(&op.epoch.0).expect("who did it had a session");
                     let user = self.facts.registered[*session].device.user.clone();
+                    self.broken.extend(self.rolls.done(&group, &user, left));
                     self.facts.grouped.push(Grouped { pos, group, user, left });
+                }
+                (Op::Group(op), Outcome::GroupRefused(refusal)) => {
+                    let session = self.sessions.get(&op.epoch.0).expect("who asked had a session");
+                    let user = self.facts.registered[*session].device.user.clone();
+                    self.broken.extend(self.rolls.refused(&format!("#{}", op.group), &user, *refusal));
+                    self.facts.not_joined.insert((user, op.group.to_string(), *refusal));
                 }
                 (_, Outcome::SendRefused { refusal: SendRefusal::InboxFull, duplicate: false, .. }) => refused += 1,
                 (_, Outcome::Stored { duplicate: true, .. } | Outcome::SendRefused { duplicate: true, .. }) => {

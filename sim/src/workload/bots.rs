@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use super::Seat;
 use super::groups::{Groups, address};
+use super::signals::Signals;
 use super::watching::Watching;
 use crate::ledger::{ClientId, Ledger, Name};
 use crate::time;
@@ -26,6 +27,7 @@ pub struct Bot {
     pub(super) recipients: Arc<Vec<String>>,
     pub(super) groups: Groups,
     pub(super) watching: Watching,
+    pub(super) signals: Signals,
     pub(super) sending: watch::Receiver<bool>,
     pub(super) pause: Duration,
     /// Most bytes that are added to a message.
@@ -38,6 +40,7 @@ impl Bot {
         let (client, id, ledger) = (self.client.clone(), self.seat.id, self.seat.ledger.clone());
         tokio::spawn(self.groups.clone().live(self.client.clone(), self.sending.clone()));
         tokio::spawn(self.watching.clone().live(client.clone(), id, ledger.clone(), self.sending.clone()));
+        tokio::spawn(self.signals.clone().live(client.clone(), id, ledger.clone(), self.sending.clone()));
         tokio::spawn(self.send_until_ended());
         report(&client, id, &ledger, || Duration::ZERO).await;
     }
@@ -129,7 +132,9 @@ pub(super) async fn report(client: &Client, id: ClientId, ledger: &Ledger, pace:
             Event::Gap { seq, lost, .. } => ledger.gap(id, seq, lost),
             Event::Presence { user, devices, version } => ledger.saw(id, &user, devices, version),
             Event::WatchRefused { users, code } => ledger.complain(format!("G5: {users:?} are not watched: {code:?}")),
-            Event::Delivered { .. } | Event::Typing { .. } | Event::Read { .. } => {}
+            Event::Typing { from } => ledger.was_marked(id, from, None),
+            Event::Read { by, mid } => ledger.was_marked(id, by, Some(mid)),
+            Event::Delivered { .. } => {}
             Event::Connected { address, session, .. } => ledger.connected(id, &address, &session),
             Event::Disconnected { reason } => ledger.disconnected(id, &reason),
             Event::Stopped(Stopped::Refused { code, .. }) => ledger.refused(id, code),

@@ -13,6 +13,7 @@ use im_gateway::protocol::ErrorCode;
 use tokio::sync::watch;
 
 use crate::dice::Dice;
+use crate::ledger::{ClientId, Ledger};
 use crate::time;
 
 /// Begins the name of a group where users' names can stand as well.
@@ -36,12 +37,14 @@ pub struct Groups {
     /// Those that the user is in, as far as this client was told.
     joined: Arc<Mutex<Vec<String>>>,
     dice: Dice,
+    id: ClientId,
+    ledger: Ledger,
 }
 
 impl Groups {
-    pub fn new(count: u64, dice: Dice) -> Self {
+    pub fn new(count: u64, dice: Dice, id: ClientId, ledger: Ledger) -> Self {
         let names = (0..count).map(|n| format!("g{n}")).collect();
-        Self { names: Arc::new(names), joined: Arc::default(), dice }
+        Self { names: Arc::new(names), joined: Arc::default(), dice, id, ledger }
     }
 
     /// Where the next message goes, if it is to a group.
@@ -78,7 +81,7 @@ impl Groups {
         }
     }
 
-    /// Makes or joins a group; false when the client has ended.
+    /// Makes or joins a group, if there is room; false when the client has ended.
     async fn enter(&self, client: &Client, name: &str) -> bool {
         let mut act = GroupAct::Join;
         loop {
@@ -87,6 +90,10 @@ impl Groups {
                 Some(Fate::Done) => break,
                 Some(Fate::Refused { code: ErrorCode::UnknownGroup, .. }) => act = GroupAct::Create,
                 Some(Fate::Refused { code: ErrorCode::GroupExists, .. }) => act = GroupAct::Join,
+                Some(Fate::Refused { code: code @ (ErrorCode::GroupFull | ErrorCode::TooManyGroups), .. }) => {
+                    self.ledger.not_joined(self.id, name, code);
+                    return true;
+                }
                 // The cluster has just begun, or nobody answered in time.
                 Some(_) => time::sleep(AGAIN).await,
             }

@@ -1,6 +1,6 @@
 //! Which clients a run has.
 
-use cluster::state::Limits;
+use cluster::state::{GroupLimits, Limits};
 use serde::{Deserialize, Serialize};
 
 use crate::dice::Dice;
@@ -34,6 +34,8 @@ pub struct Mix {
     pub padding: u64,
     /// Groups that those who chat are in; some come and go.
     pub groups: u64,
+    /// Longest pause between two typing or read marks of each of those who chat, ms; 0: there are none.
+    pub signals_ms: u64,
     /// Users whom each of those who chat watches.
     pub watches: u64,
 }
@@ -53,6 +55,7 @@ impl Default for Mix {
             padding: 0,
             groups: 0,
             watches: 0,
+            signals_ms: 0,
         }
     }
 }
@@ -74,6 +77,7 @@ impl Mix {
             dozers: some(2),
             twins: some(2),
             watches: some(4),
+            signals_ms: some(3) * 1_000,
         }
     }
 }
@@ -93,6 +97,19 @@ pub fn draw_limits(dice: &Dice) -> Limits {
     }
     if dice.one_in(4) {
         limits.inflight = u32::try_from(dice.between(1, 8)).unwrap_or(u32::MAX);
+    }
+    limits
+}
+
+/// Limits of groups by chance: mostly as they are shipped, sometimes so small that they are met.
+pub fn draw_group_limits(dice: &Dice) -> GroupLimits {
+    let mut limits = GroupLimits::default();
+    let small = |most: u64| u32::try_from(dice.between(1, most)).unwrap_or(u32::MAX);
+    if dice.one_in(4) {
+        limits.members = small(6);
+    }
+    if dice.one_in(4) {
+        limits.per_user = small(2);
     }
     limits
 }

@@ -7,6 +7,7 @@ mod mix;
 mod probe;
 mod raw;
 mod scrape;
+mod signals;
 mod strangers;
 mod watching;
 
@@ -19,7 +20,7 @@ use im_gateway::client::Client;
 use madsim::runtime::Handle;
 use tokio::sync::watch;
 
-pub use mix::{Mix, draw_limits, is_tight};
+pub use mix::{Mix, draw_group_limits, draw_limits, is_tight};
 pub use probe::{Probe, Prober};
 pub use scrape::Scraper;
 
@@ -32,6 +33,7 @@ use crate::time;
 use crate::world::World;
 use bots::Bot;
 use groups::Groups;
+use signals::Signals;
 use strangers::Stranger;
 use watching::Watching;
 
@@ -191,13 +193,16 @@ impl Workload {
         let dice = Dice::new(self.seed, &format!("client {id}"));
         let seat = Seat { id, start, net, urls: self.world.urls(), ledger: self.ledger.clone(), dice };
         let (recipients, sending) = (self.recipients.clone(), self.sending.subscribe());
-        let groups = Groups::new(self.mix.groups, Dice::new(self.seed, &format!("groups of client {id}")));
+        let dice = Dice::new(self.seed, &format!("groups of client {id}"));
+        let groups = Groups::new(self.mix.groups, dice, id, self.ledger.clone());
         let dice = Dice::new(self.seed, &format!("watches of client {id}"));
         let watching = Watching { count: self.mix.watches, users: recipients.clone(), dice };
+        let dice = Dice::new(self.seed, &format!("signals of client {id}"));
+        let signals = Signals { pause_ms: self.mix.signals_ms, users: recipients.clone(), dice };
         let (pause, padding) = (self.pause, self.mix.padding);
         node.spawn(async move {
             let client = seat.client();
-            behave(Bot { seat, client, recipients, groups, watching, sending, pause, padding }).await;
+            behave(Bot { seat, client, recipients, groups, watching, signals, sending, pause, padding }).await;
         });
         (id, machine)
     }
