@@ -307,3 +307,27 @@ async fn who_lags_behind_a_busy_group_is_told_how_much_is_lost() {
     let lost = sleeper.shown.lock().expect("nobody panics with the lock held").lost;
     assert!(failed >= lost as f64, "{failed} counted, {lost} told");
 }
+
+/// Whose last device is forgotten stays a member, and the next device gets what was sent meanwhile.
+#[tokio::test]
+async fn a_member_whose_devices_are_forgotten_stays_one() {
+    let cluster = TestCluster::start(3).await;
+    let alice = Member::connect(&cluster, "alice", "phone", &[0]).await;
+    alice.create("g").await;
+    let urls = vec![cluster.url(1)];
+    let builder = Client::builder(Arc::new(Tcp), urls, Arc::new(token("guest")), "tab");
+    let guest = builder.ephemeral(true).connect().expect("the URL is good");
+    assert_eq!(guest.group(GroupAct::Join, "g").await.expect("it goes on").await, Fate::Done);
+    guest.close().await;
+    eventually("the tab is forgotten", async || (cluster.status(0).await?["totals"]["devices"] == 1).then_some(()))
+        .await;
+    alice.stored("g", "for whoever comes").await;
+    let guest = Member::connect(&cluster, "guest", "phone", &[2]).await;
+    guest.has(1).await;
+    assert_eq!(guest.messages(), alice.messages());
+    let (members, more) = guest.client.members("g", None).await.expect("only members know");
+    assert_eq!((members, more), (vec!["alice".to_owned(), "guest".to_owned()], false));
+    // What its next device has taken, nobody waits for any more.
+    guest.stored("g", "here I am").await;
+    alice.has(2).await;
+}
