@@ -14,8 +14,8 @@ pub struct Rolls {
     /// As the log says last.
     pub limits: GroupLimits,
     members: BTreeMap<String, BTreeSet<String>>,
-    /// The groups that each user ever was in: those that it left may still count.
-    ever: BTreeMap<String, BTreeSet<String>>,
+    /// How often each user came into a group: what it left may still count, beside a group that it is in again.
+    came: BTreeMap<String, usize>,
 }
 
 impl Rolls {
@@ -32,7 +32,7 @@ impl Rolls {
         }
         let is_new = members.insert(user.to_owned());
         let count = members.len();
-        self.ever.entry(user.to_owned()).or_default().insert(group.to_owned());
+        *self.came.entry(user.to_owned()).or_default() += usize::from(is_new);
         let groups = self.groups_of(user);
         let over = count > self.limits.members as usize || groups > self.limits.per_user as usize;
         let text = || format!("G7: {user} was let into {group}, the {count}th of it, as the {groups}th of its groups");
@@ -42,7 +42,7 @@ impl Rolls {
     /// A user was not let in.
     pub fn refused(&self, group: &str, user: &str, refusal: GroupRefusal) -> Option<Violation> {
         let members = self.members.get(group).map_or(0, BTreeSet::len);
-        let ever = self.ever.get(user).map_or(0, BTreeSet::len);
+        let came = self.came.get(user).copied().unwrap_or_default();
         let (wrong, count) = match refusal {
             GroupRefusal::Full => {
                 coverage::reached("a group was full");
@@ -50,7 +50,7 @@ impl Rolls {
             }
             GroupRefusal::TooMany => {
                 coverage::reached("a user was in too many groups");
-                (ever < self.limits.per_user as usize, ever)
+                (came < self.limits.per_user as usize, came)
             }
             GroupRefusal::Unknown => (members > 0, members),
             GroupRefusal::Exists => (members == 0, members),
