@@ -36,6 +36,7 @@ pub fn run() -> Result<(), Failure> {
         Some(Command::Chat(args)) => chat::run(&args),
         Some(Command::Status(args)) => admin::status(&args),
         Some(Command::Trace(args)) => trace::run(&args),
+        Some(Command::Breaker(command)) => admin::breaker(&command),
         Some(Command::Drain(target)) => admin::drain(&target),
         Some(Command::Member(command)) => admin::member(&command),
         Some(Command::Leader(command)) => admin::leader(&command),

@@ -21,6 +21,8 @@ pub struct Launch {
     pub executable: std::path::PathBuf,
     pub secret: Masked,
     pub voters: usize,
+    /// With faults on order.
+    pub test_hooks: bool,
     /// Peer addresses of all nodes.
     pub peers: Vec<String>,
 }
@@ -44,6 +46,9 @@ impl Launch {
         flag("voters", self.voters.to_string());
         if !others.is_empty() {
             flag("join", others.join(","));
+        }
+        if self.test_hooks {
+            arguments.push("--test-hooks".to_owned());
         }
         if bootstrap {
             arguments.push("--bootstrap".to_owned());

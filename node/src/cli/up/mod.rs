@@ -97,6 +97,7 @@ impl Up {
         let launch = Launch {
             executable,
             secret: folder.secret()?,
+            test_hooks: args.test_hooks,
             voters: if args.nodes < 5 { 3 } else { 5 },
             peers: nodes.iter().map(|node| format!("127.0.0.1:{}", node.peer_port)).collect(),
         };
