@@ -152,7 +152,10 @@ impl Session {
             let state = self.inner.state();
             // The state may be ahead of what the router was told: it decides, under one lock, whether
             // this session still is the device's (G4).
-            if state.session(epoch).is_none() || state.breaker_open() {
+            if state.session(epoch).is_none() {
+                return Ok(Vec::new());
+            }
+            if state.breaker_open() {
                 return Ok(Vec::new());
             }
             state.inbox(&self.spec.user, &self.spec.device, after, max_count, max_bytes)

@@ -56,6 +56,15 @@ pub struct Generation {
     pub ended_at: Option<u64>,
 }
 
+/// A time for which the breaker was open.
+#[derive(Debug, Clone, Copy)]
+pub struct Pause {
+    /// The entry that opened it.
+    pub opened: u64,
+    /// The entry that closed it, and when that was committed, in ns; while it is open there is none.
+    pub closed: Option<(u64, u64)>,
+}
+
 /// Something that nodes count.
 #[derive(Debug, Clone, Copy)]
 pub struct Counted {
@@ -79,6 +88,8 @@ pub struct Facts {
     /// Where each device's sends stand that were new, stored or refused: those the cluster remembers, as
     /// many as a client may have without an answer.
     pub handled: BTreeMap<Device, Vec<u64>>,
+    /// When the breaker was open, in log order.
+    pub pauses: Vec<Pause>,
     /// All of all nodes.
     pub generations: Vec<Generation>,
     /// Nodes' incarnations: each counts one.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use cluster::id::{MessageId, NodeId};
 use cluster::state::{Batch, BatchRefusal, Command, Effect, GapReason, GroupAct, Op, Outcome, SendRefusal, State};
 
-use super::facts::{Counted, Facts, Generation, Grouped, Registered, Stored};
+use super::facts::{Counted, Facts, Generation, Grouped, Pause, Registered, Stored};
 use super::presence::Live;
 use super::sessions::Sessions;
 use super::{Committed, Violation, safety};
@@ -101,6 +101,7 @@ impl Reference {
             self.broken.extend(self.account.entry(index, &command, &effects));
             self.check_time(at);
             self.note_generations(at, &effects);
+            self.note_breaker(index, at, &effects);
             self.note(index, author, &command, effects);
         }
         let at = |epoch| self.state.session(cluster::id::Pos(epoch)).map(|(_, _, node)| node);
@@ -142,6 +143,23 @@ impl Reference {
                 Effect::NodeDown { node, .. } => {
                     let last = self.facts.generations.iter_mut().rfind(|last| last.node == *node);
                     last.expect("it began").ended_at = Some(at);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn note_breaker(&mut self, index: u64, at: u64, effects: &[Effect]) {
+        for effect in effects {
+            match effect {
+                Effect::Breaker { open: true } => self.facts.pauses.push(Pause { opened: index, closed: None }),
+                Effect::Breaker { open: false } => {
+                    let pause = self.facts.pauses.last_mut().expect("it was opened");
+                    pause.closed = Some((index, at));
+                    let last = self.facts.stored.last().map_or(0, |stored| super::facts::index(stored.pos));
+                    if last > pause.opened {
+                        coverage::reached("the breaker was closed on what it had held back");
+                    }
                 }
                 _ => {}
             }
@@ -244,6 +262,9 @@ impl Reference {
 
     fn note_stored(&mut self, pos: u64, mid: MessageId, body: &[u8], to: String) {
         let name = std::str::from_utf8(body).ok().and_then(Name::of_body);
+        if self.state.breaker_open() {
+            coverage::reached("a message was stored while the breaker was open");
+        }
         self.facts.stored.push(Stored { pos, mid, name, to });
     }
 
