@@ -42,6 +42,11 @@ pub enum Command {
     /// Change who leads
     #[command(subcommand, arg_required_else_help = false)]
     Leader(LeaderCommand),
+    /// Break a local cluster of its own, and see that the alert comes and ends
+    Drill(DrillArgs),
+    /// See how the service level objectives were kept
+    #[command(subcommand, arg_required_else_help = false)]
+    Slo(SloCommand),
     /// Put load on a cluster and measure it
     Bench(Box<BenchArgs>),
 }
@@ -249,6 +254,32 @@ pub struct TransferArgs {
     pub to: Option<String>,
     #[command(flatten)]
     pub target: AdminTarget,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct DrillArgs {
+    /// Which drill; `all` plays one after the other
+    #[arg(value_parser = super::drill::names())]
+    pub name: String,
+    /// How many times faster than in production alerts and windows are; each drill has a factor of its own
+    #[arg(long, value_name = "F", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub speed_up: Option<u32>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SloCommand {
+    /// Print the report of a month, as Markdown
+    Report(SloReportArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct SloReportArgs {
+    /// Which month (UTC), such as 2026-10
+    #[arg(long, value_name = "YYYY-MM")]
+    pub month: super::slo::Month,
+    /// Where Prometheus answers
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9090")]
+    pub prometheus: String,
 }
 
 #[derive(Debug, clap::Args)]

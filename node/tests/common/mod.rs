@@ -9,6 +9,7 @@ pub mod http;
 pub mod ledger;
 pub mod person;
 pub mod raw;
+pub mod tools;
 
 use std::fs;
 use std::net::TcpListener;

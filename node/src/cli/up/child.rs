@@ -34,6 +34,12 @@ pub struct Process {
 }
 
 impl Launch {
+    /// For these nodes.
+    pub fn new(executable: std::path::PathBuf, secret: Masked, nodes: &[Node], test_hooks: bool) -> Self {
+        let peers = nodes.iter().map(|node| format!("127.0.0.1:{}", node.peer_port)).collect();
+        Self { executable, secret, voters: if nodes.len() < 5 { 3 } else { 5 }, test_hooks, peers }
+    }
+
     /// The arguments that start `node`.
     pub fn arguments(&self, node: &Node, bootstrap: bool) -> Vec<String> {
         let peer = format!("127.0.0.1:{}", node.peer_port);
@@ -90,6 +96,11 @@ impl Process {
             Ok(status) => describe(status),
             Err(error) => format!("ended, {error}"),
         }
+    }
+
+    /// Kills the process.
+    pub async fn kill(mut self) {
+        let _ = self.child.kill().await;
     }
 
     /// Asks the process to stop.
