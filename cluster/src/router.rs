@@ -277,6 +277,17 @@ impl Router {
                     }
                 }
             }
+            Effect::Breaker { open } => {
+                if inner.counting {
+                    tracing::warn!(
+                        open,
+                        "the breaker was switched; while it is open, messages are stored and not delivered"
+                    );
+                }
+                if !open {
+                    inner.wake_all();
+                }
+            }
             Effect::Superseded { node, epoch } if node == self.node => {
                 let events = inner.origin.on_superseded(epoch);
                 inner.dispatch(events);
@@ -399,6 +410,10 @@ impl Inner {
                 mailbox.push(Event::Inbox);
             }
         }
+    }
+
+    fn wake_all(&self) {
+        self.mailboxes.values().for_each(|(_, mailbox)| mailbox.push(Event::Inbox));
     }
 
     fn tell_sender(&self, from: &UserId, device: &DeviceId, mid: MessageId, by: &UserId) {

@@ -44,6 +44,9 @@ pub struct Outgoing {
 pub enum Request {
     /// Answered by [`Event::Sent`].
     Send(Outgoing),
+    /// A direct send that is to fail, for a drill: nobody sees it, unless it is a repeat of one that was stored.
+    /// Answered by [`Event::Sent`].
+    Refuse(MessageId),
     /// Answered by [`Event::Done`].
     Group {
         /// The group.

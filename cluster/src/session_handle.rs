@@ -159,7 +159,8 @@ impl Session {
     }
 
     /// What waits for this device after `after` (start from [`Pos::ZERO`]): up to `max_count` items
-    /// and about `max_bytes` of bodies, at least one if there is any; nothing while not live.
+    /// and about `max_bytes` of bodies, at least one if there is any; nothing while not live, nor while
+    /// the breaker is open: when it is closed there is an [`Event::Inbox`].
     ///
     /// # Errors
     /// When a body cannot be read from this replica's checkpoint.
@@ -172,6 +173,9 @@ impl Session {
             // The state may be ahead of what the router was told: it decides, under one lock, whether
             // this session still is the device's (G4).
             if state.session(epoch).is_none() {
+                return Ok(Vec::new());
+            }
+            if state.breaker_open() {
                 return Ok(Vec::new());
             }
             state.inbox(&self.spec.user, &self.spec.device, after, max_count, max_bytes)

@@ -46,6 +46,8 @@ pub struct Status {
     pub limits: Limits,
     /// The replicated feature level.
     pub feature_level: u32,
+    /// `closed`; or `open`: messages are stored, and delivered to nobody.
+    pub breaker: &'static str,
 }
 
 /// One member.
@@ -122,6 +124,7 @@ impl Status {
             totals: state.totals(),
             limits: state.limits().clone(),
             feature_level: state.feature_level(),
+            breaker: if state.breaker_open() { "open" } else { "closed" },
         }
     }
 }

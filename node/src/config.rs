@@ -34,6 +34,8 @@ pub struct Invalid(pub String);
 pub struct Config {
     /// Development mode: the demo page at `/`, and `/admin` without a token from the loopback.
     pub dev: bool,
+    /// Faults on order at `/test`, for drills; with the admin token, or from the loopback in development mode.
+    pub test_hooks: bool,
     /// The folder that holds the node's identity, log and checkpoints.
     pub data: PathBuf,
     pub listen: Listen,
@@ -52,6 +54,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             dev: false,
+            test_hooks: false,
             data: "data/node".into(),
             listen: Listen::default(),
             advertise: Advertise::default(),
@@ -174,6 +177,7 @@ impl Config {
         GatewayConfig {
             listen: self.listen.http.clone(),
             dev: self.dev,
+            test_hooks: self.test_hooks,
             auth: self.auth.clone(),
             admin_token: self.admin.token.clone(),
             limits: self.limits.clone(),

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::auth::{AuthConfig, AuthConfigError, Masked, Verifier};
 use crate::drain::Drain;
 use crate::http::{self, App, HttpLimits};
-use crate::session::{Connections, Limits, Node};
+use crate::session::{Connections, Limits, Node, TestHooks};
 use crate::telemetry::{Metrics, Sampler, Seldom, Trail};
 
 /// How long clients may take to hear that the node ends.
@@ -29,6 +29,8 @@ pub struct GatewayConfig {
     pub listen: String,
     /// Development mode: the demo page, tokens for anybody on this machine, `/admin` from it.
     pub dev: bool,
+    /// Faults on order, for drills.
+    pub test_hooks: bool,
     /// How clients' tokens are checked.
     pub auth: AuthConfig,
     /// Opens `/admin`.
@@ -46,6 +48,7 @@ impl Default for GatewayConfig {
         Self {
             listen: "127.0.0.1:8080".into(),
             dev: false,
+            test_hooks: false,
             auth: AuthConfig::default(),
             admin_token: None,
             limits: Limits::default(),
@@ -154,6 +157,7 @@ impl Gateway {
                 metrics: metrics.clone(),
                 deliveries: Sampler::new(config.log_one_in),
                 trail: Trail::default(),
+                hooks: config.test_hooks.then(TestHooks::default),
             }),
             cluster,
             connections: connections.clone(),

@@ -4,6 +4,7 @@ pub mod auth;
 pub mod client;
 pub mod delivery;
 pub mod drain;
+pub mod duration;
 #[cfg(feature = "sled")]
 pub mod env;
 pub mod gateway;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// All of them.
-pub const POINTS: [&str; 26] = [
+pub const POINTS: [&str; 28] = [
     "a leader was replaced",
     "a replica was sent a checkpoint",
     "a crash lost writes that were not synced",
@@ -31,6 +31,8 @@ pub const POINTS: [&str; 26] = [
     "a cut held back what was sent",
     "a packet was lost and sent again",
     "a disk gave an error",
+    "a message was stored while the breaker was open",
+    "the breaker was closed on what it had held back",
 ];
 
 static REACHED: Mutex<BTreeMap<&'static str, u64>> = Mutex::new(BTreeMap::new());

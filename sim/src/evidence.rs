@@ -69,7 +69,7 @@ fn of(kind: Kind) -> Option<Undergone> {
         // There may be nothing on the disk yet whose bits could flip.
         Kind::BitFlip => return None,
         Kind::ClockJump => Undergone::Jump,
-        Kind::TransferLeader | Kind::LeaderChurn => Undergone::Command,
+        Kind::TransferLeader | Kind::LeaderChurn | Kind::Breaker => Undergone::Command,
         Kind::AddNode => Undergone::Place,
     })
 }

@@ -13,7 +13,9 @@ use crate::env::clock;
 use crate::handle::Inner;
 use crate::id::NodeId;
 use crate::peer::Kind;
+use crate::proposer::commit;
 use crate::serve::{decode, encode};
+use crate::state::{BREAKER_LEVEL, Command};
 
 /// How long a command may take.
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -30,6 +32,11 @@ pub enum Admin {
     Promote(NodeId),
     /// Moves leadership, to this voter or to the one that is furthest.
     TransferLeader(Option<NodeId>),
+    /// Opens the breaker, or closes it: while it is open messages are stored, and delivered to nobody.
+    SetBreaker {
+        /// Whether it is to be open.
+        open: bool,
+    },
 }
 
 /// Carries a command to the leader.
@@ -51,6 +58,7 @@ pub(crate) async fn asked(inner: &Inner, command: Admin) -> Result<(), String> {
             Admin::Remove(node) => remove(inner, node).await,
             Admin::Promote(node) => promote(inner, node).await,
             Admin::TransferLeader(to) => transfer(inner, to).await,
+            Admin::SetBreaker { open } => set_breaker(inner, open).await,
         }
     });
     done.await.unwrap_or_else(|_| Err("no answer in time; look at `status` before you repeat it".into()))
@@ -104,6 +112,13 @@ async fn transfer(inner: &Inner, to: Option<NodeId>) -> Result<(), String> {
     inner.raft.trigger().transfer_leader(to).await.map_err(|error| error.to_string())?;
     inner.leader_other_than(inner.me).await;
     Ok(())
+}
+
+async fn set_breaker(inner: &Inner, open: bool) -> Result<(), String> {
+    if inner.state().feature_level() < BREAKER_LEVEL {
+        return Err("not all nodes of this cluster know the breaker yet: run the newer build on all of them".into());
+    }
+    commit(inner, Command::SetBreaker { open }.encode()).await
 }
 
 /// The other voter that has most of the log.

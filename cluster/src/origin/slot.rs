@@ -160,6 +160,7 @@ impl Slot {
                 };
                 (op, out.body.len())
             }
+            Request::Refuse(mid) => (Op::Refuse { epoch, mid: *mid }, 0),
             Request::Forget(device) => (Op::Forget { user: self.spec.user.clone(), device: device.clone() }, 0),
             Request::Group { group, act } => (Op::Group(GroupOp { epoch, group: group.clone(), act: *act }), 0),
         };

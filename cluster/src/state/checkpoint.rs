@@ -25,6 +25,9 @@ const FORMAT: u8 = 1;
 /// First byte of one in which there is.
 const FORMAT_WITH_GROUPS: u8 = 2;
 
+/// First byte of a head while the breaker is open.
+const FORMAT_WITH_BREAKER: u8 = 3;
+
 /// The state as it was after one log entry.
 #[derive(Debug)]
 pub struct Frozen {
@@ -41,7 +44,7 @@ pub struct Frozen {
 pub enum RestoreError {
     /// Written by another build.
     #[error(
-        "a checkpoint of format {0}, this build reads up to format {FORMAT_WITH_GROUPS}: run the newer build on this node"
+        "a checkpoint of format {0}, this build reads up to format {FORMAT_WITH_BREAKER}: run the newer build on this node"
     )]
     Format(u8),
     /// Not well-formed.
@@ -60,6 +63,9 @@ struct HeadWire {
     limits: Limits,
     nodes: Vec<NodeWire>,
 }
+
+/// The limits of groups, if they are set, and whether the breaker is open.
+type Switches = (Option<GroupLimits>, bool);
 
 /// The groups of a shard, and what its users have to do with groups.
 type GroupsWire = (Vec<GroupsOfUser>, Vec<GroupWire>);
@@ -84,14 +90,15 @@ fn write<T: Serialize, G: Serialize>(value: &T, groups: Option<&G>) -> Vec<u8> {
     bytes.expect("encoding into memory cannot fail")
 }
 
-fn read<'a, T: Deserialize<'a>, G: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, Option<G>), RestoreError> {
-    fn all<'a, V: Deserialize<'a>>(bytes: &'a [u8]) -> Result<V, RestoreError> {
-        match postcard::take_from_bytes(bytes) {
-            Ok((value, [])) => Ok(value),
-            Ok(_) => Err(RestoreError::Malformed("trailing bytes".into())),
-            Err(error) => Err(RestoreError::Malformed(error.to_string())),
-        }
+fn all<'a, V: Deserialize<'a>>(bytes: &'a [u8]) -> Result<V, RestoreError> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((value, [])) => Ok(value),
+        Ok(_) => Err(RestoreError::Malformed("trailing bytes".into())),
+        Err(error) => Err(RestoreError::Malformed(error.to_string())),
     }
+}
+
+fn read<'a, T: Deserialize<'a>, G: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, Option<G>), RestoreError> {
     match bytes.split_first() {
         Some((&FORMAT, rest)) => all(rest).map(|value| (value, None)),
         Some((&FORMAT_WITH_GROUPS, rest)) => all(rest).map(|(value, groups)| (value, Some(groups))),
@@ -160,8 +167,7 @@ impl State {
     /// Freezes the state. Shards not in the result are as they were when last frozen, or, if they
     /// never were, as restored, or empty.
     pub fn freeze(&mut self) -> Frozen {
-        let head = write(&self.head(), self.group_limits.as_ref()).into();
-        Frozen { index: self.applied, head, shards: self.store.take_dirty() }
+        Frozen { index: self.applied, head: self.encode_head(&self.head()).into(), shards: self.store.take_dirty() }
     }
 
     /// Makes the next freeze include this shard.
@@ -177,9 +183,13 @@ impl State {
     /// # Errors
     /// When the parts cannot be of one state.
     pub fn restore(head: &[u8], shards: Vec<(usize, Shard)>) -> Result<Self, RestoreError> {
-        let (head, group_limits) = read::<HeadWire, GroupLimits>(head)?;
+        let (head, (group_limits, breaker_open)) = match head.split_first() {
+            Some((&FORMAT_WITH_BREAKER, rest)) => all::<(HeadWire, Switches)>(rest)?,
+            _ => read::<HeadWire, GroupLimits>(head).map(|(head, groups)| (head, (groups, false)))?,
+        };
         let mut state = Self::new();
         state.group_limits = group_limits;
+        state.breaker_open = breaker_open;
         state.applied = head.applied;
         state.time_ms = head.time_ms;
         state.feature_level = head.feature_level;
@@ -234,6 +244,15 @@ impl State {
         }
     }
 
+    /// In the oldest format that can say it.
+    fn encode_head(&self, head: &HeadWire) -> Vec<u8> {
+        if !self.breaker_open {
+            return write(head, self.group_limits.as_ref());
+        }
+        let all = (head, (&self.group_limits, self.breaker_open));
+        postcard::to_extend(&all, vec![FORMAT_WITH_BREAKER]).expect("encoding into memory cannot fail")
+    }
+
     fn head(&self) -> HeadWire {
         let node = |(id, record): (NodeId, &NodeRecord)| NodeWire {
             id,
@@ -264,7 +283,7 @@ impl State {
             hash.update(bytes);
         };
         let body = |message: &Message| BodyWire::Hashed(message.body.len() as u64);
-        part(&write(&HeadWire { applied: 0, ..self.head() }, self.group_limits.as_ref()));
+        part(&self.encode_head(&HeadWire { applied: 0, ..self.head() }));
         let shards = self.store.shards().iter().enumerate();
         for (id, shard) in shards.filter(|(_, shard)| !shard.users.is_empty() || !shard.groups.is_empty()) {
             part(&(id as u64).to_be_bytes());

@@ -10,10 +10,13 @@ use super::limits::{GroupLimits, Limits};
 use crate::id::{Boot, DeviceId, Epoch, Generation, GroupId, MessageId, NodeId, Pos, UserId};
 
 /// The highest feature level this build understands.
-pub const FEATURE_LEVEL: u32 = 2;
+pub const FEATURE_LEVEL: u32 = 3;
 
 /// From this level on there are groups: [`Op::GroupSend`], [`Op::Group`], [`Command::SetGroupLimits`].
 pub const GROUPS_LEVEL: u32 = 2;
+
+/// From this level on operators have a breaker, and can make sends fail: [`Command::SetBreaker`], [`Op::Refuse`].
+pub const BREAKER_LEVEL: u32 = 3;
 
 /// First byte of every encoded command.
 const FORMAT: u8 = 1;
@@ -48,6 +51,12 @@ pub enum Command {
     SetFeatureLevel(u32),
     /// Replaces the replicated limits of groups. From [`GROUPS_LEVEL`] on.
     SetGroupLimits(GroupLimits),
+    /// Opens or closes the breaker: while it is open messages are stored, and delivered to nobody. From
+    /// [`BREAKER_LEVEL`] on.
+    SetBreaker {
+        /// Whether it is open from here on.
+        open: bool,
+    },
 }
 
 /// One node's batch. Batches of a generation are numbered from 1 and applied exactly once, in
@@ -96,6 +105,13 @@ pub enum Op {
     GroupSend(GroupSend),
     /// Makes, joins or leaves a group. From [`GROUPS_LEVEL`] on.
     Group(GroupOp),
+    /// Refuses a direct send as a full inbox would, because a drill wants so. From [`BREAKER_LEVEL`] on.
+    Refuse {
+        /// The sender's session.
+        epoch: Epoch,
+        /// The message's id.
+        mid: MessageId,
+    },
 }
 
 /// Begins a session: compare-and-set on the device's last epoch.

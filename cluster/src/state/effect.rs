@@ -89,6 +89,11 @@ pub enum Effect {
         /// Pairs of message and device.
         count: u64,
     },
+    /// The breaker was opened or closed. When it is closed, every live session may have something to read.
+    Breaker {
+        /// Whether it is open now.
+        open: bool,
+    },
     /// A node's new incarnation.
     NodeUp {
         /// The node.
@@ -189,7 +194,7 @@ pub enum RegisterRefusal {
 /// Why a send is refused for good. Kept in the dedup ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum SendRefusal {
-    /// The recipient's inbox is at its limit.
+    /// The recipient's inbox is at its limit, or a drill makes the send fail as if it were.
     InboxFull,
     /// There is no such group.
     UnknownGroup,

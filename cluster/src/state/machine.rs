@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::command::{Batch, Command, NodeUp, Op, Register, Send};
-use super::effect::{Effect, FirstAck, Outcome};
+use super::effect::{Effect, FirstAck, Outcome, SendRefusal};
 use super::groups::Wakes;
 use super::limits::{GroupLimits, Limits};
 use super::message::{Body, Destination, Message, Told};
@@ -30,6 +30,8 @@ pub struct State {
     pub(super) limits: Limits,
     /// `None` until they were set: the defaults then.
     pub(super) group_limits: Option<GroupLimits>,
+    /// Messages are stored, and delivered to nobody.
+    pub(super) breaker_open: bool,
     pub(super) nodes: Nodes,
     pub(super) store: Store,
     /// The live sessions; never iterated.
@@ -55,6 +57,7 @@ impl State {
             feature_level: 1,
             limits: Limits::default(),
             group_limits: None,
+            breaker_open: false,
             nodes: Nodes::default(),
             store: Store::new(Self::SHARDS),
             sessions: HashMap::new(),
@@ -84,6 +87,7 @@ impl State {
             Command::Tick { advance_ms } => self.tick(*advance_ms, effects),
             Command::SetLimits(limits) => self.limits = limits.clone(),
             Command::SetGroupLimits(limits) => self.group_limits = Some(limits.clone()),
+            Command::SetBreaker { open } => self.set_breaker(*open, effects),
             Command::SetFeatureLevel(level) => self.feature_level = self.feature_level.max(*level),
         }
     }
@@ -112,6 +116,7 @@ impl State {
                 Op::Send(send) => self.send(pos, node, send, effects, &mut wakes.users),
                 Op::GroupSend(send) => self.group_send(pos, node, send, effects, &mut wakes),
                 Op::Group(op) => self.group_op(pos, node, op, &mut wakes),
+                Op::Refuse { epoch, mid } => self.refuse(node, *epoch, *mid),
                 Op::Ack { epoch, upto } => self.ack(pos, node, *epoch, *upto, effects),
                 Op::Close { epoch, clean } => self.close(node, *epoch, *clean, effects),
                 Op::Forget { user, device } => {
@@ -208,6 +213,24 @@ impl State {
         });
         self.remember(&from, &device, mid, result);
         Outcome::of_send(mid, result, false)
+    }
+
+    /// A send that a drill wants to fail. What the ring knows of it goes first: it may be a repeat of one
+    /// that was stored.
+    fn refuse(&mut self, node: NodeId, epoch: Epoch, mid: MessageId) -> Outcome {
+        let Some((from, device)) = self.session_of(node, epoch) else { return Outcome::Fenced };
+        if let Some(first) = self.store.user(&from).and_then(|user| user.sent(&device, &mid)) {
+            return Outcome::of_send(mid, first, true);
+        }
+        let result = Err(SendRefusal::InboxFull);
+        self.remember(&from, &device, mid, result);
+        Outcome::of_send(mid, result, false)
+    }
+
+    fn set_breaker(&mut self, open: bool, effects: &mut Vec<Effect>) {
+        if std::mem::replace(&mut self.breaker_open, open) != open {
+            effects.push(Effect::Breaker { open });
+        }
     }
 
     /// Notes the result of a live session's send in its device's ring.

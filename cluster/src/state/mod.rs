@@ -26,7 +26,8 @@ mod wire;
 
 pub use checkpoint::{Frozen, RestoreError};
 pub use command::{
-    Batch, Command, DecodeError, FEATURE_LEVEL, GROUPS_LEVEL, GroupAct, GroupOp, GroupSend, NodeUp, Op, Register, Send,
+    BREAKER_LEVEL, Batch, Command, DecodeError, FEATURE_LEVEL, GROUPS_LEVEL, GroupAct, GroupOp, GroupSend, NodeUp, Op,
+    Register, Send,
 };
 pub use device::{GapReason, Registration};
 pub use effect::{BatchRefusal, Effect, FirstAck, GroupRefusal, Outcome, RegisterRefusal, SendRefusal};

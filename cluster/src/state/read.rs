@@ -122,6 +122,12 @@ impl State {
         self.group_limits.is_some()
     }
 
+    /// Whether messages are stored, and delivered to nobody.
+    #[must_use]
+    pub fn breaker_open(&self) -> bool {
+        self.breaker_open
+    }
+
     /// Up to `count` members of a group in the order of their names, behind `after`, and whether
     /// there are more; `None` when there is no such group.
     #[must_use]

@@ -6,7 +6,7 @@ use cluster::env::clock;
 use http::Method;
 use serde_json::Value;
 
-use super::args::{AdminTarget, LeaderCommand, MemberCommand, StatusArgs};
+use super::args::{AdminTarget, BreakerCommand, LeaderCommand, MemberCommand, StatusArgs};
 use super::failure::{Failure, failed};
 use super::http::{Answer, Endpoint};
 use super::process::{local_runtime, print};
@@ -98,6 +98,19 @@ pub fn member(command: &MemberCommand) -> Result<(), Failure> {
     print(&format!("{node} {done}"))
 }
 
+/// Opens the breaker, or closes it.
+///
+/// # Errors
+/// A node that does not answer, or refuses.
+pub fn breaker(command: &BreakerCommand) -> Result<(), Failure> {
+    let (target, verb, done) = match command {
+        BreakerCommand::Open(target) => (target, "open", "the breaker is open: messages are stored, and not delivered"),
+        BreakerCommand::Close(target) => (target, "close", "the breaker is closed: what was stored is delivered now"),
+    };
+    local_runtime()?.block_on(ask(target, Method::POST, &format!("/admin/breaker/{verb}")))?;
+    print(done)
+}
+
 /// Changes who leads.
 ///
 /// # Errors
@@ -147,7 +160,7 @@ fn table(status: &Value) -> String {
     let ready = status["not_ready"].as_array().is_none_or(Vec::is_empty);
     let reasons: Vec<_> = status["not_ready"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let mut text = format!(
-        "node {}: {}, term {}, log {} committed {} applied {} checkpoint {}\n\n",
+        "node {}: {}, term {}, log {} committed {} applied {} checkpoint {}, breaker {}\n\n",
         field(status, "node"),
         if ready { "ready".to_owned() } else { format!("not ready ({})", reasons.join(", ")) },
         field(status, "term"),
@@ -155,6 +168,7 @@ fn table(status: &Value) -> String {
         field(status, "committed_index"),
         field(status, "applied_index"),
         field(status, "checkpoint_index"),
+        field(status, "breaker"),
     );
     let widths: [usize; COLUMNS.len()] =
         std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
@@ -166,6 +180,9 @@ fn table(status: &Value) -> String {
     if let Some(totals) = status["totals"].as_object() {
         let totals: Vec<_> = totals.iter().map(|(name, value)| format!("{} {value}", name.replace('_', " "))).collect();
         text.push_str(&format!("\n{}", totals.join(", ")));
+    }
+    if status["breaker"] == "open" {
+        text.push_str("\nthe breaker is open: messages are stored and not delivered (`im-gateway breaker close`)");
     }
     if leader.is_null() {
         text.push_str("\nno leader: messages wait until a majority of the voters is up and connected");

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::builder::TypedValueParser;
 use clap::{Parser, Subcommand};
 
+use im_gateway::duration;
+
 use crate::config::Overrides;
 
 /// A clustered chat gateway. Without a command: a single development node on 127.0.0.1:8080.
@@ -29,6 +31,9 @@ pub enum Command {
     Status(StatusArgs),
     /// Show what happened lately to a message, on all nodes
     Trace(TraceArgs),
+    /// Stop deliveries in the whole cluster while messages are stored, or let them go on
+    #[command(subcommand, arg_required_else_help = false)]
+    Breaker(BreakerCommand),
     /// Send a node's clients elsewhere and hand leadership over, so that it can be stopped
     Drain(AdminTarget),
     /// Change who belongs to the cluster
@@ -37,6 +42,11 @@ pub enum Command {
     /// Change who leads
     #[command(subcommand, arg_required_else_help = false)]
     Leader(LeaderCommand),
+    /// Break a local cluster of its own, and see that the alert comes and ends
+    Drill(DrillArgs),
+    /// See how the service level objectives were kept
+    #[command(subcommand, arg_required_else_help = false)]
+    Slo(SloCommand),
     /// Put load on a cluster and measure it
     Bench(Box<BenchArgs>),
 }
@@ -53,6 +63,9 @@ pub struct ServeArgs {
     /// Development mode: the demo page, and administration from the loopback without a token
     #[arg(long)]
     pub dev: bool,
+    /// Allow faults on order (/test/…), for drills
+    #[arg(long)]
+    pub test_hooks: bool,
     /// Folder of this node's data
     #[arg(long, value_name = "DIR")]
     pub data: Option<String>,
@@ -94,6 +107,7 @@ impl ServeArgs {
     pub fn overrides(&self) -> Overrides {
         let mut set = Overrides::default();
         set.set("dev", self.dev.then_some(true));
+        set.set("test_hooks", self.test_hooks.then_some(true));
         set.set("data", self.data.clone());
         set.set("listen.http", self.http.clone());
         set.set("listen.peer", self.peer.clone());
@@ -122,6 +136,9 @@ pub struct UpArgs {
     /// Start a node again when its process ends
     #[arg(long)]
     pub restart: bool,
+    /// Allow faults on order (/test/…) on all nodes, for drills
+    #[arg(long)]
+    pub test_hooks: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -133,7 +150,7 @@ pub struct TokenArgs {
     #[arg(long)]
     pub device: Option<String>,
     /// How long the token is good, such as 90s, 30m, 1h, 7d
-    #[arg(long, default_value = "1h", value_parser = duration)]
+    #[arg(long, default_value = "1h", value_parser = duration::parse)]
     pub ttl: std::time::Duration,
     /// Take secret, issuer and audience from this configuration file
     #[arg(long, env = "IMGW_CONFIG", value_name = "FILE")]
@@ -201,6 +218,14 @@ pub struct TraceArgs {
 }
 
 #[derive(Debug, Subcommand)]
+pub enum BreakerCommand {
+    /// Store messages, and deliver none
+    Open(AdminTarget),
+    /// Deliver again, what was stored first
+    Close(AdminTarget),
+}
+
+#[derive(Debug, Subcommand)]
 pub enum MemberCommand {
     /// Take a node out of the cluster for good, such as one whose disk is lost
     Remove(MemberArgs),
@@ -232,6 +257,32 @@ pub struct TransferArgs {
 }
 
 #[derive(Debug, clap::Args)]
+pub struct DrillArgs {
+    /// Which drill; `all` plays one after the other
+    #[arg(value_parser = super::drill::names())]
+    pub name: String,
+    /// How many times faster than in production alerts and windows are; each drill has a factor of its own
+    #[arg(long, value_name = "F", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub speed_up: Option<u32>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SloCommand {
+    /// Print the report of a month, as Markdown
+    Report(SloReportArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct SloReportArgs {
+    /// Which month (UTC), such as 2026-10
+    #[arg(long, value_name = "YYYY-MM")]
+    pub month: super::slo::Month,
+    /// Where Prometheus answers
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9090")]
+    pub prometheus: String,
+}
+
+#[derive(Debug, clap::Args)]
 pub struct BenchArgs {
     #[command(flatten)]
     pub target: Target,
@@ -251,10 +302,10 @@ pub struct BenchArgs {
     #[arg(long, default_value_t = 200, value_name = "BYTES")]
     pub size: usize,
     /// How long to measure; with --idle, how long to hold on after that
-    #[arg(long, default_value = "10s", value_parser = duration)]
+    #[arg(long, default_value = "10s", value_parser = duration::parse)]
     pub duration: std::time::Duration,
     /// How long to send before measuring
-    #[arg(long, default_value = "2s", value_parser = duration)]
+    #[arg(long, default_value = "2s", value_parser = duration::parse)]
     pub warmup: std::time::Duration,
     /// Connections that do nothing, instead of messages: what memory they take
     #[arg(long, value_name = "N", conflicts_with_all = ["pairs", "rate", "saturate"])]
@@ -273,26 +324,6 @@ pub struct BenchArgs {
     pub config: Option<PathBuf>,
 }
 
-/// Parses `90s`, `30m`, `1h`, `7d`, `250ms`, or plain seconds.
-///
-/// # Errors
-/// Text that is none of these.
-pub fn duration(text: &str) -> Result<std::time::Duration, String> {
-    let wrong = || format!("\"{text}\" is not a duration such as 250ms, 90s, 30m, 1h or 7d");
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (count, unit) = text.split_at(digits);
-    let count: u64 = count.parse().map_err(|_| wrong())?;
-    let unit_ms: u64 = match unit {
-        "ms" => 1,
-        "" | "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return Err(wrong()),
-    };
-    count.checked_mul(unit_ms).map(std::time::Duration::from_millis).ok_or_else(wrong)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -301,17 +332,5 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Args::command().debug_assert();
-    }
-
-    #[test]
-    fn durations() {
-        let ms = |text| duration(text).map(|duration| duration.as_millis());
-        assert_eq!(ms("250ms"), Ok(250));
-        assert_eq!(ms("90"), Ok(90_000));
-        assert_eq!(ms("1h"), Ok(3_600_000));
-        assert_eq!(ms("7d"), Ok(604_800_000));
-        for wrong in ["", "h", "1w", "-1s", "1.5h", "99999999999999999d"] {
-            assert!(duration(wrong).is_err(), "{wrong}");
-        }
     }
 }

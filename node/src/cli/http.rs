@@ -21,6 +21,9 @@ pub struct Endpoint {
     /// `host:port`.
     authority: String,
     token: Option<String>,
+    /// What answers there, for people.
+    who: &'static str,
+    deadline: Duration,
 }
 
 /// What a node answered.
@@ -53,7 +56,12 @@ impl Endpoint {
     /// # Errors
     /// A URL that is none of these.
     pub fn new(url: &str, token: Option<String>) -> Result<Self, BadUrl> {
-        Ok(Self { authority: Address::parse(url)?.authority, token })
+        Ok(Self { authority: Address::parse(url)?.authority, token, who: "a node", deadline: DEADLINE })
+    }
+
+    /// Another program than a node, which may take this long to answer.
+    pub fn of(self, who: &'static str, deadline: Duration) -> Self {
+        Self { who, deadline, ..self }
     }
 
     /// `host:port`.
@@ -66,10 +74,11 @@ impl Endpoint {
     /// # Errors
     /// A node that cannot be reached or does not answer properly; says which.
     pub async fn request(&self, method: Method, path: &str) -> Result<Answer, String> {
-        match clock::timeout(DEADLINE, self.exchange(method, path)).await {
+        let Self { authority, who, deadline, .. } = self;
+        match clock::timeout(*deadline, self.exchange(method, path)).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(format!("cannot reach a node at http://{}: {error}", self.authority)),
-            Err(_) => Err(format!("the node at http://{} did not answer within {DEADLINE:?}", self.authority)),
+            Ok(Err(error)) => Err(format!("cannot reach {who} at http://{authority}: {error}")),
+            Err(_) => Err(format!("{who} at http://{authority} did not answer within {deadline:?}")),
         }
     }
 
@@ -86,5 +95,21 @@ impl Endpoint {
         let body = Limited::new(answer.into_body(), BODY_MAX_BYTES).collect().await?.to_bytes();
         driver.abort();
         Ok(Answer { status, body })
+    }
+}
+
+/// As a URL's query takes it.
+pub fn encode(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_encoded() {
+        assert_eq!(encode("a{b=\"c\"}[1m] + 1"), "a%7Bb%3D%22c%22%7D%5B1m%5D%20%2B%201");
     }
 }

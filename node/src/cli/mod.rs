@@ -4,11 +4,14 @@ mod admin;
 mod args;
 mod bench;
 mod chat;
+mod drill;
 mod failure;
 mod http;
 mod log;
 mod process;
 mod serve;
+mod signals;
+mod slo;
 mod token;
 mod trace;
 mod up;
@@ -33,9 +36,12 @@ pub fn run() -> Result<(), Failure> {
         Some(Command::Token(args)) => token::run(&args),
         Some(Command::Serve(args)) => serve::run(&args),
         Some(Command::Bench(args)) => bench::run(&args),
+        Some(Command::Drill(args)) => drill::run(&args),
+        Some(Command::Slo(command)) => slo::run(&command),
         Some(Command::Chat(args)) => chat::run(&args),
         Some(Command::Status(args)) => admin::status(&args),
         Some(Command::Trace(args)) => trace::run(&args),
+        Some(Command::Breaker(command)) => admin::breaker(&command),
         Some(Command::Drain(target)) => admin::drain(&target),
         Some(Command::Member(command)) => admin::member(&command),
         Some(Command::Leader(command)) => admin::leader(&command),

@@ -75,6 +75,24 @@ pub async fn transfer_leader(
     }
 }
 
+/// Opens the breaker, or closes it.
+pub async fn breaker(
+    State(app): State<Arc<App>>,
+    Extension(peer): Extension<Peer>,
+    Path(state): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    match state.as_str() {
+        "open" => carry_out(&app, peer, &headers, Admin::SetBreaker { open: true }).await,
+        "close" => carry_out(&app, peer, &headers, Admin::SetBreaker { open: false }).await,
+        _ => answer::error(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            "the breaker is opened by /admin/breaker/open, and closed by /admin/breaker/close",
+        ),
+    }
+}
+
 /// Takes a node out of the cluster.
 pub async fn remove(
     State(app): State<Arc<App>>,

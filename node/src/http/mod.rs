@@ -9,6 +9,7 @@ mod admin;
 mod answer;
 mod dev;
 mod guard;
+mod hooks;
 mod page;
 mod probe;
 mod timer;
@@ -63,10 +64,17 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/admin/status", get(admin::status))
         .route("/admin/trace", get(admin::trace))
         .route("/admin/drain", post(admin::drain))
+        .route("/admin/breaker/{state}", post(admin::breaker))
         .route("/admin/leader/transfer", post(admin::transfer_leader))
         .route("/admin/members/{node}", delete(admin::remove))
         .route("/admin/members/{node}/remove", post(admin::remove))
         .route("/admin/members/{node}/promote", post(admin::promote));
+    if app.node.hooks.is_some() {
+        router = router
+            .route("/test/latency", post(hooks::latency))
+            .route("/test/failure-rate", post(hooks::failure_rate))
+            .route("/test/echo", get(hooks::echo));
+    }
     if app.dev {
         router = router.route("/dev/token", get(dev::token));
         for asset in page::ASSETS {

@@ -17,7 +17,7 @@ use super::guard::bearer;
 use super::{App, HttpPlace, Peer, answer};
 use crate::auth::{AuthError, Identity};
 use crate::protocol::SUBPROTOCOL;
-use crate::session::{Opened, run};
+use crate::session::{Opened, echo, run};
 use crate::telemetry::ConnectionError;
 
 /// `GET /ws`: checks the token if there is one, then whether it is a WebSocket, then the subprotocol.
@@ -26,27 +26,53 @@ pub async fn upgrade(State(app): State<Arc<App>>, Extension(peer): Extension<Pee
         Ok(identity) => identity,
         Err(refusal) => return *refusal,
     };
+    let (on_upgrade, response) = match switch(&mut request) {
+        Ok(switched) => switched,
+        Err(refusal) => return *refusal,
+    };
+    let http_place = request.extensions_mut().remove::<HttpPlace>();
+    tokio::spawn(serve(app, peer, identity, on_upgrade, http_place));
+    response
+}
+
+/// A WebSocket for a test, on which everything is said back. It stays one of the HTTP connections.
+pub fn upgrade_to_echo(app: Arc<App>, peer: Peer, mut request: Request) -> Response {
+    let (on_upgrade, response) = match switch(&mut request) {
+        Ok(switched) => switched,
+        Err(refusal) => return *refusal,
+    };
+    let http_place = request.extensions_mut().remove::<HttpPlace>();
+    tokio::spawn(async move {
+        if let Ok(Some((conn, early))) = on_upgrade.await.map(stream) {
+            echo(&app.node, Opened { conn, early, identity: None, peer: peer.0 }).await;
+        }
+        drop(http_place);
+    });
+    response
+}
+
+/// The stream to be, and the answer that makes it a WebSocket; or why it is none.
+fn switch(request: &mut Request) -> Result<(OnUpgrade, Response), Box<Response>> {
     let headers = request.headers();
     if !asks_for_websocket(headers) {
-        return upgrade_required("clients connect to this address by WebSocket");
+        return Err(Box::new(upgrade_required("clients connect to this address by WebSocket")));
     }
     if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-        return upgrade_required("WebSocket version 13 is needed");
+        return Err(Box::new(upgrade_required("WebSocket version 13 is needed")));
     }
     let Some(key) = headers.get(header::SEC_WEBSOCKET_KEY).filter(|key| key.len() == 24) else {
-        return answer::error(StatusCode::BAD_REQUEST, "bad_request", "Sec-WebSocket-Key is missing or malformed");
+        let message = "Sec-WebSocket-Key is missing or malformed";
+        return Err(Box::new(answer::error(StatusCode::BAD_REQUEST, "bad_request", message)));
     };
     let accept = derive_accept_key(key.as_bytes());
     let Ok(offered) = subprotocol(headers) else {
         let message = format!("the subprotocol must be {SUBPROTOCOL}");
-        return answer::error(StatusCode::BAD_REQUEST, "unknown_subprotocol", &message);
+        return Err(Box::new(answer::error(StatusCode::BAD_REQUEST, "unknown_subprotocol", &message)));
     };
     let Some(on_upgrade) = request.extensions_mut().remove::<OnUpgrade>() else {
-        return upgrade_required("this connection cannot become a WebSocket");
+        return Err(Box::new(upgrade_required("this connection cannot become a WebSocket")));
     };
-    let http_place = request.extensions_mut().remove::<HttpPlace>();
-    tokio::spawn(serve(app, peer, identity, on_upgrade, http_place));
-    switching(&accept, offered)
+    Ok((on_upgrade, switching(&accept, offered)))
 }
 
 /// Whom the header's token names, if there is one.

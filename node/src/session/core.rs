@@ -5,6 +5,7 @@
 //! nothing is delivered before the session is registered, nor while it is suspended (G4); every
 //! buffer that a client can make grow has a limit (G7).
 
+mod held;
 mod presence;
 mod requests;
 
@@ -17,6 +18,7 @@ use cluster::state::SendRefusal;
 
 pub use presence::PRESENCES;
 
+use self::held::Held;
 use super::answers::Answers;
 use super::ending::End;
 use super::groups;
@@ -88,6 +90,7 @@ pub struct Core {
     inbox: bool,
     /// There may be news of who is there.
     presence: bool,
+    held: Option<Box<Held>>,
     heart: Heart,
     bad_frames: u8,
 }
@@ -118,6 +121,7 @@ impl Core {
             unanswered: Part::of_send_queue(node.metrics.clone()),
             inbox: false,
             presence: false,
+            held: None,
             bad_frames: 0,
             node,
         }
@@ -155,7 +159,7 @@ impl Core {
                 Ok(frame) => self.client_frame(&frame, at, out, link),
                 Err(error) => self.bad_frame(error, at, out),
             },
-            Incoming::Binary => Err(End::Close(CloseCode::Binary)),
+            Incoming::Binary(_) => Err(End::Close(CloseCode::Binary)),
             Incoming::Ping(payload) => {
                 self.pace.take(at.now);
                 ws::put_pong(out, payload);
@@ -369,7 +373,7 @@ impl Core {
 
     /// What to read from the inbox now, if there is reason to read and room to write.
     pub fn wants_page(&self, waiting_out: usize) -> Option<Page> {
-        if !self.inbox || self.stage != Stage::Live || waiting_out >= DELIVERY_HIGH_BYTES {
+        if !self.inbox || self.held.is_some() || self.stage != Stage::Live || waiting_out >= DELIVERY_HIGH_BYTES {
             return None;
         }
         let (count, bytes) = self.window.room()?;
@@ -382,9 +386,16 @@ impl Core {
         waiting_out >= DELIVERY_HIGH_BYTES && (self.wants_page(0).is_some() || self.wants_presences(0))
     }
 
-    /// Writes what was read. An empty page: the inbox is read to its end.
-    pub fn page(&mut self, deliveries: &[Delivery], at: Moment, out: &mut Vec<u8>) {
+    /// Writes what was read, if no drill holds it back. An empty page: the inbox is read to its end.
+    pub fn page(&mut self, deliveries: Vec<Delivery>, at: Moment, out: &mut Vec<u8>) {
         self.inbox = !deliveries.is_empty();
+        match self.delay() {
+            Some(delay) if self.inbox => self.held = Some(Box::new(Held { until: at.now + delay, deliveries })),
+            _ => self.write(&deliveries, at, out),
+        }
+    }
+
+    fn write(&mut self, deliveries: &[Delivery], at: Moment, out: &mut Vec<u8>) {
         for delivery in deliveries {
             let start = out.len();
             match delivery {
@@ -411,6 +422,7 @@ impl Core {
         if at.wall_ms >= self.expires_ms {
             return Err(End::Close(CloseCode::TokenExpired));
         }
+        self.release(at, out);
         let late = self.window.late(at.now, self.node.rules.ack_timeout);
         if late > 0 {
             self.node.metrics.ack_timeouts(late);
@@ -437,6 +449,9 @@ impl Core {
         let mut due = self.heart.due().min(expiry);
         if let Some(late) = self.window.late_at(self.node.rules.ack_timeout) {
             due = due.min(late);
+        }
+        if let Some(release) = self.release_at() {
+            due = due.min(release);
         }
         if wait && !self.pace.ready(at.now) {
             due = due.min(self.pace.ready_at());

@@ -3,10 +3,12 @@
 mod answers;
 mod control;
 mod core;
+mod echo;
 mod ending;
 mod groups;
 mod handshake;
 mod heart;
+mod hooks;
 mod limits;
 mod link;
 mod node;
@@ -16,6 +18,8 @@ mod wire;
 pub mod ws;
 
 pub use control::{Connections, Control, Order, Place};
+pub use echo::echo;
+pub use hooks::TestHooks;
 pub use limits::Limits;
 pub use link::Link;
 pub use node::{Node, Rules};

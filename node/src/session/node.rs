@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::hooks::TestHooks;
 use crate::auth::{AuthError, Verifier};
 use crate::delivery::WindowLimits;
 use crate::telemetry::{ConnectionError, Metrics, Sampler, Trail};
@@ -41,6 +42,8 @@ pub struct Node {
     pub deliveries: Sampler,
     /// What happened lately to messages.
     pub trail: Trail,
+    /// Faults on order, where the operator allows them.
+    pub hooks: Option<TestHooks>,
 }
 
 impl Node {

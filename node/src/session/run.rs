@@ -50,10 +50,10 @@ pub struct Opened {
     pub peer: SocketAddr,
 }
 
-struct Wire {
+pub(super) struct Wire {
     conn: BoxConn,
-    reader: Reader,
-    writer: Writer,
+    pub(super) reader: Reader,
+    pub(super) writer: Writer,
     /// Bytes waited for the client to take them.
     stuck: bool,
     metrics: Arc<Metrics>,
@@ -89,14 +89,7 @@ pub async fn run<L: Link>(
 ) {
     let Opened { conn, early, identity, peer } = opened;
     let mut counted = Counted::new(&node);
-    let mut wire = Wire {
-        conn,
-        reader: Reader::new(node.rules.frame_bytes as usize, &early),
-        writer: Writer::default(),
-        stuck: false,
-        metrics: node.metrics.clone(),
-        unwritten: Part::of_writer_queue(node.metrics.clone()),
-    };
+    let mut wire = Wire::new(conn, Reader::new(node.rules.frame_bytes as usize, &early), &node);
     drop(early);
     let started = clock::now();
     let deadline = started + node.rules.hello_timeout;
@@ -140,7 +133,7 @@ async fn handshake(
             }
             Some(Incoming::Ping(payload)) => ws::put_pong(&mut wire.writer.out, payload),
             Some(Incoming::Pong) => {}
-            Some(Incoming::Binary) => return Err(End::Close(CloseCode::Binary)),
+            Some(Incoming::Binary(_)) => return Err(End::Close(CloseCode::Binary)),
             Some(Incoming::Close(code)) => return Err(End::Left(code)),
         }
     }
@@ -241,7 +234,7 @@ async fn deliver(wire: &mut Wire, core: &mut Core, link: &impl Link) -> Result<(
         match Box::pin(link.read(page.after, page.count, page.bytes)).await {
             Ok(deliveries) => {
                 tries = 0;
-                core.page(&deliveries, Moment::now(), &mut wire.writer.out);
+                core.page(deliveries, Moment::now(), &mut wire.writer.out);
             }
             // The message has left, or a checkpoint has put its body elsewhere: the inbox knows by now.
             Err(error) if error.kind() == io::ErrorKind::NotFound && tries + 1 < PAGE_TRIES => tries += 1,
@@ -303,8 +296,19 @@ async fn wait(wire: &mut Wire, core: &Core, link: &impl Link, control: &Control,
 }
 
 impl Wire {
+    pub(super) fn new(conn: BoxConn, reader: Reader, node: &Node) -> Self {
+        Self {
+            conn,
+            reader,
+            writer: Writer::default(),
+            stuck: false,
+            metrics: node.metrics.clone(),
+            unwritten: Part::of_writer_queue(node.metrics.clone()),
+        }
+    }
+
     /// So much waits to be written that nothing more is taken which would be answered.
-    fn full(&self) -> bool {
+    pub(super) fn full(&self) -> bool {
         self.writer.waiting() >= OUT_HIGH_BYTES
     }
 
@@ -343,6 +347,12 @@ impl Wire {
         if control.poll_order(cx).is_some() {
             return Poll::Ready(Err(End::Close(CloseCode::Restart)));
         }
+        self.poll_answering(cx)
+    }
+
+    /// Writes, and reads while there is room for answers. Ready when there is more of one or the other; an
+    /// error when none will come.
+    pub(super) fn poll_answering(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         let full = self.full();
         let flushed = self.poll_flush(full, cx);
         match if full || flushed.is_ready() { flushed } else { self.poll_read(cx) } {
@@ -385,7 +395,7 @@ impl Moment {
 }
 
 /// Closes the stream so that the client learns why.
-async fn farewell(mut wire: Wire, end: End) {
+pub(super) async fn farewell(mut wire: Wire, end: End) {
     match end {
         End::Lost(_) => return,
         // It takes nothing any more: what waits in buffers would only be kept for nobody.

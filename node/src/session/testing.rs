@@ -22,6 +22,7 @@ use tokio_tungstenite::tungstenite::Message as Frame;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::control::Connections;
+use super::hooks::TestHooks;
 use super::link::Link;
 use super::node::{Node, Rules};
 use super::run::{Opened, run};
@@ -69,6 +70,7 @@ impl Conn for Memory {
 pub struct Played {
     pub spec: Option<SessionSpec>,
     pub sent: Vec<(u64, Outgoing)>,
+    pub refused: Vec<(u64, MessageId)>,
     pub grouped: Vec<(u64, GroupId, GroupAct)>,
     pub forgotten: Vec<(u64, DeviceId)>,
     /// Who was told of typing, or that a message was read.
@@ -153,6 +155,7 @@ impl Link for FakeLink {
     fn ask(&self, token: u64, request: Request) {
         match request {
             Request::Send(out) => self.0.lock().sent.push((token, out)),
+            Request::Refuse(mid) => self.0.lock().refused.push((token, mid)),
             Request::Forget(device) => self.0.lock().forgotten.push((token, device)),
             Request::Group { group, act } => self.0.lock().grouped.push((token, group, act)),
         }
@@ -268,6 +271,7 @@ impl Client {
             metrics: Arc::new(Metrics::new()),
             deliveries: Sampler::new(1),
             trail: Trail::default(),
+            hooks: Some(TestHooks::default()),
         });
         let script = Script::default();
         let opened = Opened {

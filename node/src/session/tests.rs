@@ -438,3 +438,39 @@ async fn another_device_is_forgotten_on_request() {
     assert_eq!(client.hear().await, r#"{"id":1,"ok":{}}"#);
     assert!(client.hear().await.starts_with(r#"{"id":2,"error":{"code":"bad_recipient""#), "not itself");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_drill_holds_back_comes_late_and_in_order() {
+    let mut client = Client::welcomed(rules()).await;
+    let hooks = client.node.hooks.as_ref().unwrap();
+    hooks.set_delay(SECOND);
+    client.script.arrive(20, "1");
+    client.script.arrive(21, "2");
+    client.silent(SECOND - Duration::from_millis(10)).await;
+    assert!(client.hear().await.starts_with(r#"{"seq":20,"#));
+    client.script.arrive(22, "3");
+    client.node.hooks.as_ref().unwrap().set_delay(Duration::ZERO);
+    // Read together with the first, or with the third: in order whichever.
+    assert!(client.hear().await.starts_with(r#"{"seq":21,"#));
+    assert!(client.hear().await.starts_with(r#"{"seq":22,"#));
+    // What is held back is not written while the session is not live.
+    client.node.hooks.as_ref().unwrap().set_delay(SECOND);
+    client.script.arrive(23, "4");
+    client.silent(SECOND / 2).await;
+    client.script.tell(Event::Suspended);
+    client.silent(SECOND * 3).await;
+    client.script.tell(Event::Registered { epoch: Pos(30) });
+    assert!(client.hear().await.starts_with(r#"{"seq":23,"#));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_drill_lets_fail_is_asked_of_the_log_as_such() {
+    let mut client = Client::welcomed(rules()).await;
+    client.node.hooks.as_ref().unwrap().set_failure_rate(1.0);
+    client.say(&send(4)).await;
+    client.say(r#"{"id":5,"send":{"group":"g","key":"k","body":1}}"#).await;
+    client.script.until("both are asked", |played| played.sent.len() + played.refused.len() == 2).await;
+    assert_eq!(client.script.lock().refused.len(), 1, "groups are left alone");
+    client.script.tell(Event::Sent { token: 0, result: Err(SendRefusal::InboxFull) });
+    assert!(client.hear().await.contains("inbox_full"));
+}

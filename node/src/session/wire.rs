@@ -35,6 +35,11 @@ impl Reader {
         Self { decoder: Decoder::new(limit), bytes: early.to_vec(), taken: 0 }
     }
 
+    /// As [`Reader::new`], for who takes binary messages as well.
+    pub fn with_binary(limit: usize, early: &[u8]) -> Self {
+        Self { decoder: Decoder::with_binary(limit), ..Self::new(limit, early) }
+    }
+
     /// The next whole message or control frame, if it is there.
     ///
     /// # Errors

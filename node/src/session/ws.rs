@@ -16,8 +16,8 @@ const MAX_HEADER_BYTES: usize = 14;
 pub enum Incoming<'a> {
     /// A text message.
     Text(Cow<'a, str>),
-    /// A binary message begins; its payload is of no interest.
-    Binary,
+    /// A binary message; where binary messages are of no interest, one that begins, without its payload.
+    Binary(Cow<'a, [u8]>),
     /// To be answered by a pong with the same payload.
     Ping(&'a [u8]),
     /// A sign of life.
@@ -44,8 +44,10 @@ pub enum Violation {
 #[derive(Debug)]
 pub struct Decoder {
     limit: usize,
-    /// The beginning of a fragmented text message.
-    partial: Option<Vec<u8>>,
+    /// Binary messages are read whole, as text is.
+    binary: bool,
+    /// The beginning of a fragmented message, and what kind it is of.
+    partial: Option<(u8, Vec<u8>)>,
 }
 
 /// A frame's header.
@@ -68,7 +70,13 @@ impl Decoder {
     /// `limit`: longest message, in bytes.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { limit, partial: None }
+        Self { limit, binary: false, partial: None }
+    }
+
+    /// As [`Decoder::new`], for who takes binary messages as well.
+    #[must_use]
+    pub fn with_binary(limit: usize) -> Self {
+        Self { binary: true, ..Self::new(limit) }
     }
 
     /// Takes frames from the start of `bytes`, unmasking each there, up to the first that is or
@@ -94,10 +102,11 @@ impl Decoder {
                 PING => Incoming::Ping(payload),
                 PONG => Incoming::Pong,
                 CLOSE => Incoming::Close(close_code(payload)?),
-                BINARY => Incoming::Binary,
+                BINARY if !self.binary => Incoming::Binary(Cow::Borrowed(&[])),
+                BINARY if header.fin => Incoming::Binary(Cow::Borrowed(payload)),
                 TEXT if header.fin => Incoming::Text(Cow::Borrowed(utf8(payload)?)),
-                _ => match self.fragment(payload, header.fin)? {
-                    Some(text) => Incoming::Text(Cow::Owned(text)),
+                opcode => match self.fragment(opcode, payload, header.fin)? {
+                    Some(whole) => whole,
                     None => continue,
                 },
             };
@@ -105,15 +114,21 @@ impl Decoder {
         }
     }
 
-    /// Adds to a fragmented text message; its text if this was the last of it.
-    fn fragment(&mut self, payload: &[u8], fin: bool) -> Result<Option<String>, Violation> {
-        let partial = self.partial.get_or_insert_default();
+    /// Adds to a fragmented message; all of it if this was the last of it.
+    fn fragment(&mut self, opcode: u8, payload: &[u8], fin: bool) -> Result<Option<Incoming<'static>>, Violation> {
+        let (_, partial) = self.partial.get_or_insert_with(|| (opcode, Vec::new()));
         partial.extend_from_slice(payload);
         if !fin {
             return Ok(None);
         }
-        let whole = self.partial.take().unwrap_or_default();
-        String::from_utf8(whole).map(Some).map_err(|_| Violation::NotUtf8)
+        match self.partial.take() {
+            Some((BINARY, whole)) => Ok(Some(Incoming::Binary(Cow::Owned(whole)))),
+            Some((_, whole)) => {
+                let text = String::from_utf8(whole).map_err(|_| Violation::NotUtf8)?;
+                Ok(Some(Incoming::Text(Cow::Owned(text))))
+            }
+            None => Ok(None),
+        }
     }
 
     /// The header at the start of `bytes`, checked as far as it is there; `None` if more is needed.
@@ -137,7 +152,7 @@ impl Decoder {
         if (length_len == 2 && length < 126) || (length_len == 8 && length <= 0xffff) {
             return Err(Violation::Framing("the length is not in its shortest form"));
         }
-        let room = self.limit - self.partial.as_ref().map_or(0, Vec::len).min(self.limit);
+        let room = self.limit - self.partial.as_ref().map_or(0, |(_, partial)| partial.len()).min(self.limit);
         let payload_len = usize::try_from(length).unwrap_or(usize::MAX);
         if opcode < CLOSE && payload_len > room {
             return Err(Violation::TooLarge);
@@ -194,11 +209,20 @@ fn close_code(payload: &[u8]) -> Result<Option<u16>, Violation> {
     }
 }
 
+/// Appends a binary frame to `out`.
+pub fn put_binary(out: &mut Vec<u8>, payload: &[u8]) {
+    put_message(out, BINARY, |out| out.extend_from_slice(payload));
+}
+
 /// Appends a text frame to `out`; `write` appends the text.
 pub fn put_text(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    put_message(out, TEXT, write);
+}
+
+fn put_message(out: &mut Vec<u8>, opcode: u8, write: impl FnOnce(&mut Vec<u8>)) {
     const GUESS: usize = 4;
     let start = out.len();
-    out.extend_from_slice(&[0x80 | TEXT, 126, 0, 0]);
+    out.extend_from_slice(&[0x80 | opcode, 126, 0, 0]);
     write(out);
     let len = out.len() - start - GUESS;
     if len < 126 {

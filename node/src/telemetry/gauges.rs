@@ -21,6 +21,7 @@ const STATE: [&str; 3] = ["users", "devices", "retired_devices"];
 /// Metrics whose values are set at each scrape.
 pub(super) struct Gauges {
     offline_queue: IntGauge,
+    breaker: IntGauge,
     ready: IntGauge,
     not_ready: IntGaugeVec,
     raft_term: IntGauge,
@@ -52,6 +53,8 @@ impl Gauges {
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let gauges = Self {
             offline_queue: make.gauge("im_service_offline_queue_size", "Messages that wait in inboxes"),
+            breaker: make
+                .gauge("im_gateway_breaker_open", "1 while the breaker is open: messages are stored, not delivered"),
             ready: make.gauge("im_gateway_ready", "1 while the node takes new clients"),
             not_ready: make.gauges("im_gateway_not_ready", "1 for each reason why it takes none", &["reason"]),
             raft_term: make.gauge("im_gateway_raft_term", "Raft's term"),
@@ -103,6 +106,7 @@ impl Gauges {
         for reason in &status.not_ready {
             self.not_ready.with_label_values(&[reason]).set(1);
         }
+        self.breaker.set(i64::from(status.breaker == "open"));
         self.raft_term.set(as_i64(status.term));
         if ROLES.contains(&status.role.as_str()) {
             self.raft_role.with_label_values(&[status.role.as_str()]).set(1);

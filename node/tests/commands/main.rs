@@ -4,9 +4,11 @@
 mod common;
 
 mod configuration;
+mod drills;
 mod errors;
 mod local_cluster;
 mod running;
+mod slo_report;
 
 use std::ffi::OsStr;
 use std::path::Path;

@@ -9,6 +9,7 @@ pub mod http;
 pub mod ledger;
 pub mod person;
 pub mod raw;
+pub mod tools;
 
 use std::fs;
 use std::net::TcpListener;
@@ -56,6 +57,8 @@ pub struct Options {
     pub limits: String,
     /// Lines of the `[auth]` section, instead of the one that sets [`SECRET`].
     pub auth: Option<String>,
+    /// Faults on order.
+    pub test_hooks: bool,
     /// Files that a node may have open.
     pub files: Option<u64>,
     /// The founder is told to bootstrap also when its disk was wiped.
@@ -185,7 +188,7 @@ impl TestCluster {
             .map(|other| format!("\"127.0.0.1:{}\"", self.nodes[other].peer))
             .collect();
         let text = format!(
-            "dev = true\ndata = {data:?}\n\
+            "dev = true\ntest_hooks = {test_hooks}\ndata = {data:?}\n\
              [listen]\nhttp = \"127.0.0.1:{http}\"\npeer = \"127.0.0.1:{peer}\"\n\
              [log]\nlevel = \"info\"\nformat = \"json\"\n\
              [auth]\n{auth}\n[limits]\n{limits}\n\
@@ -194,6 +197,7 @@ impl TestCluster {
             data = node.data,
             http = node.http,
             peer = node.peer,
+            test_hooks = self.options.test_hooks,
             limits = self.options.limits,
             bootstrap = index == 0 && (node.wiped == 0 || self.options.founder_for_ever),
             others = others.join(","),

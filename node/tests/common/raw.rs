@@ -46,11 +46,20 @@ impl Raw {
         Self::request(addr, request).await.expect("the node takes a WebSocket")
     }
 
+    /// Opens a WebSocket of another path than the clients'.
+    pub async fn open_at(addr: &str, path: &str) -> Self {
+        Self::request_at(addr, path, Request::builder()).await.expect("the node takes a WebSocket")
+    }
+
     async fn request(addr: &str, request: Builder) -> Result<Self, Error> {
+        Self::request_at(addr, "/ws", request).await
+    }
+
+    async fn request_at(addr: &str, path: &str, request: Builder) -> Result<Self, Error> {
         let stream = TcpStream::connect(addr).await?;
         stream.set_nodelay(true)?;
         let request = request
-            .uri(format!("ws://{addr}/ws"))
+            .uri(format!("ws://{addr}{path}"))
             .header("host", addr)
             .header("connection", "Upgrade")
             .header("upgrade", "websocket")
@@ -90,6 +99,12 @@ impl Raw {
     /// Sends any WebSocket message.
     pub async fn message(&mut self, message: Message) {
         let _ = self.socket.send(message).await;
+    }
+
+    /// What comes next, as it is.
+    pub async fn raw_message(&mut self) -> Message {
+        let next = clock::timeout(PATIENCE, self.socket.next()).await;
+        next.expect("something comes").expect("the stream goes on").expect("a message")
     }
 
     /// Sends bytes beneath the WebSocket.

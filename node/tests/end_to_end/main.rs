@@ -6,6 +6,7 @@
 mod common;
 
 mod bad_input;
+mod breaker;
 mod checker;
 mod crash;
 mod delivery;
@@ -13,6 +14,7 @@ mod drain;
 mod fatal;
 mod files;
 mod groups;
+mod hooks;
 mod leader;
 mod limits;
 mod membership;

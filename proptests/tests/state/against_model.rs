@@ -29,6 +29,7 @@ proptest! {
 fn compare(state: &State, model: &mut Model) -> Result<(), TestCaseError> {
     prop_assert_eq!(state.time_ms(), model.time_ms);
     prop_assert_eq!(state.limits(), &model.limits);
+    prop_assert_eq!(state.breaker_open(), model.breaker_open);
     let nodes: Vec<_> = state.nodes().map(|(id, node)| (id, node.generation, node.next_seq)).collect();
     let expected: Vec<_> = model.nodes.iter().map(|(id, node)| (*id, node.generation, node.next_seq)).collect();
     prop_assert_eq!(nodes, expected);

@@ -46,6 +46,7 @@ fn op() -> impl Strategy<Value = Op> {
         ),
         (pos(), pos()).prop_map(|(epoch, upto)| Op::Ack { epoch, upto }),
         (pos(), any::<bool>()).prop_map(|(epoch, clean)| Op::Close { epoch, clean }),
+        (pos(), any::<[u8; 16]>()).prop_map(|(epoch, mid)| Op::Refuse { epoch, mid: MessageId(mid) }),
         (user(), device()).prop_map(|(user, device)| Op::Forget { user, device }),
         (pos(), any::<u8>().prop_map(group), act()).prop_map(|(epoch, group, act)| Op::Group(GroupOp {
             epoch,
@@ -76,6 +77,7 @@ fn command() -> impl Strategy<Value = Command> {
         1 => limits().prop_map(Command::SetLimits),
         1 => any::<u32>().prop_map(Command::SetFeatureLevel),
         1 => group_limits().prop_map(Command::SetGroupLimits),
+        1 => any::<bool>().prop_map(|open| Command::SetBreaker { open }),
     ]
 }
 
@@ -203,4 +205,12 @@ fn the_format_changes_with_the_first_group_only() {
     assert_eq!(frozen.head[0], 2);
     let restored = State::restore(&frozen.head, Vec::new()).unwrap();
     assert!(restored.has_groups() && restored.group_limits() == limits && restored.hash() == state.hash());
+    // So does one without a breaker, unless it is open.
+    state.apply(2, &Command::SetBreaker { open: true }, &mut Vec::new());
+    let frozen = state.freeze();
+    assert_eq!(frozen.head[0], 3);
+    let restored = State::restore(&frozen.head, Vec::new()).unwrap();
+    assert!(restored.breaker_open() && restored.group_limits() == limits && restored.hash() == state.hash());
+    state.apply(3, &Command::SetBreaker { open: false }, &mut Vec::new());
+    assert!(state.freeze().head[0] == 2 && state.hash() != restored.hash());
 }

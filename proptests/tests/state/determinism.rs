@@ -95,7 +95,7 @@ fn logs_reach_everything() {
     }
 }
 
-const EVERYTHING: [&str; 43] = [
+const EVERYTHING: [&str; 45] = [
     "stored",
     "stored before",
     "refused",
@@ -139,6 +139,8 @@ const EVERYTHING: [&str; 43] = [
     "too many groups",
     "message of a group",
     "message of a group that was left",
+    "breaker opened",
+    "breaker closed",
 ];
 
 fn reached(effect: &Effect) -> Vec<&'static str> {
@@ -163,6 +165,8 @@ fn reached(effect: &Effect) -> Vec<&'static str> {
         Effect::NodeUp { .. } => vec!["node up"],
         Effect::NodeDown { .. } => vec!["node down"],
         Effect::NodeRefused { .. } => vec!["node refused"],
+        Effect::Breaker { open: true } => vec!["breaker opened"],
+        Effect::Breaker { open: false } => vec!["breaker closed"],
     }
 }
 

@@ -106,6 +106,7 @@ pub enum Step {
     },
     Limits(Limits),
     GroupLimits(GroupLimits),
+    Breaker(bool),
     FeatureLevel(u32),
     Blank,
 }
@@ -131,6 +132,7 @@ pub enum OpStep {
     Forget { user: u8, device: u8 },
     GroupSend { session: u8, group: u8, key: u8 },
     Group { session: u8, group: u8, act: GroupAct },
+    Refuse { session: u8, to: u8, key: u8 },
 }
 
 pub fn limits() -> impl Strategy<Value = Limits> {
@@ -164,6 +166,7 @@ fn op() -> impl Strategy<Value = OpStep> {
         5 => register.prop_map(|(user, device, instance, attempt, ephemeral, expect)| OpStep::Register {
             user, device, instance, attempt, ephemeral, expect
         }),
+        2 => (any::<u8>(), to.clone(), 0..6_u8).prop_map(|(session, to, key)| OpStep::Refuse { session, to, key }),
         12 => (any::<u8>(), to, 0..6_u8).prop_map(|(session, to, key)| OpStep::Send { session, to, key }),
         6 => (any::<u8>(), any::<u8>()).prop_map(|(session, upto)| OpStep::Ack { session, upto }),
         2 => (any::<u8>(), any::<bool>()).prop_map(|(session, clean)| OpStep::Close { session, clean }),
@@ -191,6 +194,7 @@ fn step(ops: usize) -> impl Strategy<Value = Step> {
         1 => (0..9_000_u64).prop_map(|advance_ms| Step::Tick { advance_ms }),
         1 => limits().prop_map(Step::Limits),
         2 => group_limits().prop_map(Step::GroupLimits),
+        3 => any::<bool>().prop_map(Step::Breaker),
         1 => Just(Step::Blank),
         1 => prop_oneof![
             4 => (0..4_u32).prop_map(Step::FeatureLevel),
@@ -204,14 +208,14 @@ pub fn any_log(steps: usize) -> impl Strategy<Value = Log> {
     (limits(), vec(step(5), 0..steps)).prop_map(|(limits, steps)| make(limits, &steps))
 }
 
-/// A log that can be followed from outside: one operation in a batch, limits that stay, no groups, and
+/// A log that can be followed from outside: one operation in a batch, limits that stay, no groups or drills, and
 /// only ephemeral devices are forgotten for their age.
 pub fn plain_log(steps: usize) -> impl Strategy<Value = Log> {
     (limits(), vec(step(1), 0..steps)).prop_map(|(limits, mut steps)| {
         steps.retain(|step| !matches!(step, Step::Limits(_) | Step::GroupLimits(_)));
         for step in &mut steps {
             let Step::Batch { ops, .. } = step else { continue };
-            ops.retain(|op| !matches!(op, OpStep::GroupSend { .. } | OpStep::Group { .. }));
+            ops.retain(|op| !matches!(op, OpStep::GroupSend { .. } | OpStep::Group { .. } | OpStep::Refuse { .. }));
         }
         make(Limits { device_ttl_ms: u64::MAX, ..limits }, &steps)
     })
@@ -306,6 +310,7 @@ impl Maker {
             Step::Tick { advance_ms } => self.propose(Command::Tick { advance_ms }),
             Step::Limits(ref limits) => self.propose(Command::SetLimits(limits.clone())),
             Step::GroupLimits(ref limits) => self.propose(Command::SetGroupLimits(limits.clone())),
+            Step::Breaker(open) => self.propose(Command::SetBreaker { open }),
             Step::FeatureLevel(level) => self.propose(Command::SetFeatureLevel(level)),
             Step::Blank => {
                 self.append(None);
@@ -371,7 +376,10 @@ impl Maker {
                 Op::Register(Register { user, device, instance, attempt, ephemeral, expect })
             }
             OpStep::Send { session, to, key } => Op::Send(self.send(self.session(node, session), user(to), key)),
-
+            OpStep::Refuse { session, to, key } => {
+                let Send { epoch, mid, .. } = self.send(self.session(node, session), user(to), key);
+                Op::Refuse { epoch, mid }
+            }
             OpStep::Ack { session, upto } => {
                 let epoch = self.session(node, session);
                 Op::Ack { epoch, upto: self.upto(epoch, upto) }

@@ -19,6 +19,7 @@ pub struct Model {
     pub nodes: BTreeMap<NodeId, MNode>,
     pub users: BTreeMap<UserId, MUser>,
     pub group_limits: GroupLimits,
+    pub breaker_open: bool,
     pub groups: BTreeMap<GroupId, MGroup>,
     /// Groups that were written to in the batch.
     pub written: BTreeSet<GroupId>,
@@ -54,6 +55,12 @@ impl Model {
             Command::SetLimits(limits) => self.limits = limits.clone(),
             Command::SetFeatureLevel(_) => {}
             Command::SetGroupLimits(limits) => self.group_limits = limits.clone(),
+            Command::SetBreaker { open } => {
+                if self.breaker_open != *open {
+                    effects.push(Seen::Breaker(*open));
+                }
+                self.breaker_open = *open;
+            }
         }
         in_order(effects)
     }
@@ -111,11 +118,13 @@ impl Model {
                 return Outcome::Done;
             }
             Op::Send(Send { epoch, .. }) | Op::Ack { epoch, .. } | Op::Close { epoch, .. } => *epoch,
+            Op::Refuse { epoch, .. } => *epoch,
             Op::GroupSend(GroupSend { epoch, .. }) | Op::Group(GroupOp { epoch, .. }) => *epoch,
         };
         let Some((name, id)) = self.session(node, epoch) else { return Outcome::Fenced };
         match op {
             Op::Send(send) => return self.send(pos, &name, &id, send, effects),
+            Op::Refuse { mid, .. } => return self.refuse(&name, &id, *mid),
             Op::GroupSend(send) => return self.group_send(pos, (&name, &id), send, effects),
             Op::Group(op) => return self.group_op(pos, &name, op, effects),
             Op::Ack { upto, .. } => self.ack((pos, node), &name, &id, *upto, effects),
@@ -209,6 +218,18 @@ impl Model {
         }
         self.remember(from, id, mid, result);
         outcome(result, false)
+    }
+
+    fn refuse(&mut self, from: &UserId, id: &DeviceId, mid: MessageId) -> Outcome {
+        let ring = &self.users[from].devices[id].ring;
+        match ring.iter().find(|(known, _)| *known == mid).map(|(_, result)| *result) {
+            Some(Ok(())) => Outcome::Stored { mid, duplicate: true },
+            Some(Err(refusal)) => Outcome::SendRefused { mid, refusal, duplicate: true },
+            None => {
+                self.remember(from, id, mid, Err(SendRefusal::InboxFull));
+                Outcome::SendRefused { mid, refusal: SendRefusal::InboxFull, duplicate: false }
+            }
+        }
     }
 
     pub fn remember(&mut self, from: &UserId, id: &DeviceId, mid: MessageId, result: Result<(), SendRefusal>) {

@@ -14,6 +14,7 @@ pub enum Seen {
     GroupLost(bool, Option<NodeId>, u64),
     WakeGroup(Vec<UserId>),
     Wake(UserId),
+    Breaker(bool),
     NodeUp(NodeId, Pos),
     NodeRefused(NodeId, u64),
     NodeDown(NodeId, Pos),
@@ -42,6 +43,7 @@ pub fn seen(effects: &[Effect]) -> Vec<Seen> {
             Seen::Acked(*node, *count, *group, first.iter().map(|first| first.message.mid).collect())
         }
         Effect::Expired { count } => Seen::Expired(*count),
+        Effect::Breaker { open } => Seen::Breaker(*open),
         Effect::NodeUp { node, generation, .. } => Seen::NodeUp(*node, *generation),
         Effect::NodeRefused { node, boot, .. } => Seen::NodeRefused(*node, *boot),
         Effect::NodeDown { node, generation } => Seen::NodeDown(*node, *generation),

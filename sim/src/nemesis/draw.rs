@@ -49,6 +49,12 @@ impl Plan {
                 plan.faults.push(fault);
             }
         }
+        let operator = Dice::new(seed, "breaker");
+        if operator.one_in(3) {
+            for _ in 0..operator.between(1, 2) {
+                plan.faults.push(draw(&operator, Kind::Breaker, &plan));
+            }
+        }
         plan.faults.sort_by_key(|fault| fault.at_ms);
         plan
     }
@@ -126,7 +132,7 @@ mod tests {
     fn seeds_differ_and_all_kinds_come() {
         let plans: Vec<_> = (0..300).map(Plan::draw).collect();
         let kinds: BTreeSet<_> = plans.iter().flat_map(|plan| &plan.faults).map(|fault| fault.kind).collect();
-        assert_eq!(kinds.len(), Kind::ALL.len(), "{kinds:?}");
+        assert_eq!(kinds.len(), Kind::ALL.len() + 1, "{kinds:?}");
         assert!(plans.iter().any(|plan| plan.nodes == 5) && plans.iter().any(|plan| plan.nodes == 3));
         assert_eq!(Plan::draw(7), Plan::draw(7));
     }

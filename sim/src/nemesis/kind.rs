@@ -83,6 +83,8 @@ pub enum Kind {
     /// A node is stopped in good order and removed from the cluster. Its machine comes back empty
     /// when the fault ends; with a length of 0, never.
     RemoveNode,
+    /// The breaker is opened, and closed when the fault ends.
+    Breaker,
 }
 
 /// What a kind takes.
@@ -98,7 +100,7 @@ pub struct Range {
 const HOUR: i64 = 3_600_000;
 
 impl Kind {
-    /// All that chance draws from.
+    /// All that swarms are drawn from. [`Self::Breaker`] is no fault of the system: it comes beside any swarm.
     pub const ALL: [Self; 34] = [
         Self::Kill,
         Self::KillAll,
@@ -163,6 +165,7 @@ impl Kind {
             Self::TransferLeader | Self::AddNode => ((1, 1), None),
             Self::LeaderChurn => ((1_000, 8_000), Some((200, 2_000))),
             Self::RemoveNode => ((100, 5_000), None),
+            Self::Breaker => ((100, 10_000), None),
         };
         Range { lasts_ms, amount }
     }

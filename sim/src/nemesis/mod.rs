@@ -179,6 +179,7 @@ impl Running {
                 operator::until_ready(world, n).await;
             }
             Kind::RemoveNode => self.remove(n).await,
+            Kind::Breaker => operator::breaker(world, fault.lasts()).await,
         }
     }
 

@@ -89,6 +89,31 @@ pub async fn transfer(world: &World) -> bool {
     command(world, leader, Admin::TransferLeader(None)).await
 }
 
+/// Opens the breaker for a while, if there is a leader for it, and closes it, however often that takes.
+pub async fn breaker(world: &World, open_for: Duration) {
+    evidence::note(Undergone::Command);
+    let end = time::now() + time::nanos(open_for);
+    while time::now() < end {
+        if let Some((leader, _)) = leader(world)
+            && command(world, leader, Admin::SetBreaker { open: true }).await
+        {
+            break;
+        }
+        time::sleep(LOOK).await;
+    }
+    time::sleep(Duration::from_nanos(end.saturating_sub(time::now()))).await;
+    loop {
+        let (leader, _) = leader_status(world).await;
+        // One that was to open it and had no answer may come through later.
+        if command(world, leader, Admin::SetBreaker { open: false }).await
+            && world.ask(leader, |cluster| cluster.status().breaker) == Some("closed")
+        {
+            return;
+        }
+        time::sleep(LOOK).await;
+    }
+}
+
 /// Carries out an operator's command on machine `n`; whether that was reported to be done.
 async fn command(world: &World, n: usize, command: Admin) -> bool {
     let text = format!("{command:?}");
@@ -192,6 +217,9 @@ pub fn unmended(world: &World) -> Vec<String> {
         missing.push(format!("the replicas are at the entries {at:?}"));
     }
     if let Some((n, status)) = leader(world) {
+        if status.breaker != "closed" {
+            missing.push("the breaker is open".to_owned());
+        }
         let mut members: Vec<_> = status.nodes.into_iter().map(|node| node.node).collect();
         let mut identities: Vec<_> = wanted.iter().filter_map(|&n| world.identity(n)).collect();
         members.sort_unstable();

@@ -68,6 +68,15 @@ pub struct Present {
     pub devices: u32,
 }
 
+/// A time for which the breaker was open.
+#[derive(Debug, Clone, Copy)]
+pub struct Pause {
+    /// The entry that opened it.
+    pub opened: u64,
+    /// The entry that closed it, and when that was committed, in ns; while it is open there is none.
+    pub closed: Option<(u64, u64)>,
+}
+
 /// Something that nodes count.
 #[derive(Debug, Clone, Copy)]
 pub struct Counted {
@@ -95,6 +104,8 @@ pub struct Facts {
     pub handled: BTreeMap<Device, Vec<u64>>,
     /// How many devices of each user were there, as it changed.
     pub presence: BTreeMap<String, Vec<Present>>,
+    /// When the breaker was open, in log order.
+    pub pauses: Vec<Pause>,
     /// All of all nodes.
     pub generations: Vec<Generation>,
     /// Nodes' incarnations: each counts one.

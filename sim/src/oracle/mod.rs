@@ -5,6 +5,7 @@
 //! it is what is judged (its metrics, its replicas).
 
 mod bounds;
+mod breaker;
 mod calm;
 mod crowd;
 mod delivery;
@@ -128,6 +129,7 @@ pub fn check(history: &History) -> Vec<Violation> {
     delivery::check(history, &mut broken);
     order::check(history, &mut broken);
     fencing::check(history, &mut broken);
+    breaker::check(history, &mut broken);
     crowd::check(history.book, &mut broken);
     watches::check(history, &mut broken);
     signals::check(history, &mut broken);

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use cluster::id::{MessageId, NodeId, UserId};
 use cluster::state::{Batch, BatchRefusal, Command, Effect, GapReason, GroupAct, Op, Outcome, SendRefusal, State};
 
-use super::facts::{Counted, Facts, Generation, Grouped, Present, Registered, Stored};
+use super::facts::{Counted, Facts, Generation, Grouped, Pause, Present, Registered, Stored};
 use super::presence::Live;
 use super::rolls::Rolls;
 use super::sessions::Sessions;
@@ -108,6 +108,7 @@ impl Reference {
             }
             self.note_generations(at, &effects);
             self.note_presence(index, at, &command);
+            self.note_breaker(index, at, &effects);
             self.note(index, author, &command, effects);
         }
         let at = |epoch| self.state.session(cluster::id::Pos(epoch)).map(|(_, _, node)| node);
@@ -170,6 +171,23 @@ impl Reference {
             let presence = self.facts.presence.entry(user.as_str().to_owned()).or_default();
             if presence.last().map_or(0, |present| present.devices) != devices {
                 presence.push(Present { index, at, devices });
+            }
+        }
+    }
+
+    fn note_breaker(&mut self, index: u64, at: u64, effects: &[Effect]) {
+        for effect in effects {
+            match effect {
+                Effect::Breaker { open: true } => self.facts.pauses.push(Pause { opened: index, closed: None }),
+                Effect::Breaker { open: false } => {
+                    let pause = self.facts.pauses.last_mut().expect("it was opened");
+                    pause.closed = Some((index, at));
+                    let last = self.facts.stored.last().map_or(0, |stored| super::facts::index(stored.pos));
+                    if last > pause.opened {
+                        coverage::reached("the breaker was closed on what it had held back");
+                    }
+                }
+                _ => {}
             }
         }
     }
@@ -290,6 +308,9 @@ impl Reference {
 
     fn note_stored(&mut self, pos: u64, mid: MessageId, body: &[u8], to: String) {
         let name = std::str::from_utf8(body).ok().and_then(Name::of_body);
+        if self.state.breaker_open() {
+            coverage::reached("a message was stored while the breaker was open");
+        }
         self.facts.stored.push(Stored { pos, mid, name, to });
     }
 

@@ -87,7 +87,7 @@ impl Sessions {
                 Op::Send(send) => send.epoch.0,
                 Op::GroupSend(send) => send.epoch.0,
                 Op::Group(op) => op.epoch.0,
-                Op::Ack { epoch, .. } | Op::Close { epoch, .. } => epoch.0,
+                Op::Ack { epoch, .. } | Op::Close { epoch, .. } | Op::Refuse { epoch, .. } => epoch.0,
             };
             let lives = self.live.get(&epoch).is_some_and(|(_, at)| *at == node);
             if lives == (*outcome == Outcome::Fenced) {

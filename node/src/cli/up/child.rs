@@ -21,6 +21,8 @@ pub struct Launch {
     pub executable: std::path::PathBuf,
     pub secret: Masked,
     pub voters: usize,
+    /// With faults on order.
+    pub test_hooks: bool,
     /// Peer addresses of all nodes.
     pub peers: Vec<String>,
 }
@@ -32,6 +34,12 @@ pub struct Process {
 }
 
 impl Launch {
+    /// For these nodes.
+    pub fn new(executable: std::path::PathBuf, secret: Masked, nodes: &[Node], test_hooks: bool) -> Self {
+        let peers = nodes.iter().map(|node| format!("127.0.0.1:{}", node.peer_port)).collect();
+        Self { executable, secret, voters: if nodes.len() < 5 { 3 } else { 5 }, test_hooks, peers }
+    }
+
     /// The arguments that start `node`.
     pub fn arguments(&self, node: &Node, bootstrap: bool) -> Vec<String> {
         let peer = format!("127.0.0.1:{}", node.peer_port);
@@ -44,6 +52,9 @@ impl Launch {
         flag("voters", self.voters.to_string());
         if !others.is_empty() {
             flag("join", others.join(","));
+        }
+        if self.test_hooks {
+            arguments.push("--test-hooks".to_owned());
         }
         if bootstrap {
             arguments.push("--bootstrap".to_owned());
@@ -85,6 +96,11 @@ impl Process {
             Ok(status) => describe(status),
             Err(error) => format!("ended, {error}"),
         }
+    }
+
+    /// Kills the process.
+    pub async fn kill(mut self) {
+        let _ = self.child.kill().await;
     }
 
     /// Asks the process to stop.

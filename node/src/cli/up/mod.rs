@@ -6,20 +6,21 @@
 mod child;
 mod plan;
 
-use std::task::Poll;
 use std::time::Duration;
 
 use cluster::env::clock;
-use futures_util::future::{join_all, poll_fn, select_all};
+use futures_util::future::{join_all, select_all};
 use http::Method;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::args::UpArgs;
 use super::failure::{Failure, failed};
 use super::http::Endpoint;
 use super::process::{print, program, quote};
-use child::{Launch, Process, last_words};
-use plan::{Folder, Node};
+use super::signals::Signals;
+use child::last_words;
+
+pub use child::{Launch, Process};
+pub use plan::{Folder, Node};
 
 /// A cluster that is not ready by then is given up.
 const READY: Duration = Duration::from_secs(60);
@@ -43,24 +44,6 @@ pub fn run(args: &UpArgs) -> Result<(), Failure> {
         up.stop().await;
         outcome
     })
-}
-
-struct Signals(Signal, Signal, Signal);
-
-impl Signals {
-    fn new() -> Result<Self, Failure> {
-        let listen = |kind| signal(kind).or_else(|error| failed(format!("cannot listen for signals: {error}")));
-        Ok(Self(listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?, listen(SignalKind::hangup())?))
-    }
-
-    /// Ready when we are told to stop. Cancel-safe.
-    async fn stop(&mut self) {
-        poll_fn(|cx| {
-            let quiet = self.0.poll_recv(cx).is_pending() & self.1.poll_recv(cx).is_pending();
-            if quiet & self.2.poll_recv(cx).is_pending() { Poll::Pending } else { Poll::Ready(()) }
-        })
-        .await;
-    }
 }
 
 struct Member {
@@ -94,12 +77,7 @@ impl Up {
             std::env::current_exe().or_else(|error| failed(format!("cannot find the program's own file: {error}")))?;
         let folder = Folder::open(&args.data)?;
         let nodes = folder.nodes(args.nodes, args.http_port)?;
-        let launch = Launch {
-            executable,
-            secret: folder.secret()?,
-            voters: if args.nodes < 5 { 3 } else { 5 },
-            peers: nodes.iter().map(|node| format!("127.0.0.1:{}", node.peer_port)).collect(),
-        };
+        let launch = Launch::new(executable, folder.secret()?, &nodes, args.test_hooks);
         let member =
             |node| Member { node, process: None, started: clock::now(), again: None, young_deaths: 0, announce: false };
         Ok(Self { folder, launch, members: nodes.into_iter().map(member).collect(), restart: args.restart })
@@ -236,7 +214,8 @@ impl Up {
     }
 }
 
-fn url(node: &Node) -> String {
+/// Where clients reach a node.
+pub fn url(node: &Node) -> String {
     format!("http://127.0.0.1:{}", node.http_port)
 }
 
@@ -245,7 +224,11 @@ fn lost(node: &Node, how: &str) -> String {
     format!("node {} {how}{words} (log: {})", node.number, node.log.display())
 }
 
-async fn is_ready(node: &Node) -> Result<(), String> {
+/// Whether a node takes clients, or why not.
+///
+/// # Errors
+/// A node that takes none, in its words.
+pub async fn is_ready(node: &Node) -> Result<(), String> {
     let answer =
         Endpoint::new(&url(node), None).map_err(|error| error.to_string())?.request(Method::GET, "/ready").await?;
     if answer.status == 200 { Ok(()) } else { Err(answer.text()) }

@@ -29,7 +29,7 @@ impl Core {
             }
             Ok(outgoing) => {
                 self.note_received(&outgoing);
-                link.ask(self.answers.awaited(id, Some(outgoing.mid)), Request::Send(outgoing));
+                link.ask(self.answers.awaited(id, Some(outgoing.mid)), self.request(outgoing));
             }
             Err((code, message)) => self.answers.refused(id, code, message),
         }
@@ -43,6 +43,13 @@ impl Core {
             Destination::Group(group) => (None, Some(group.clone())),
         };
         self.note(*ts_ms, What::Received { mid: *mid, to, group, bytes: body.len() });
+    }
+
+    /// What the log is asked for: that the message be stored, or that it fail, where a drill wants so.
+    fn request(&self, outgoing: Outgoing) -> Request {
+        let direct = matches!(outgoing.to, Destination::User(_));
+        let fails = self.node.hooks.as_ref().is_some_and(|hooks| direct && hooks.fails(&outgoing.mid));
+        if fails { Request::Refuse(outgoing.mid) } else { Request::Send(outgoing) }
     }
 
     /// A request has taken its place.

@@ -122,3 +122,19 @@ fn a_client_library_reads_what_we_write() {
     put_bare_close(&mut bytes);
     assert_eq!(bytes, [0x8a, 3, b'a', b'b', b'c', 0x88, 0]);
 }
+
+#[test]
+fn binary_messages_are_read_whole_where_they_are_wanted() {
+    let mut bytes = frame(OpCode::Data(Data::Binary), true, &[1, 255]);
+    bytes.extend(frame(OpCode::Data(Data::Binary), false, &[2]));
+    bytes.extend(frame(OpCode::Control(Control::Ping), true, b"p"));
+    bytes.extend(frame(OpCode::Data(Data::Continue), true, &[3]));
+    bytes.extend(text("t"));
+    let seen = decode_all(&mut Decoder::with_binary(100), &mut bytes.clone()).unwrap();
+    assert_eq!(seen, ["Binary([1, 255])", "Ping([112])", "Binary([2, 3])", "Text(\"t\")"]);
+    let (_, first) = Decoder::new(100).decode(&mut bytes).map(|(taken, first)| (taken, format!("{first:?}"))).unwrap();
+    assert_eq!(first, "Some(Binary([]))", "elsewhere it is enough that one begins");
+    let mut long = frame(OpCode::Data(Data::Binary), false, &[0; 60]);
+    long.extend(frame(OpCode::Data(Data::Continue), true, &[0; 60]));
+    assert_eq!(decode_all(&mut Decoder::with_binary(100), &mut long), Err(Violation::TooLarge));
+}
