@@ -95,7 +95,7 @@ impl Cluster {
         let storage = crate::raft::open_with(&env, router.clone(), config.log.checkpoint)
             .await
             .map_err(|error| StartError::Storage(error.to_string()))?;
-        let peers = Peers::new(env.net.clone(), me, config.secret.clone());
+        let peers = Peers::new(env.net.clone(), me, config.secret.clone(), observer.clone());
         let state = storage.state.clone();
         let (bodies, log) = (storage.bodies.clone(), storage.log.clone());
         let raft = start_raft(me, &peers, storage, &config.log).await?;

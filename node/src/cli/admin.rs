@@ -7,6 +7,7 @@ use http::Method;
 use serde_json::Value;
 
 use super::args::{AdminTarget, LeaderCommand, MemberCommand, StatusArgs};
+use super::dial::Dial;
 use super::failure::{Failure, failed};
 use super::http::{Answer, Endpoint};
 use super::process::{local_runtime, print};
@@ -18,7 +19,8 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Asks a node's `path`, and turns what is no success into words for the operator.
 async fn ask(target: &AdminTarget, method: Method, path: &str) -> Result<Answer, Failure> {
-    let endpoint = Endpoint::new(&target.url, target.admin_token.clone());
+    let dial = Dial::new([&target.url], target.ca.as_deref())?;
+    let endpoint = Endpoint::new(&target.url, target.admin_token.clone(), &dial);
     let endpoint = endpoint.map_err(|error| Failure::Usage(format!("--url: {error}")))?;
     let answer = endpoint.request(method, path).await;
     let answer = answer.or_else(|error| failed(format!("{error}; see that it runs, or give another node by --url")))?;

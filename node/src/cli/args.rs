@@ -144,6 +144,10 @@ pub struct Target {
     /// A node's URL; several separated by commas
     #[arg(long, env = "IMGW_URL", default_value = "http://127.0.0.1:8080", value_delimiter = ',')]
     pub url: Vec<String>,
+    /// PEM file of the CA that signed the nodes' certificates, for https:// and wss://; without it, the
+    /// system's are trusted
+    #[arg(long, env = "IMGW_CA", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
 }
 
 /// How an administrative command reaches a node.
@@ -155,6 +159,10 @@ pub struct AdminTarget {
     /// The admin token; not needed on the loopback in development mode
     #[arg(long, env = "IMGW_ADMIN_TOKEN", hide_env_values = true)]
     pub admin_token: Option<String>,
+    /// PEM file of the CA that signed the nodes' certificates, for https:// and wss://; without it, the
+    /// system's are trusted
+    #[arg(long, env = "IMGW_CA", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]

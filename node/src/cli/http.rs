@@ -8,7 +8,8 @@ use http::{Method, Request, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use im_gateway::client::{Address, BadUrl};
-use tokio::net::TcpStream;
+
+use super::dial::Dial;
 
 /// A node that has not answered by then is taken for unreachable.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -16,10 +17,10 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const BODY_MAX_BYTES: usize = 16 << 20;
 
 /// A node's HTTP endpoint.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Endpoint {
-    /// `host:port`.
-    authority: String,
+    address: Address,
+    dial: Dial,
     token: Option<String>,
 }
 
@@ -47,18 +48,13 @@ impl Answer {
 }
 
 impl Endpoint {
-    /// The endpoint of `url`: `http://host:port`, also with `ws://` or no scheme at all; a path
+    /// The endpoint of `url`: `http://host:port`, also with `ws://`, with TLS, or no scheme at all; a path
     /// is left out. `token` goes along as a bearer token.
     ///
     /// # Errors
     /// A URL that is none of these.
-    pub fn new(url: &str, token: Option<String>) -> Result<Self, BadUrl> {
-        Ok(Self { authority: Address::parse(url)?.authority, token })
-    }
-
-    /// `host:port`.
-    pub fn authority(&self) -> &str {
-        &self.authority
+    pub fn new(url: &str, token: Option<String>, dial: &Dial) -> Result<Self, BadUrl> {
+        Ok(Self { address: Address::parse(url)?, token, dial: dial.clone() })
     }
 
     /// Asks for `path`.
@@ -68,16 +64,16 @@ impl Endpoint {
     pub async fn request(&self, method: Method, path: &str) -> Result<Answer, String> {
         match clock::timeout(DEADLINE, self.exchange(method, path)).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(format!("cannot reach a node at http://{}: {error}", self.authority)),
-            Err(_) => Err(format!("the node at http://{} did not answer within {DEADLINE:?}", self.authority)),
+            Ok(Err(error)) => Err(format!("cannot reach a node at {}: {}", self.address.base(), innermost(&*error))),
+            Err(_) => Err(format!("the node at {} did not answer within {DEADLINE:?}", self.address.base())),
         }
     }
 
     async fn exchange(&self, method: Method, path: &str) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
-        let stream = TcpStream::connect(&self.authority).await?;
+        let stream = self.dial.connect(&self.address).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let driver = tokio::spawn(connection);
-        let mut request = Request::builder().method(method).uri(path).header(header::HOST, &self.authority);
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, &self.address.authority);
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
@@ -87,4 +83,9 @@ impl Endpoint {
         driver.abort();
         Ok(Answer { status, body })
     }
+}
+
+/// What is at the bottom of an error: `connection error` helps nobody.
+fn innermost<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
+    std::iter::successors(Some(error), |error| error.source()).last().unwrap_or(error)
 }

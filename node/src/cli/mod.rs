@@ -4,6 +4,7 @@ mod admin;
 mod args;
 mod bench;
 mod chat;
+mod dial;
 mod failure;
 mod http;
 mod log;

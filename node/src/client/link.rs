@@ -9,7 +9,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cluster::env::clock::{self, Instant, Sleep};
-use cluster::env::net::BoxConn;
+use cluster::env::net::{BoxConn, Distrust};
 use futures_util::{Sink, SinkExt, StreamExt};
 use http::{Request, header};
 use tokio_tungstenite::WebSocketStream;
@@ -122,7 +122,7 @@ impl Link {
             .max_message_size(Some(FRAME_BYTES))
             .max_frame_size(Some(FRAME_BYTES));
         let handshake = tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await;
-        let (socket, _) = handshake.map_err(|error| Ended::broken(format!("no WebSocket: {error}")))?;
+        let (socket, _) = handshake.map_err(|error| refused(&error))?;
         let renew = hello.token.as_deref().and_then(renewal_time);
         let link = Self {
             socket,
@@ -350,6 +350,14 @@ fn end_of(frame: Option<&CloseFrame>, leave_within: Duration) -> Ended {
         || Ended::broken("the node closed the connection"),
         |frame| closed(frame.code.into(), &frame.reason, leave_within),
     )
+}
+
+/// No WebSocket came about.
+fn refused(error: &Error) -> Ended {
+    match error {
+        Error::Io(error) if Distrust::of(error).is_some() => Ended::broken(error.to_string()),
+        error => Ended::broken(format!("no WebSocket: {error}")),
+    }
 }
 
 /// A connection that ended without a close frame; how exactly is for experts, as long as it is the

@@ -1,4 +1,4 @@
-//! The real side of the seam: TCP, sled, files, signals.
+//! The real side of the seam: TCP, TLS, sled, files, signals.
 //!
 //! Invariant: the only place of the gateway that touches the system's network, disk or processes.
 //! It stands behind the feature `real`, which the simulator leaves out; everything else reaches the
@@ -10,6 +10,7 @@ mod panic;
 mod process;
 mod sled_kv;
 mod tcp;
+mod tls;
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
@@ -21,6 +22,7 @@ pub use panic::end_process_on_panic;
 pub use process::{BLOCKING_THREADS, RESERVED_FILES, raise_file_limit, terminated};
 pub use sled_kv::SledKv;
 pub use tcp::Tcp;
+pub use tls::{Tls, TlsError, TlsFiles};
 
 /// Why a data directory could not be opened.
 #[derive(Debug, thiserror::Error)]

@@ -29,10 +29,12 @@ pub enum ConnectionError {
     Overload,
     /// A connection could not be accepted.
     Accept,
+    /// The client does not speak TLS as this port does.
+    Tls,
 }
 
 impl ConnectionError {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Auth,
         Self::HelloTimeout,
         Self::Protocol,
@@ -42,6 +44,7 @@ impl ConnectionError {
         Self::Unavailable,
         Self::Overload,
         Self::Accept,
+        Self::Tls,
     ];
 
     /// The label's value.
@@ -57,6 +60,7 @@ impl ConnectionError {
             Self::Unavailable => "unavailable",
             Self::Overload => "overload",
             Self::Accept => "accept_failed",
+            Self::Tls => "tls_failed",
         }
     }
 }

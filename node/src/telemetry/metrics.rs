@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use cluster::observer::{Audience, Observer};
+use cluster::observer::{Audience, Observer, PEER_REFUSALS};
 use cluster::status::Status;
 use prometheus::core::Collector;
 use prometheus::proto::LabelPair;
@@ -54,6 +54,8 @@ pub struct Metrics {
     late_deliveries: IntCounter,
     duplicates: IntCounter,
     elections: IntCounter,
+    peer_refusals: IntCounterVec,
+    certificate_ends: IntGaugeVec,
     checkpoints: Histogram,
     proposal_latency: Histogram,
     proposal_ops: Histogram,
@@ -148,6 +150,16 @@ impl Metrics {
                 "im_gateway_raft_elections_total",
                 "Elections that this node has seen begin: growth of the term",
             ),
+            peer_refusals: make.counters(
+                "im_gateway_peer_refusals_total",
+                "Connections to the port for nodes that came to nothing, by the kind of reason",
+                &["kind"],
+            ),
+            certificate_ends: make.gauges(
+                "im_gateway_certificate_expiry_timestamp_seconds",
+                "When the certificate in force ends, in seconds since the Unix epoch",
+                &["port"],
+            ),
             checkpoints: make.histogram(
                 "im_gateway_checkpoint_seconds",
                 "Writing a checkpoint of the state, beside everything else",
@@ -172,6 +184,9 @@ impl Metrics {
     }
 
     fn begin_at_zero(&self) {
+        for kind in PEER_REFUSALS {
+            self.peer_refusals.with_label_values(&[kind]);
+        }
         for kind in TYPES {
             self.messages_delivered.with_label_values(&[kind]);
             self.delivery_latency.with_label_values(&[kind]);
@@ -179,6 +194,11 @@ impl Metrics {
                 self.messages_failed.with_label_values(&[kind, reason]);
             }
         }
+    }
+
+    /// The certificate that is in force on a port, `clients` or `nodes`, ends at this time.
+    pub fn certificate_ends(&self, port: &str, ends_s: u64) {
+        self.certificate_ends.with_label_values(&[port]).set(i64::try_from(ends_s).unwrap_or(i64::MAX));
     }
 
     /// Everything in Prometheus' text format, with the label `node`, and the cluster as `status` shows it.
@@ -230,6 +250,10 @@ impl Observer for Metrics {
 
     fn elections(&self, count: u64) {
         self.elections.inc_by(count);
+    }
+
+    fn peer_refused(&self, kind: &'static str) {
+        self.peer_refusals.with_label_values(&[kind]).inc();
     }
 
     fn checkpoint(&self, took: Duration) {

@@ -19,3 +19,4 @@ mod membership;
 mod quorum;
 mod sessions;
 mod signals;
+mod tls;

@@ -15,6 +15,7 @@ use http::Method;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::args::UpArgs;
+use super::dial::Dial;
 use super::failure::{Failure, failed};
 use super::http::Endpoint;
 use super::process::{print, program, quote};
@@ -177,7 +178,7 @@ impl Up {
              See the cluster:     {program} status --url {}\n\
              Kill a node:         kill -9 {pid}\n\
              Data and logs:       {}\n\
-             Ctrl-C ends all nodes.\n",
+             Ctrl-C ends all nodes. All is in the clear, without TLS: for this machine only.\n",
             urls[0],
             urls[urls.len() - 1],
             urls.join(","),
@@ -246,8 +247,10 @@ fn lost(node: &Node, how: &str) -> String {
 }
 
 async fn is_ready(node: &Node) -> Result<(), String> {
-    let answer =
-        Endpoint::new(&url(node), None).map_err(|error| error.to_string())?.request(Method::GET, "/ready").await?;
+    let answer = Endpoint::new(&url(node), None, &Dial::default())
+        .map_err(|error| error.to_string())?
+        .request(Method::GET, "/ready")
+        .await?;
     if answer.status == 200 { Ok(()) } else { Err(answer.text()) }
 }
 
