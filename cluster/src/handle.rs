@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::config::{ClusterConfig, LogKeeping};
 use crate::env::{Blobs, Env};
-use crate::id::{Boot, NodeId};
+use crate::id::{Boot, NodeId, UserId};
 use crate::liveness::{Liveness, Quorum};
 use crate::observer::Observer;
 use crate::peer::{LinkState, Peers};
@@ -146,6 +146,13 @@ impl Cluster {
     #[must_use]
     pub fn limits(&self) -> Limits {
         self.inner.state().limits().clone()
+    }
+
+    /// Tokens of this user that were issued before this time do not count, as this replica knows, ms since
+    /// the Unix epoch.
+    #[must_use]
+    pub fn revoked_before(&self, user: &UserId) -> Option<u64> {
+        self.inner.state().revoked_before(user)
     }
 
     /// Begins a session.

@@ -240,6 +240,7 @@ impl Router {
                 self.settled.notify_one();
             }
             Effect::Wake(user) => inner.wake(&user),
+            Effect::Revoked { user, before_ms } => inner.revoked(&user, before_ms),
             Effect::WakeGroup(members) => members.keys().for_each(|member| inner.wake(member)),
             Effect::GroupLost { reason, lost } => {
                 for (node, count) in lost {
@@ -367,6 +368,14 @@ impl Inner {
         for key in self.by_user.get(user).into_iter().flatten() {
             if let Some((_, mailbox)) = self.mailboxes.get(key) {
                 mailbox.push(Event::Inbox);
+            }
+        }
+    }
+
+    fn revoked(&self, user: &UserId, before_ms: u64) {
+        for key in self.by_user.get(user).into_iter().flatten() {
+            if let Some((_, mailbox)) = self.mailboxes.get(key) {
+                mailbox.push(Event::Revoked { before_ms });
             }
         }
     }

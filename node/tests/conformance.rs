@@ -1,8 +1,5 @@
 //! The real side of the seam keeps what the traits promise.
 
-#[path = "common/certificates.rs"]
-mod certificates;
-
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -11,10 +8,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use certificates::Ca;
 use cluster::env::conformance::{self, BlobsWorld, Case, NetWorld, StoreWorld, Victim};
 use cluster::env::{Blobs, Kv, Net};
-use im_gateway::env::{self, Files, SledKv, Tcp, Tls, TlsFiles};
+use im_gateway::env::{self, Files, SledKv, Tcp};
 
 /// Set for the process that this test starts only to kill it.
 const VICTIM: &str = "IMGW_TEST_VICTIM";
@@ -45,19 +41,6 @@ async fn files() {
 #[tokio::test]
 async fn tcp() {
     check(conformance::net_cases(), || Box::new(Loopback) as Box<dyn NetWorld>).await;
-}
-
-/// Streams keep their promises under TLS as they do in the clear: as nodes use it, both ends with certificates.
-#[tokio::test]
-async fn tls() {
-    let dir = tempfile::tempdir().unwrap();
-    Ca::new(dir.path(), "ca").node(dir.path(), "node", 2100);
-    check(conformance::net_cases(), || Box::new(Secured(dir.path().to_owned())) as Box<dyn NetWorld>).await;
-}
-
-fn secured(dir: &Path) -> Arc<dyn Net> {
-    let [cert, key, ca] = ["node.pem", "node.key", "ca.pem"].map(|name| dir.join(name));
-    Arc::new(Tls::for_peers(Arc::new(Tcp), TlsFiles { cert, key, ca: Some(ca) }).unwrap())
 }
 
 type KvWorld = conformance::KvWorld;
@@ -168,46 +151,19 @@ impl NetWorld for Loopback {
     }
 
     async fn victim(&self) -> Victim {
-        victim_in("")
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "victim", "--nocapture"])
+            .env(VICTIM, "1")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let child = Reaped(child);
+        let addr = lines
+            .find_map(|line| line.unwrap().split_once("listening on ").map(|(_, addr)| addr.to_owned()))
+            .expect("the victim says where it listens");
+        Victim { addr, kill: Box::new(move || drop(child)) }
     }
-}
-
-/// As [`Loopback`], with the certificates in this folder.
-struct Secured(PathBuf);
-
-#[async_trait]
-impl NetWorld for Secured {
-    fn server(&self) -> Arc<dyn Net> {
-        secured(&self.0)
-    }
-
-    fn client(&self) -> Arc<dyn Net> {
-        secured(&self.0)
-    }
-
-    fn any_port(&self) -> String {
-        "127.0.0.1:0".into()
-    }
-
-    async fn victim(&self) -> Victim {
-        victim_in(self.0.to_str().unwrap())
-    }
-}
-
-/// A process that echoes, under TLS with the certificates in `dir` if that is one.
-fn victim_in(dir: &str) -> Victim {
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "victim", "--nocapture"])
-        .env(VICTIM, dir)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let child = Reaped(child);
-    let addr = lines
-        .find_map(|line| line.unwrap().split_once("listening on ").map(|(_, addr)| addr.to_owned()))
-        .expect("the victim says where it listens");
-    Victim { addr, kill: Box::new(move || drop(child)) }
 }
 
 /// A child process that does not outlive its handle.
@@ -223,9 +179,8 @@ impl Drop for Reaped {
 /// Not a test of its own: the process that `tcp` kills. Elsewhere it does nothing.
 #[tokio::test]
 async fn victim() {
-    if let Ok(dir) = std::env::var(VICTIM) {
-        let net: Arc<dyn Net> = if dir.is_empty() { Arc::new(Tcp) } else { secured(Path::new(&dir)) };
-        let echo = conformance::echo(net, "127.0.0.1:0", |addr| println!("listening on {addr}"));
+    if std::env::var_os(VICTIM).is_some() {
+        let echo = conformance::echo(Arc::new(Tcp), "127.0.0.1:0", |addr| println!("listening on {addr}"));
         echo.await.unwrap();
     }
 }

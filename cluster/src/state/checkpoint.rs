@@ -14,9 +14,10 @@ use super::limits::{GroupLimits, Limits};
 use super::machine::{Session, State};
 use super::message::{Body, Message, Stored};
 use super::nodes::NodeRecord;
+use super::revocation::Revocation;
 use super::shard::Shard;
 use super::wire::{BodyWire, GroupWire, GroupsOfUser, Names, UserWire};
-use crate::id::{Boot, Generation, NodeId, Pos};
+use crate::id::{Boot, Generation, NodeId, Pos, UserId};
 
 /// First byte of an encoded head or shard in which there is nothing of groups: builds that know none
 /// read it.
@@ -24,6 +25,9 @@ const FORMAT: u8 = 1;
 
 /// First byte of one in which there is.
 const FORMAT_WITH_GROUPS: u8 = 2;
+
+/// First byte of an encoded head in which there are revocations, with or without something of groups.
+const FORMAT_WITH_REVOCATIONS: u8 = 3;
 
 /// The state as it was after one log entry.
 #[derive(Debug)]
@@ -41,7 +45,7 @@ pub struct Frozen {
 pub enum RestoreError {
     /// Written by another build.
     #[error(
-        "a checkpoint of format {0}, this build reads up to format {FORMAT_WITH_GROUPS}: run the newer build on this node"
+        "a checkpoint of format {0}, this build reads up to format {FORMAT_WITH_REVOCATIONS}: run the newer build on this node"
     )]
     Format(u8),
     /// Not well-formed.
@@ -60,6 +64,9 @@ struct HeadWire {
     limits: Limits,
     nodes: Vec<NodeWire>,
 }
+
+/// A user's revocation: the time that counts, and when it is forgotten.
+type RevocationWire = (UserId, u64, u64);
 
 /// The groups of a shard, and what its users have to do with groups.
 type GroupsWire = (Vec<GroupsOfUser>, Vec<GroupWire>);
@@ -84,14 +91,15 @@ fn write<T: Serialize, G: Serialize>(value: &T, groups: Option<&G>) -> Vec<u8> {
     bytes.expect("encoding into memory cannot fail")
 }
 
-fn read<'a, T: Deserialize<'a>, G: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, Option<G>), RestoreError> {
-    fn all<'a, V: Deserialize<'a>>(bytes: &'a [u8]) -> Result<V, RestoreError> {
-        match postcard::take_from_bytes(bytes) {
-            Ok((value, [])) => Ok(value),
-            Ok(_) => Err(RestoreError::Malformed("trailing bytes".into())),
-            Err(error) => Err(RestoreError::Malformed(error.to_string())),
-        }
+fn all<'a, V: Deserialize<'a>>(bytes: &'a [u8]) -> Result<V, RestoreError> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((value, [])) => Ok(value),
+        Ok(_) => Err(RestoreError::Malformed("trailing bytes".into())),
+        Err(error) => Err(RestoreError::Malformed(error.to_string())),
     }
+}
+
+fn read<'a, T: Deserialize<'a>, G: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, Option<G>), RestoreError> {
     match bytes.split_first() {
         Some((&FORMAT, rest)) => all(rest).map(|value| (value, None)),
         Some((&FORMAT_WITH_GROUPS, rest)) => all(rest).map(|(value, groups)| (value, Some(groups))),
@@ -160,7 +168,7 @@ impl State {
     /// Freezes the state. Shards not in the result are as they were when last frozen, or, if they
     /// never were, as restored, or empty.
     pub fn freeze(&mut self) -> Frozen {
-        let head = write(&self.head(), self.group_limits.as_ref()).into();
+        let head = self.encode_head(self.applied).into();
         Frozen { index: self.applied, head, shards: self.store.take_dirty() }
     }
 
@@ -177,9 +185,19 @@ impl State {
     /// # Errors
     /// When the parts cannot be of one state.
     pub fn restore(head: &[u8], shards: Vec<(usize, Shard)>) -> Result<Self, RestoreError> {
-        let (head, group_limits) = read::<HeadWire, GroupLimits>(head)?;
+        let (head, group_limits, revocations) = match head.split_first() {
+            Some((&FORMAT_WITH_REVOCATIONS, rest)) => {
+                all::<(HeadWire, Option<GroupLimits>, Vec<RevocationWire>)>(rest)?
+            }
+            _ => read::<HeadWire, GroupLimits>(head).map(|(head, limits)| (head, limits, Vec::new()))?,
+        };
         let mut state = Self::new();
         state.group_limits = group_limits;
+        for (user, before_ms, forget_ms) in revocations {
+            if state.revocations.0.insert(user, Revocation { before_ms, forget_ms }).is_some() {
+                return Err(RestoreError::Contradiction("a user whose tokens are revoked twice"));
+            }
+        }
         state.applied = head.applied;
         state.time_ms = head.time_ms;
         state.feature_level = head.feature_level;
@@ -234,6 +252,18 @@ impl State {
         }
     }
 
+    /// All but the users, as it is with this entry applied.
+    fn encode_head(&self, applied: u64) -> Vec<u8> {
+        let head = HeadWire { applied, ..self.head() };
+        if self.revocations.0.is_empty() {
+            return write(&head, self.group_limits.as_ref());
+        }
+        let revocations = self.revocations.0.iter();
+        let revocations = revocations.map(|(user, revoked)| (user, revoked.before_ms, revoked.forget_ms));
+        let parts = (head, &self.group_limits, revocations.collect::<Vec<_>>());
+        postcard::to_extend(&parts, vec![FORMAT_WITH_REVOCATIONS]).expect("encoding into memory cannot fail")
+    }
+
     fn head(&self) -> HeadWire {
         let node = |(id, record): (NodeId, &NodeRecord)| NodeWire {
             id,
@@ -264,7 +294,7 @@ impl State {
             hash.update(bytes);
         };
         let body = |message: &Message| BodyWire::Hashed(message.body.len() as u64);
-        part(&write(&HeadWire { applied: 0, ..self.head() }, self.group_limits.as_ref()));
+        part(&self.encode_head(0));
         let shards = self.store.shards().iter().enumerate();
         for (id, shard) in shards.filter(|(_, shard)| !shard.users.is_empty() || !shard.groups.is_empty()) {
             part(&(id as u64).to_be_bytes());

@@ -10,10 +10,13 @@ use super::limits::{GroupLimits, Limits};
 use crate::id::{Boot, DeviceId, Epoch, Generation, GroupId, MessageId, NodeId, Pos, UserId};
 
 /// The highest feature level this build understands.
-pub const FEATURE_LEVEL: u32 = 2;
+pub const FEATURE_LEVEL: u32 = 3;
 
 /// From this level on there are groups: [`Op::GroupSend`], [`Op::Group`], [`Command::SetGroupLimits`].
 pub const GROUPS_LEVEL: u32 = 2;
+
+/// From this level on tokens can be revoked: [`Command::Revoke`].
+pub const REVOCATION_LEVEL: u32 = 3;
 
 /// First byte of every encoded command.
 const FORMAT: u8 = 1;
@@ -48,6 +51,13 @@ pub enum Command {
     SetFeatureLevel(u32),
     /// Replaces the replicated limits of groups. From [`GROUPS_LEVEL`] on.
     SetGroupLimits(GroupLimits),
+    /// A user's tokens that were issued before a time count no more. From [`REVOCATION_LEVEL`] on.
+    Revoke {
+        /// The user.
+        user: UserId,
+        /// The time, ms since the Unix epoch, by the clock of whoever issues tokens.
+        before_ms: u64,
+    },
 }
 
 /// One node's batch. Batches of a generation are numbered from 1 and applied exactly once, in

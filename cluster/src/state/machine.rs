@@ -8,6 +8,7 @@ use super::groups::Wakes;
 use super::limits::{GroupLimits, Limits};
 use super::message::{Body, Destination, Message, Told};
 use super::nodes::{Arrival, Nodes};
+use super::revocation::Revocations;
 use super::ring::SendResult;
 use super::store::Store;
 use super::user::{Context, User};
@@ -31,6 +32,7 @@ pub struct State {
     /// `None` until they were set: the defaults then.
     pub(super) group_limits: Option<GroupLimits>,
     pub(super) nodes: Nodes,
+    pub(super) revocations: Revocations,
     pub(super) store: Store,
     /// The live sessions; never iterated.
     pub(super) sessions: HashMap<Epoch, Session>,
@@ -56,6 +58,7 @@ impl State {
             limits: Limits::default(),
             group_limits: None,
             nodes: Nodes::default(),
+            revocations: Revocations::default(),
             store: Store::new(Self::SHARDS),
             sessions: HashMap::new(),
         }
@@ -84,6 +87,7 @@ impl State {
             Command::Tick { advance_ms } => self.tick(*advance_ms, effects),
             Command::SetLimits(limits) => self.limits = limits.clone(),
             Command::SetGroupLimits(limits) => self.group_limits = Some(limits.clone()),
+            Command::Revoke { user, before_ms } => self.revoke(user, *before_ms, effects),
             Command::SetFeatureLevel(level) => self.feature_level = self.feature_level.max(*level),
         }
     }

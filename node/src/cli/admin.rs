@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use cluster::env::clock;
+use cluster::id::UserId;
 use http::Method;
 use serde_json::Value;
 
-use super::args::{AdminTarget, LeaderCommand, MemberCommand, StatusArgs};
+use super::args::{AdminTarget, LeaderCommand, MemberCommand, RevokeArgs, StatusArgs};
 use super::dial::Dial;
 use super::failure::{Failure, failed};
 use super::http::{Answer, Endpoint};
@@ -111,6 +112,18 @@ pub fn leader(command: &LeaderCommand) -> Result<(), Failure> {
     let path = to.map_or_else(|| "/admin/leader/transfer".to_owned(), |to| format!("/admin/leader/transfer?to={to}"));
     local_runtime()?.block_on(ask(&args.target, Method::POST, &path))?;
     print("leadership was handed over")
+}
+
+/// Makes a user's tokens count no more.
+///
+/// # Errors
+/// A node that does not answer, or refuses.
+pub fn revoke(args: &RevokeArgs) -> Result<(), Failure> {
+    let user = UserId::new(&args.user).map_err(|rule| Failure::Usage(format!("--user: {rule}")))?;
+    let name: String = form_urlencoded::byte_serialize(user.as_str().as_bytes()).collect();
+    let before = args.before.map_or_else(String::new, |before| format!("&before={before}"));
+    local_runtime()?.block_on(ask(&args.target, Method::POST, &format!("/admin/revoke?user={name}{before}")))?;
+    print(&format!("tokens of {user} that were issued before count no more; sessions by them end on every node"))
 }
 
 /// A field of the status as text; a dash where a node of another version does not have it.

@@ -32,6 +32,8 @@ pub enum Command {
     /// Change who belongs to the cluster
     #[command(subcommand, arg_required_else_help = false)]
     Member(MemberCommand),
+    /// Make a user's tokens count no more, on all nodes
+    Revoke(RevokeArgs),
     /// Change who leads
     #[command(subcommand, arg_required_else_help = false)]
     Leader(LeaderCommand),
@@ -207,6 +209,18 @@ pub enum MemberCommand {
 pub struct MemberArgs {
     /// The node's id, as `status` prints it
     pub node: String,
+    #[command(flatten)]
+    pub target: AdminTarget,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct RevokeArgs {
+    /// Whose tokens
+    #[arg(long)]
+    pub user: String,
+    /// Only those issued before this time, in seconds since the Unix epoch as in `iat`; without it, up to now
+    #[arg(long, value_name = "TIME")]
+    pub before: Option<u64>,
     #[command(flatten)]
     pub target: AdminTarget,
 }

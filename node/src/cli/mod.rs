@@ -37,6 +37,7 @@ pub fn run() -> Result<(), Failure> {
         Some(Command::Status(args)) => admin::status(&args),
         Some(Command::Drain(target)) => admin::drain(&target),
         Some(Command::Member(command)) => admin::member(&command),
+        Some(Command::Revoke(args)) => admin::revoke(&args),
         Some(Command::Leader(command)) => admin::leader(&command),
     }
 }

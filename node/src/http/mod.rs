@@ -62,6 +62,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/metrics", get(probe::metrics))
         .route("/admin/status", get(admin::status))
         .route("/admin/drain", post(admin::drain))
+        .route("/admin/revoke", post(admin::revoke))
         .route("/admin/leader/transfer", post(admin::transfer_leader))
         .route("/admin/members/{node}", delete(admin::remove))
         .route("/admin/members/{node}/remove", post(admin::remove))

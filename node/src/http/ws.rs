@@ -8,6 +8,7 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use cluster::env::net::BoxConn;
+use cluster::session::SessionSpec;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -16,7 +17,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use super::guard::bearer;
 use super::{App, HttpPlace, Peer, answer};
 use crate::auth::{AuthError, Identity};
-use crate::protocol::SUBPROTOCOL;
+use crate::protocol::{CloseCode, SUBPROTOCOL};
 use crate::session::{Opened, run};
 use crate::telemetry::ConnectionError;
 
@@ -53,7 +54,10 @@ pub async fn upgrade(State(app): State<Arc<App>>, Extension(peer): Extension<Pee
 fn identity(app: &App, peer: Peer, headers: &HeaderMap) -> Result<Option<Identity>, Box<Response>> {
     let checked = match bearer(headers) {
         None => return Ok(None),
-        Some(Ok(token)) => app.node.verifier.verify(token),
+        Some(Ok(token)) => app.node.verifier.verify(token).and_then(|identity| {
+            let before_ms = app.cluster.revoked_before(&identity.user);
+            if identity.is_revoked(before_ms) { Err(AuthError::Revoked) } else { Ok(identity) }
+        }),
         Some(Err(())) => Err(AuthError::Malformed),
     };
     checked.map(Some).map_err(|error| {
@@ -132,9 +136,15 @@ async fn serve(
     let node = app.node.clone();
     let cluster = app.cluster.clone();
     drop(app);
-    let open = move |spec| {
-        // A node that cannot serve sends clients elsewhere at once, rather than let them wait.
-        cluster.not_ready().is_empty().then(|| (cluster.open(spec), cluster.limits().inflight))
+    let open = move |spec: SessionSpec, identity: &Identity| {
+        if !cluster.not_ready().is_empty() {
+            // A node that cannot serve sends clients elsewhere at once, rather than let them wait.
+            return Err(CloseCode::Unavailable);
+        }
+        if identity.is_revoked(cluster.revoked_before(&spec.user)) {
+            return Err(CloseCode::BadToken);
+        }
+        Ok((cluster.open(spec), cluster.limits().inflight))
     };
     run(node, opened, place, open).await;
     drop(http_place);

@@ -22,7 +22,7 @@ use super::link::Link;
 use super::node::Node;
 use super::signals;
 use super::ws::{self, Incoming};
-use crate::auth::Identity;
+use crate::auth::{AuthError, Identity};
 use crate::delivery::{Pace, Window};
 use crate::protocol::{
     self, ClientBody, ClientFrame, CloseCode, DecodeError, ErrorBody, ErrorCode, ServerBody, ServerFrame,
@@ -72,7 +72,7 @@ pub struct Core {
     node: Arc<Node>,
     user: UserId,
     device: DeviceId,
-    expires_ms: u64,
+    identity: Identity,
     hello_id: Option<u64>,
     stage: Stage,
     inflight: usize,
@@ -105,7 +105,7 @@ impl Core {
             heart: Heart::new(rules.ping, now),
             user: identity.user.clone(),
             device,
-            expires_ms: identity.expires_ms,
+            identity: identity.clone(),
             hello_id,
             stage: Stage::Registering,
             inflight: inflight.max(1) as usize,
@@ -200,7 +200,7 @@ impl Core {
             }
             ClientBody::Refresh(refresh) => {
                 self.pace.take(at.now);
-                self.refresh(frame.id, &refresh.token, at, out);
+                self.refresh(frame.id, &refresh.token, at, out, link);
             }
             ClientBody::Hello(_) => {
                 let message = "this connection has said hello before".to_owned();
@@ -210,17 +210,17 @@ impl Core {
         Ok(())
     }
 
-    fn refresh(&mut self, id: Option<u64>, token: &str, at: Moment, out: &mut Vec<u8>) {
+    fn refresh(&mut self, id: Option<u64>, token: &str, at: Moment, out: &mut Vec<u8>, link: &impl Link) {
         let checked = self.node.verifier.verify_at(token, at.wall_ms).and_then(|identity| {
             if identity.user != self.user {
-                return Err(crate::auth::AuthError::OtherUser);
+                return Err(AuthError::OtherUser);
             }
             identity.device(Some(&self.device))?;
-            Ok(identity.expires_ms)
+            if identity.is_revoked(link.revoked_before()) { Err(AuthError::Revoked) } else { Ok(identity) }
         });
         let answer = match checked {
-            Ok(expires_ms) => {
-                self.expires_ms = expires_ms;
+            Ok(identity) => {
+                self.identity = identity;
                 ServerBody::Ok(protocol::Ok::default())
             }
             Err(error) => {
@@ -244,9 +244,11 @@ impl Core {
     ///
     /// # Errors
     /// How the connection ends.
-    pub fn event(&mut self, event: Event, at: Moment, out: &mut Vec<u8>) -> Result<(), End> {
+    pub fn event(&mut self, event: Event, at: Moment, out: &mut Vec<u8>, link: &impl Link) -> Result<(), End> {
         match event {
             Event::Registered { epoch } => {
+                // Whatever was revoked before it was registered, or while it was not, is known by now.
+                self.check_revoked(link.revoked_before())?;
                 if self.stage == Stage::Registering {
                     self.welcome(epoch, at, out);
                 }
@@ -278,10 +280,23 @@ impl Core {
             }
             Event::Refused(Refusal::OlderAttempt) => return Err(End::Close(CloseCode::OlderAttempt)),
             Event::Refused(Refusal::TooManyDevices) => return Err(End::Close(CloseCode::TooManyDevices)),
+            Event::Revoked { before_ms } => self.check_revoked(Some(before_ms))?,
             Event::Superseded => return Err(End::Close(CloseCode::Superseded)),
             Event::Unavailable => return Err(End::Close(CloseCode::Unavailable)),
         }
         Ok(())
+    }
+
+    /// Ends the session if its token is one that was issued before this time.
+    ///
+    /// # Errors
+    /// How the connection ends.
+    pub fn check_revoked(&self, before_ms: Option<u64>) -> Result<(), End> {
+        if !self.identity.is_revoked(before_ms) {
+            return Ok(());
+        }
+        self.node.auth_failed(None, &AuthError::Revoked);
+        Err(End::Close(CloseCode::BadToken))
     }
 
     fn welcome(&mut self, epoch: Pos, at: Moment, out: &mut Vec<u8>) {
@@ -380,7 +395,7 @@ impl Core {
     /// # Errors
     /// How the connection ends.
     pub fn tick(&mut self, at: Moment, stuck: bool, out: &mut Vec<u8>) -> Result<(), End> {
-        if at.wall_ms >= self.expires_ms {
+        if at.wall_ms >= self.identity.expires_ms {
             return Err(End::Close(CloseCode::TokenExpired));
         }
         let late = self.window.late(at.now, self.node.rules.ack_timeout);
@@ -404,7 +419,7 @@ impl Core {
     /// When [`Core::tick`] is due, and when a client over its rate may go on if its frames `wait`.
     pub fn due(&self, at: Moment, wait: bool) -> Instant {
         // The wall clock can jump: it is looked at again at least once in a heartbeat.
-        let left_ms = self.expires_ms.saturating_sub(at.wall_ms);
+        let left_ms = self.identity.expires_ms.saturating_sub(at.wall_ms);
         let expiry = at.now + std::time::Duration::from_millis(left_ms);
         let mut due = self.heart.due().min(expiry);
         if let Some(late) = self.window.late_at(self.node.rules.ack_timeout) {

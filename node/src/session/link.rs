@@ -21,6 +21,10 @@ pub trait Link: Send + Sync + 'static {
     /// The session's user has read a message of this sender.
     fn read_mark(&self, sender: &UserId, mid: MessageId);
 
+    /// Tokens of the session's user that were issued before this time do not count, ms since the Unix
+    /// epoch, as this node knows now.
+    fn revoked_before(&self) -> Option<u64>;
+
     /// Whether the cluster has groups. Before that nothing may be asked of any.
     fn has_groups(&self) -> bool;
 
@@ -61,6 +65,10 @@ impl Link for cluster::Session {
 
     fn read_mark(&self, sender: &UserId, mid: MessageId) {
         cluster::Session::read_mark(self, sender, mid);
+    }
+
+    fn revoked_before(&self) -> Option<u64> {
+        cluster::Session::revoked_before(self)
     }
 
     fn has_groups(&self) -> bool {

@@ -24,9 +24,9 @@ use super::control::Connections;
 use super::link::Link;
 use super::node::{Node, Rules};
 use super::run::{Opened, run};
-use crate::auth::{AuthConfig, DEV_SECRET, Verifier, issue};
+use crate::auth::{AuthConfig, DEV_SECRET, Identity, Verifier, issue};
 use crate::delivery::WindowLimits;
-use crate::protocol::ServerFrame;
+use crate::protocol::{CloseCode, ServerFrame};
 use crate::telemetry::{Metrics, Sampler};
 
 /// One end of a stream in memory.
@@ -74,6 +74,8 @@ pub struct Played {
     pub signals: Vec<(String, Option<MessageId>)>,
     /// Some node of the cluster is older than groups.
     pub no_groups: bool,
+    /// Tokens issued before do not count, ms since the Unix epoch.
+    pub revoked_before: Option<u64>,
     pub acked: Vec<Pos>,
     pub inbox: Vec<Delivery>,
     /// So many reads fail in this way before one succeeds.
@@ -161,6 +163,10 @@ impl Link for FakeLink {
 
     fn read_mark(&self, sender: &UserId, mid: MessageId) {
         self.0.lock().signals.push((sender.to_string(), Some(mid)));
+    }
+
+    fn revoked_before(&self) -> Option<u64> {
+        self.0.lock().revoked_before
     }
 
     fn has_groups(&self) -> bool {
@@ -252,9 +258,12 @@ impl Client {
             peer: ([127, 0, 0, 1], 7).into(),
         };
         let link = script.clone();
-        let open = move |spec| {
+        let open = move |spec: SessionSpec, identity: &Identity| {
+            if identity.is_revoked(link.lock().revoked_before) {
+                return Err(CloseCode::BadToken);
+            }
             link.lock().spec = Some(spec);
-            Some((FakeLink(link), INFLIGHT))
+            Ok((FakeLink(link), INFLIGHT))
         };
         let task = tokio::spawn(run(node.clone(), opened, connections.enter(), open));
         let socket = WebSocketStream::from_raw_socket(ours, Role::Client, None).await;

@@ -17,6 +17,7 @@ mod leader;
 mod limits;
 mod membership;
 mod quorum;
+mod revocation;
 mod sessions;
 mod signals;
 mod tls;

@@ -73,7 +73,7 @@ fn logs_reach_everything() {
     }
 }
 
-const EVERYTHING: [&str; 42] = [
+const EVERYTHING: [&str; 43] = [
     "stored",
     "stored before",
     "refused",
@@ -116,6 +116,7 @@ const EVERYTHING: [&str; 42] = [
     "too many groups",
     "message of a group",
     "message of a group that was left",
+    "revoked",
 ];
 
 fn reached(effect: &Effect) -> Vec<&'static str> {
@@ -139,6 +140,7 @@ fn reached(effect: &Effect) -> Vec<&'static str> {
         Effect::NodeUp { .. } => vec!["node up"],
         Effect::NodeDown { .. } => vec!["node down"],
         Effect::NodeRefused { .. } => vec!["node refused"],
+        Effect::Revoked { .. } => vec!["revoked"],
     }
 }
 

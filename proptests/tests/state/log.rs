@@ -107,6 +107,10 @@ pub enum Step {
     Limits(Limits),
     GroupLimits(GroupLimits),
     FeatureLevel(u32),
+    Revoke {
+        user: u8,
+        before_ms: u64,
+    },
     Blank,
 }
 
@@ -191,6 +195,7 @@ fn step(ops: usize) -> impl Strategy<Value = Step> {
         1 => (0..9_000_u64).prop_map(|advance_ms| Step::Tick { advance_ms }),
         1 => limits().prop_map(Step::Limits),
         2 => group_limits().prop_map(Step::GroupLimits),
+        2 => (0..USERS, 0..100_u64).prop_map(|(user, before_ms)| Step::Revoke { user, before_ms }),
         1 => Just(Step::Blank),
         1 => prop_oneof![
             4 => (0..4_u32).prop_map(Step::FeatureLevel),
@@ -307,6 +312,9 @@ impl Maker {
             Step::Limits(ref limits) => self.propose(Command::SetLimits(limits.clone())),
             Step::GroupLimits(ref limits) => self.propose(Command::SetGroupLimits(limits.clone())),
             Step::FeatureLevel(level) => self.propose(Command::SetFeatureLevel(level)),
+            Step::Revoke { user: whose, before_ms } => {
+                self.propose(Command::Revoke { user: user(whose), before_ms });
+            }
             Step::Blank => {
                 self.append(None);
             }

@@ -45,6 +45,17 @@ pub struct Registered {
     pub node: NodeId,
 }
 
+/// A revocation of a user's tokens.
+#[derive(Debug, Clone)]
+pub struct Revoked {
+    /// The entry that says so.
+    pub index: u64,
+    /// Whose.
+    pub user: String,
+    /// Those issued before this time, ms since the Unix epoch.
+    pub before_ms: u64,
+}
+
 /// A node's life in the cluster, from one start to its end.
 #[derive(Debug, Clone, Copy)]
 pub struct Generation {
@@ -74,6 +85,8 @@ pub struct Facts {
     pub stored: Vec<Stored>,
     /// What was done with groups, in log order.
     pub grouped: Vec<Grouped>,
+    /// Revocations, in log order.
+    pub revoked: Vec<Revoked>,
     /// Registrations, in log order.
     pub registered: Vec<Registered>,
     /// Where each device's sends stand that were new, stored or refused: those the cluster remembers, as

@@ -18,6 +18,7 @@ mod presence;
 mod quorum;
 mod raft;
 mod reference;
+mod revocation;
 mod sessions;
 mod staleness;
 #[cfg(test)]
@@ -124,6 +125,7 @@ pub fn check(history: &History) -> Vec<Violation> {
     delivery::check(history, &mut broken);
     order::check(history, &mut broken);
     fencing::check(history, &mut broken);
+    revocation::check(history, &mut broken);
     crowd::check(history.book, &mut broken);
     broken
 }
@@ -134,6 +136,7 @@ pub fn missing(history: &History, live: &[Live]) -> Vec<String> {
     let mut missing = delivery::missing(history);
     missing.extend(presence::missing(history, live));
     missing.extend(fencing::missing(history));
+    missing.extend(revocation::missing(history, live));
     missing
 }
 
