@@ -18,6 +18,7 @@ use cluster::state::{GroupLimits, Limits as Replicated};
 use im_gateway::auth::{AuthConfig, DEV_SECRET, Masked};
 use im_gateway::env::TlsFiles;
 use im_gateway::gateway::GatewayConfig;
+use im_gateway::http::AdmissionLimits;
 use im_gateway::session::Limits;
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +47,8 @@ pub struct Config {
     pub admin: Admin,
     /// Limits of connections.
     pub limits: Limits,
+    /// Who may open connections.
+    pub admission: AdmissionLimits,
     pub log: Log,
     pub threads: Threads,
 }
@@ -62,6 +65,7 @@ impl Default for Config {
             auth: AuthConfig::default(),
             admin: Admin::default(),
             limits: Limits::default(),
+            admission: AdmissionLimits::default(),
             log: Log::default(),
             threads: Threads::default(),
         }
@@ -210,6 +214,7 @@ impl Config {
             auth: self.auth.clone(),
             admin_token: self.admin.token.clone(),
             limits: self.limits.clone(),
+            admission: self.admission.clone(),
             log_one_in: self.log.delivered_one_in,
             ..GatewayConfig::default()
         }

@@ -125,7 +125,8 @@ async fn accepting_waits_for_no_handshake_and_reasons_are_told() {
     let (dialed, accepted) = tokio::join!(client.connect(&addr), listener.accept());
     let (mut dialed, mut accepted) = (dialed.expect("connects"), accepted.expect("accepts"));
     let told = async {
-        tokio::join!(accepted.read_u8(), async {
+        // The one end keeps its ear open until the other, which has heard why, hangs up.
+        tokio::join!(accepted.read_u8(), async move {
             dialed.write_all(b"hello").await?;
             dialed.read_u8().await
         })

@@ -111,10 +111,7 @@ fn secured(
     runtime: &tokio::runtime::Runtime,
 ) -> Result<(Env, Env), Failure> {
     let secure = |port: &'static str, files: Option<TlsFiles>, make: MakeTls| -> Result<Env, Failure> {
-        let Some(files) = files else {
-            tracing::info!(port, "in the clear: no TLS is configured for this port");
-            return Ok(env.clone());
-        };
+        let Some(files) = files else { return Ok(env.clone()) };
         let made = make(env.net.clone(), files);
         let tls = Arc::new(made.or_else(|error| failed(error.to_string()))?);
         let metrics = metrics.clone();
@@ -150,6 +147,11 @@ async fn serve(
 ) -> Result<(), Failure> {
     let gateway = starting.await.or_else(|error| failed(error.to_string()))?;
     tracing::info!(node = %cluster.node_id(), listen = %gateway.local_addr(), "serving clients");
+    for (port, tls) in [("clients", &config.tls.http), ("nodes", &config.tls.peer)] {
+        if tls.cert.is_none() {
+            tracing::info!(port, "in the clear: no TLS is configured for this port");
+        }
+    }
     if alone {
         print(&welcome(config))?;
     }

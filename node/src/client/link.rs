@@ -33,6 +33,8 @@ const READS: usize = 64;
 const UNCONFIRMED: Duration = Duration::from_secs(30);
 /// A node that restarts without saying how long its clients may take to come back.
 const RESTART: Duration = Duration::from_secs(1);
+/// A node may ask for so much patience, not more.
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
 /// How long a good-bye may take.
 const CLOSE: Duration = Duration::from_secs(2);
 /// The ids of the frames that are no sends.
@@ -352,10 +354,25 @@ fn end_of(frame: Option<&CloseFrame>, leave_within: Duration) -> Ended {
     )
 }
 
+/// How long a node wants to be left alone, within reason.
+fn retry_after(headers: &http::HeaderMap) -> Duration {
+    let seconds = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(0)).min(LONGEST_RETRY)
+}
+
 /// No WebSocket came about.
 fn refused(error: &Error) -> Ended {
     match error {
         Error::Io(error) if Distrust::of(error).is_some() => Ended::broken(error.to_string()),
+        Error::Http(answer) => {
+            // At a time of our own: many were told the same.
+            let wait = retry_after(answer.headers()).mul_f64(1.0 + rand::random::<f64>());
+            Ended::Broken {
+                welcome: None,
+                reason: format!("no WebSocket: the node answered {}", answer.status()),
+                wait,
+            }
+        }
         error => Ended::broken(format!("no WebSocket: {error}")),
     }
 }

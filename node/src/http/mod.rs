@@ -6,6 +6,7 @@
 
 mod accept;
 mod admin;
+mod admission;
 mod answer;
 mod dev;
 mod guard;
@@ -15,13 +16,14 @@ mod timer;
 mod ws;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::routing::{delete, get, post};
 use cluster::Cluster;
 
 pub use accept::{HttpLimits, HttpPlace, accept};
+pub use admission::{Admission, AdmissionLimits, Refusal};
 pub use page::{ASSETS, Asset};
 
 use crate::auth::{AuthConfig, Masked};
@@ -37,6 +39,8 @@ pub struct App {
     pub cluster: Cluster,
     /// Open WebSockets.
     pub connections: Arc<Connections>,
+    /// Who may open further ones.
+    pub admission: Arc<Mutex<Admission>>,
     /// Sends them elsewhere.
     pub drain: Arc<Drain>,
     /// When it is logged that there are too many.

@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use cluster::env::clock;
 use cluster::env::net::BoxConn;
 use cluster::session::SessionSpec;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -14,6 +15,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use super::admission::Admitted;
 use super::guard::bearer;
 use super::{App, HttpPlace, Peer, answer};
 use crate::auth::{AuthError, Identity};
@@ -23,6 +25,17 @@ use crate::telemetry::ConnectionError;
 
 /// `GET /ws`: checks the token if there is one, then whether it is a WebSocket, then the subprotocol.
 pub async fn upgrade(State(app): State<Arc<App>>, Extension(peer): Extension<Peer>, mut request: Request) -> Response {
+    let admitted = if asks_for_websocket(request.headers()) {
+        match Admitted::enter(&app.admission, peer.0.ip(), request.headers(), clock::now()) {
+            Ok(admitted) => Some(admitted),
+            Err((why, wait)) => {
+                app.node.metrics.connection_refused(why);
+                return why.answer(wait);
+            }
+        }
+    } else {
+        None
+    };
     let identity = match identity(&app, peer, request.headers()) {
         Ok(identity) => identity,
         Err(refusal) => return *refusal,
@@ -46,7 +59,10 @@ pub async fn upgrade(State(app): State<Arc<App>>, Extension(peer): Extension<Pee
         return upgrade_required("this connection cannot become a WebSocket");
     };
     let http_place = request.extensions_mut().remove::<HttpPlace>();
-    tokio::spawn(serve(app, peer, identity, on_upgrade, http_place));
+    tokio::spawn(async move {
+        serve(app, peer, identity, on_upgrade, http_place).await;
+        drop(admitted);
+    });
     switching(&accept, offered)
 }
 

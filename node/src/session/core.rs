@@ -21,6 +21,7 @@ use super::heart::{Beat, Heart};
 use super::link::Link;
 use super::node::Node;
 use super::signals;
+use super::user_pace::UserPace;
 use super::ws::{self, Incoming};
 use crate::auth::{AuthError, Identity};
 use crate::delivery::{Pace, Window};
@@ -80,6 +81,7 @@ pub struct Core {
     /// What this session adds to the node's messages without an answer.
     unanswered: Part,
     pace: Pace,
+    user_pace: Option<UserPace>,
     window: Window,
     /// The inbox may hold something after the window.
     inbox: bool,
@@ -101,6 +103,7 @@ impl Core {
         let rules = &node.rules;
         Self {
             pace: Pace::new(rules.send_per_s),
+            user_pace: node.users.enter(&identity.user),
             window: Window::new(rules.window),
             heart: Heart::new(rules.ping, now),
             user: identity.user.clone(),
@@ -125,7 +128,21 @@ impl Core {
 
     /// Whether it is we who keep the client waiting. Its silence does not count meanwhile.
     fn holding(&self, now: Instant) -> bool {
-        self.stage == Stage::Registering || self.answers.len() >= self.inflight || !self.pace.ready(now)
+        self.stage == Stage::Registering || self.answers.len() >= self.inflight || self.pace_ready_at() > now
+    }
+
+    /// From when on the next frame may be taken, as far as rates go.
+    fn pace_ready_at(&self) -> Instant {
+        let user = self.user_pace.as_ref().map_or(Instant::default(), UserPace::ready_at);
+        self.pace.ready_at().max(user)
+    }
+
+    /// A frame counts towards the rates.
+    fn spend(&mut self, now: Instant) {
+        self.pace.take(now);
+        if let Some(user) = &self.user_pace {
+            user.take(now);
+        }
     }
 
     /// The client gave a sign of life: bytes came from it, or it took some that had to wait.
@@ -151,7 +168,7 @@ impl Core {
             },
             Incoming::Binary => Err(End::Close(CloseCode::Binary)),
             Incoming::Ping(payload) => {
-                self.pace.take(at.now);
+                self.spend(at.now);
                 ws::put_pong(out, payload);
                 Ok(())
             }
@@ -175,31 +192,31 @@ impl Core {
             },
             ClientBody::Pong => {}
             ClientBody::Send(send) => {
-                self.pace.take(at.now);
+                self.spend(at.now);
                 self.send(frame.id, send, at, out, link);
             }
             ClientBody::Group(group) => {
-                self.pace.take(at.now);
+                self.spend(at.now);
                 self.group(frame.id, group, at, out, link);
             }
             ClientBody::Ping => {
-                self.pace.take(at.now);
+                self.spend(at.now);
                 self.say(None, ServerBody::Pong, at, out);
             }
             ClientBody::Forget(forget) => {
-                self.pace.take(at.now);
+                self.spend(at.now);
                 self.forget(frame.id, &forget.device, at, out, link);
             }
             ClientBody::Typing(typing) => {
-                self.pace.take(at.now);
+                self.spend(at.now);
                 self.typing(frame.id, &typing.to, at, out, link);
             }
             ClientBody::Read(read) => {
-                self.pace.take(at.now);
+                self.spend(at.now);
                 self.read(frame.id, read, at, out, link);
             }
             ClientBody::Refresh(refresh) => {
-                self.pace.take(at.now);
+                self.spend(at.now);
                 self.refresh(frame.id, &refresh.token, at, out, link);
             }
             ClientBody::Hello(_) => {
@@ -232,7 +249,7 @@ impl Core {
     }
 
     fn bad_frame(&mut self, error: DecodeError, at: Moment, out: &mut Vec<u8>) -> Result<(), End> {
-        self.pace.take(at.now);
+        self.spend(at.now);
         let code = error.code;
         self.say(error.id, ServerBody::Error(ErrorBody { code, message: error.message.into() }), at, out);
         // A type that a newer client knows and we don't is no violation.
@@ -425,8 +442,8 @@ impl Core {
         if let Some(late) = self.window.late_at(self.node.rules.ack_timeout) {
             due = due.min(late);
         }
-        if wait && !self.pace.ready(at.now) {
-            due = due.min(self.pace.ready_at());
+        if wait && self.pace_ready_at() > at.now {
+            due = due.min(self.pace_ready_at());
         }
         due
     }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::user_pace::UserPaces;
 use crate::auth::{AuthError, Verifier};
 use crate::delivery::WindowLimits;
 use crate::telemetry::{ConnectionError, Metrics, Sampler};
@@ -37,6 +38,8 @@ pub struct Node {
     pub metrics: Arc<Metrics>,
     /// Which deliveries are logged.
     pub deliveries: Sampler,
+    /// How fast users may send.
+    pub users: Arc<UserPaces>,
 }
 
 impl Node {

@@ -24,6 +24,7 @@ use super::control::Connections;
 use super::link::Link;
 use super::node::{Node, Rules};
 use super::run::{Opened, run};
+use super::user_pace::UserPaces;
 use crate::auth::{AuthConfig, DEV_SECRET, Identity, Verifier, issue};
 use crate::delivery::WindowLimits;
 use crate::protocol::{CloseCode, ServerFrame};
@@ -249,6 +250,7 @@ impl Client {
             verifier: Arc::new(Verifier::new(&AuthConfig::default()).unwrap()),
             metrics: Arc::new(Metrics::new()),
             deliveries: Sampler::new(1),
+            users: UserPaces::new(0),
         });
         let script = Script::default();
         let opened = Opened {

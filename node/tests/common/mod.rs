@@ -64,6 +64,8 @@ pub struct Options {
     pub groups: String,
     /// Lines of the `[limits]` section.
     pub limits: String,
+    /// Lines of the `[admission]` section.
+    pub admission: String,
     /// Lines of the `[auth]` section, instead of the one that sets [`SECRET`].
     pub auth: Option<String>,
     /// Files that a node may have open.
@@ -210,13 +212,14 @@ impl TestCluster {
             "dev = true\ndata = {data:?}\n\
              [listen]\nhttp = \"127.0.0.1:{http}\"\npeer = \"127.0.0.1:{peer}\"\n\
              [log]\nlevel = \"info\"\nformat = \"json\"\n\
-             [auth]\n{auth}\n[limits]\n{limits}\n\
+             [auth]\n{auth}\n[limits]\n{limits}\n[admission]\n{admission}\n\
              [cluster]\nsecret = {CLUSTER_SECRET:?}\nbootstrap = {bootstrap}\njoin = [{others}]\n\
              [cluster.limits]\n{replicated}\n[cluster.groups]\n{groups}\n{tls}",
             data = node.data,
             http = node.http,
             peer = node.peer,
             limits = self.options.limits,
+            admission = self.options.admission,
             bootstrap = index == 0 && (node.wiped == 0 || self.options.founder_for_ever),
             others = others.join(","),
             replicated = self.options.replicated_limits,

@@ -53,7 +53,8 @@ async fn revoked_tokens_lose_their_sessions_on_every_node_and_get_none() {
     // It is kept over restarts, and by a node that was not there.
     cluster.kill(0);
     next_second().await;
-    cluster.operator(1, &["revoke", "--user", "alice"]).await.expect("a quorum is there");
+    // It may have led: then that is refused until another does.
+    cluster.command(1, &["revoke", "--user", "alice"]).await;
     let between = token("alice");
     next_second().await;
     cluster.restart(0);
