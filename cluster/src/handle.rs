@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::config::{ClusterConfig, LogKeeping};
 use crate::env::{Blobs, Env};
-use crate::id::{Boot, NodeId};
+use crate::id::{Boot, NodeId, UserId};
 use crate::liveness::{Liveness, Quorum};
 use crate::observer::Observer;
 use crate::peer::{LinkState, Peers};
@@ -95,7 +95,7 @@ impl Cluster {
         let storage = crate::raft::open_with(&env, router.clone(), config.log.checkpoint)
             .await
             .map_err(|error| StartError::Storage(error.to_string()))?;
-        let peers = Peers::new(env.net.clone(), me, config.secret.clone());
+        let peers = Peers::new(env.net.clone(), me, config.secret.clone(), observer.clone());
         let state = storage.state.clone();
         let (bodies, log) = (storage.bodies.clone(), storage.log.clone());
         let raft = start_raft(me, &peers, storage, &config.log).await?;
@@ -147,6 +147,13 @@ impl Cluster {
     #[must_use]
     pub fn limits(&self) -> Limits {
         self.inner.state().limits().clone()
+    }
+
+    /// Tokens of this user that were issued before this time do not count, as this replica knows, ms since
+    /// the Unix epoch.
+    #[must_use]
+    pub fn revoked_before(&self, user: &UserId) -> Option<u64> {
+        self.inner.state().revoked_before(user)
     }
 
     /// Begins a session.

@@ -22,6 +22,10 @@ impl From<&Destination> for Audience {
     }
 }
 
+/// Kinds of reasons why a connection to the port for nodes comes to nothing: no valid certificate or no TLS;
+/// another secret, cluster or version; silence, or an early end.
+pub const PEER_REFUSALS: [&str; 3] = ["tls", "handshake", "connection"];
+
 /// Told of what happens, as it happens, from any thread. Must not block.
 pub trait Observer: Send + Sync + 'static {
     /// Devices of sessions on this node acknowledged `count` messages for the first time.
@@ -40,6 +44,8 @@ pub trait Observer: Send + Sync + 'static {
     fn elections(&self, _count: u64) {}
     /// A checkpoint of this node's state took so long to write.
     fn checkpoint(&self, _took: Duration) {}
+    /// A connection to the port for nodes was turned away, for a reason of this kind: see [`PEER_REFUSALS`].
+    fn peer_refused(&self, _kind: &'static str) {}
     /// From cutting a batch of `ops` operations to applying it here.
     fn proposal(&self, _ops: usize, _latency: Duration) {}
 }

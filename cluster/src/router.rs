@@ -269,6 +269,7 @@ impl Router {
             }
             Effect::Presence(users) => self.desk.changed(&users),
             Effect::Wake(user) => inner.wake(&user),
+            Effect::Revoked { user, before_ms } => inner.revoked(&user, before_ms),
             Effect::WakeGroup(members) => members.keys().for_each(|member| inner.wake(member)),
             Effect::GroupLost { reason, lost } => {
                 for (node, count) in lost {
@@ -414,6 +415,14 @@ impl Inner {
 
     fn wake_all(&self) {
         self.mailboxes.values().for_each(|(_, mailbox)| mailbox.push(Event::Inbox));
+    }
+
+    fn revoked(&self, user: &UserId, before_ms: u64) {
+        for key in self.by_user.get(user).into_iter().flatten() {
+            if let Some((_, mailbox)) = self.mailboxes.get(key) {
+                mailbox.push(Event::Revoked { before_ms });
+            }
+        }
     }
 
     fn tell_sender(&self, from: &UserId, device: &DeviceId, mid: MessageId, by: &UserId) {

@@ -90,6 +90,11 @@ pub enum Event {
     Refused(Refusal),
     /// A newer session of the device took over. Terminal.
     Superseded,
+    /// Tokens of the session's user that were issued before this time count no more.
+    Revoked {
+        /// The time, ms since the Unix epoch.
+        before_ms: u64,
+    },
     /// This node cannot reach the quorum. Terminal.
     Unavailable,
     /// The answer to one send; answers come in the order of the requests.

@@ -94,6 +94,13 @@ impl Session {
         self.mailbox.take_presences(most)
     }
 
+    /// Tokens of this session's user that were issued before this time do not count, as this replica knows,
+    /// ms since the Unix epoch. What comes later is told by [`Event::Revoked`].
+    #[must_use]
+    pub fn revoked_before(&self) -> Option<u64> {
+        self.inner.state().revoked_before(&self.spec.user)
+    }
+
     /// Whether all nodes of the cluster know groups, and agree on their limits.
     #[must_use]
     pub fn has_groups(&self) -> bool {

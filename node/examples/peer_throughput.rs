@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cluster::env::clock;
 use cluster::id::NodeId;
+use cluster::observer::NoObserver;
 use cluster::peer::{Handler, Kind, LinkState, Peers, Secret};
 use hdrhistogram::Histogram;
 use im_gateway::env::Tcp;
@@ -77,9 +78,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     let secret = Secret::new("measure");
     let (from, to) = (NodeId(1), NodeId(2));
-    let answering = Peers::new(Arc::new(Tcp), to, secret.clone());
+    let answering = Peers::new(Arc::new(Tcp), to, secret.clone(), Arc::new(NoObserver));
     let addr = answering.listen("127.0.0.1:0", Arc::new(Nothing)).await?;
-    let asking = Peers::new(Arc::new(Tcp), from, secret);
+    let asking = Peers::new(Arc::new(Tcp), from, secret, Arc::new(NoObserver));
     let mut changes = asking.changes();
     asking.set_addresses(BTreeMap::from([(to, addr.to_string())]));
     while asking.links()[0].state != LinkState::Connected {

@@ -16,7 +16,9 @@ use cluster::config::LogKeeping;
 use cluster::peer::Secret;
 use cluster::state::{GroupLimits, Limits as Replicated};
 use im_gateway::auth::{AuthConfig, DEV_SECRET, Masked};
+use im_gateway::env::TlsFiles;
 use im_gateway::gateway::GatewayConfig;
+use im_gateway::http::AdmissionLimits;
 use im_gateway::session::Limits;
 use serde::{Deserialize, Serialize};
 
@@ -40,12 +42,15 @@ pub struct Config {
     pub data: PathBuf,
     pub listen: Listen,
     pub advertise: Advertise,
+    pub tls: Tls,
     pub cluster: ClusterSection,
     /// Who may connect.
     pub auth: AuthConfig,
     pub admin: Admin,
     /// Limits of connections.
     pub limits: Limits,
+    /// Who may open connections.
+    pub admission: AdmissionLimits,
     pub log: Log,
     pub threads: Threads,
 }
@@ -58,10 +63,12 @@ impl Default for Config {
             data: "data/node".into(),
             listen: Listen::default(),
             advertise: Advertise::default(),
+            tls: Tls::default(),
             cluster: ClusterSection::default(),
             auth: AuthConfig::default(),
             admin: Admin::default(),
             limits: Limits::default(),
+            admission: AdmissionLimits::default(),
             log: Log::default(),
             threads: Threads::default(),
         }
@@ -92,6 +99,36 @@ pub struct Advertise {
     pub http: Option<String>,
     /// `host:port` for the other nodes.
     pub peer: Option<String>,
+}
+
+/// What is secured; without it, a port speaks in the clear.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// The port for clients: `https://`, `wss://`.
+    pub http: TlsPort,
+    /// The links between nodes: both ends prove that the CA knows them.
+    pub peer: TlsPort,
+}
+
+/// The PEM files of a port; read again when they change.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsPort {
+    /// The node's certificate, and those between it and its CA.
+    pub cert: Option<PathBuf>,
+    /// Its private key.
+    pub key: Option<PathBuf>,
+    /// For nodes: the CA whose certificates all of them have.
+    pub ca: Option<PathBuf>,
+}
+
+impl TlsPort {
+    /// The files, where the port is secured.
+    #[must_use]
+    pub fn files(&self) -> Option<TlsFiles> {
+        Some(TlsFiles { cert: self.cert.clone()?, key: self.key.clone()?, ca: self.ca.clone() })
+    }
 }
 
 /// The cluster this node belongs to.
@@ -181,6 +218,7 @@ impl Config {
             auth: self.auth.clone(),
             admin_token: self.admin.token.clone(),
             limits: self.limits.clone(),
+            admission: self.admission.clone(),
             log_one_in: self.log.delivered_one_in,
             ..GatewayConfig::default()
         }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cluster::Cluster;
@@ -11,8 +11,8 @@ use tokio::sync::watch;
 
 use crate::auth::{AuthConfig, AuthConfigError, Masked, Verifier};
 use crate::drain::Drain;
-use crate::http::{self, App, HttpLimits};
-use crate::session::{Connections, Limits, Node, TestHooks};
+use crate::http::{self, Admission, AdmissionLimits, App, HttpLimits};
+use crate::session::{Connections, Limits, Node, TestHooks, UserPaces};
 use crate::telemetry::{Metrics, Sampler, Seldom, Trail};
 
 /// How long clients may take to hear that the node ends.
@@ -37,6 +37,8 @@ pub struct GatewayConfig {
     pub admin_token: Option<Masked>,
     /// Limits of connections.
     pub limits: Limits,
+    /// Who may open connections.
+    pub admission: AdmissionLimits,
     /// Streams of clients that the system lets this process have open, HTTP and WebSocket together.
     pub streams: usize,
     /// One delivery in so many is logged; 0: none. Failures are always.
@@ -52,6 +54,7 @@ impl Default for GatewayConfig {
             auth: AuthConfig::default(),
             admin_token: None,
             limits: Limits::default(),
+            admission: AdmissionLimits::default(),
             streams: usize::MAX,
             log_one_in: 100,
         }
@@ -158,9 +161,11 @@ impl Gateway {
                 deliveries: Sampler::new(config.log_one_in),
                 trail: Trail::default(),
                 hooks: config.test_hooks.then(TestHooks::default),
+                users: UserPaces::new(config.admission.user_send_per_s),
             }),
             cluster,
             connections: connections.clone(),
+            admission: Arc::new(Mutex::new(Admission::new(config.admission))),
             drain: drain.clone(),
             overload: Seldom::default(),
             dev: config.dev,

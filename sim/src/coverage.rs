@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// All of them.
-pub const POINTS: [&str; 28] = [
+pub const POINTS: [&str; 30] = [
     "a leader was replaced",
     "a replica was sent a checkpoint",
     "a crash lost writes that were not synced",
@@ -18,6 +18,8 @@ pub const POINTS: [&str; 28] = [
     "a client was replaced by a newer one",
     "the fate of a message stayed unknown",
     "a stranger was shown the door",
+    "tokens were revoked",
+    "a session by a revoked token was ended",
     "a message to a group was stored",
     "a user left a group",
     "a group lost messages for some of its members",

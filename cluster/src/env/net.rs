@@ -61,5 +61,19 @@ pub trait Conn: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static {
     fn set_user_timeout(&self, timeout: Duration) -> io::Result<()>;
 }
 
+/// What an [`io::Error`] carries when a stream failed because one end did not trust the other or does
+/// not speak as it does: a matter for operators, and none of the network's. Says what is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Distrust(pub &'static str);
+
+impl Distrust {
+    /// What an error carries of it.
+    #[must_use]
+    pub fn of(error: &io::Error) -> Option<Self> {
+        error.get_ref()?.downcast_ref().copied()
+    }
+}
+
 /// An owned [`Conn`].
 pub type BoxConn = Box<dyn Conn>;

@@ -11,11 +11,11 @@ use super::View;
 use super::leader::ready_learners;
 use crate::env::clock;
 use crate::handle::Inner;
-use crate::id::NodeId;
+use crate::id::{NodeId, UserId};
 use crate::peer::Kind;
 use crate::proposer::commit;
 use crate::serve::{decode, encode};
-use crate::state::{BREAKER_LEVEL, Command};
+use crate::state::{BREAKER_LEVEL, Command, MAX_REVOKED, REVOCATION_LEVEL};
 
 /// How long a command may take.
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -36,6 +36,13 @@ pub enum Admin {
     SetBreaker {
         /// Whether it is to be open.
         open: bool,
+    },
+    /// Makes a user's tokens that were issued before a time count no more, on all nodes.
+    Revoke {
+        /// The user.
+        user: UserId,
+        /// The time, ms since the Unix epoch.
+        before_ms: u64,
     },
 }
 
@@ -59,6 +66,7 @@ pub(crate) async fn asked(inner: &Inner, command: Admin) -> Result<(), String> {
             Admin::Promote(node) => promote(inner, node).await,
             Admin::TransferLeader(to) => transfer(inner, to).await,
             Admin::SetBreaker { open } => set_breaker(inner, open).await,
+            Admin::Revoke { user, before_ms } => revoke(inner, user, before_ms).await,
         }
     });
     done.await.unwrap_or_else(|_| Err("no answer in time; look at `status` before you repeat it".into()))
@@ -96,6 +104,19 @@ async fn promote(inner: &Inner, node: NodeId) -> Result<(), String> {
         return Err(format!("{node} is not a learner that is up and has caught up; see `status`"));
     }
     change(inner, ChangeMembers::AddVoterIds(BTreeSet::from([node]))).await
+}
+
+async fn revoke(inner: &Inner, user: UserId, before_ms: u64) -> Result<(), String> {
+    {
+        let state = inner.state();
+        if state.feature_level() < REVOCATION_LEVEL {
+            return Err("a node of the cluster runs a build that cannot revoke tokens; upgrade all nodes first".into());
+        }
+        if !state.has_room_to_revoke(&user) {
+            return Err(format!("tokens of {MAX_REVOKED} users are revoked already; change the key that signs them"));
+        }
+    }
+    commit(inner, Command::Revoke { user, before_ms }.encode()).await
 }
 
 async fn change(inner: &Inner, change: ChangeMembers<NodeId, crate::raft::Member>) -> Result<(), String> {

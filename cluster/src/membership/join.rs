@@ -12,7 +12,7 @@ use super::View;
 use crate::env::clock;
 use crate::handle::Inner;
 use crate::id::NodeId;
-use crate::peer::Kind;
+use crate::peer::{Kind, PeerError};
 use crate::proposer::commit;
 use crate::raft::Member;
 use crate::serve::{decode, encode};
@@ -57,13 +57,13 @@ pub(crate) async fn run(inner: Arc<Inner>) {
     if fresh && inner.config.bootstrap && !cluster_exists(&inner, &join).await {
         begin(&inner).await;
     }
-    let mut told = false;
+    let (mut told, mut refusals) = (false, BTreeMap::new());
     while View::of(&inner).addresses.get(&inner.me) != Some(&inner.peer_addr) {
         if !told {
             tracing::info!(addresses = ?inner.config.join, "joining");
             told = true;
         }
-        ask_around(&inner, &join).await;
+        ask_around(&inner, &join, &mut refusals).await;
         clock::sleep(PAUSE.mul_f64(rand::random_range(0.2..1.0))).await;
     }
 }
@@ -130,7 +130,7 @@ fn applied_as_leader(inner: &Inner) -> bool {
 }
 
 /// Asks the leader if it is known, else everybody at `join`, following one hint each.
-async fn ask_around(inner: &Inner, join: &Join) {
+async fn ask_around(inner: &Inner, join: &Join, refusals: &mut BTreeMap<String, String>) {
     let leader = inner.raft.server_metrics().borrow_watched().current_leader;
     if let Some(leader) = leader {
         if leader == inner.me {
@@ -152,15 +152,20 @@ async fn ask_around(inner: &Inner, join: &Join) {
         match answer {
             Ok(Answer::Member) => return,
             Ok(answer) => tracing::debug!(addr, ?answer, "asked to join"),
-            Err(error) => tracing::debug!(addr, error, "asked to join"),
+            // A secret or a certificate is for the operator to mend; told once for each reason.
+            Err(PeerError::Refused(reason)) if refusals.get(addr) != Some(&reason) => {
+                tracing::warn!(addr, reason, "cannot ask to join");
+                refusals.insert(addr.clone(), reason);
+            }
+            Err(error) => tracing::debug!(addr, %error, "asked to join"),
         }
     }
 }
 
-async fn ask(inner: &Inner, addr: &str, join: &Join) -> Result<Answer, String> {
-    let answer = inner.peers.request_addr(addr, Kind::JOIN, encode(join)?, ASK_DEADLINE).await;
-    let (_, body) = answer.map_err(|error| error.to_string())?;
-    decode(&body)
+async fn ask(inner: &Inner, addr: &str, join: &Join) -> Result<Answer, PeerError> {
+    let body = encode(join).map_err(PeerError::Remote)?;
+    let (_, body) = inner.peers.request_addr(addr, Kind::JOIN, body, ASK_DEADLINE).await?;
+    decode(&body).map_err(PeerError::Remote)
 }
 
 /// A node's wish, answered.

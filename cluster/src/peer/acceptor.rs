@@ -160,6 +160,7 @@ async fn welcome(inner: Arc<Inner>, mut conn: BoxConn, handler: Arc<dyn Handler>
 }
 
 fn refused(inner: &Inner, addr: SocketAddr, error: GreetError) {
+    inner.observer.peer_refused(error.kind());
     if inner.register.is_news(addr.ip(), error) {
         tracing::warn!(%addr, reason = %error, "peer connection refused");
     } else {

@@ -11,7 +11,6 @@ use tokio::sync::Notify;
 
 use super::caller::Caller;
 use super::greet::{self, GreetError};
-use super::handshake::{HandshakeError, Refusal};
 use super::limits::{BACKOFF, CONNECT_TIMEOUT, STABLE_AFTER};
 use super::peers::Inner;
 use super::stop::Stop;
@@ -35,13 +34,9 @@ pub(super) enum DialError {
 }
 
 impl DialError {
-    /// Whether one side doubts the other: something an operator must look at.
+    /// See [`GreetError::is_distrust`].
     const fn is_distrust(self) -> bool {
-        match self {
-            Self::Greet(GreetError::Handshake(HandshakeError::Refused(refusal))) => !matches!(refusal, Refusal::Busy),
-            Self::Greet(GreetError::Handshake(_)) => true,
-            _ => false,
-        }
+        matches!(self, Self::Greet(error) if error.is_distrust())
     }
 }
 

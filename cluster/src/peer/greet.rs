@@ -9,7 +9,7 @@ use super::Secret;
 use super::handshake::{Accepting, Dialing, Established, HandshakeError, Nonce, Refusal};
 use super::limits::{HANDSHAKE_TIMEOUT, MAX_HANDSHAKE_MESSAGE};
 use crate::env::clock;
-use crate::env::net::BoxConn;
+use crate::env::net::{BoxConn, Distrust};
 use crate::id::NodeId;
 
 /// Why no link came of a stream.
@@ -21,15 +21,38 @@ pub(super) enum GreetError {
     Deadline,
     #[error("the other end closed the connection in the handshake")]
     Closed,
+    #[error("{0}")]
+    Distrust(#[from] Distrust),
     #[error("{0} in the handshake")]
     Io(io::ErrorKind),
 }
 
+impl GreetError {
+    /// Whether one side doubts the other: something an operator must look at.
+    pub(super) const fn is_distrust(self) -> bool {
+        match self {
+            Self::Handshake(HandshakeError::Refused(refusal)) => !matches!(refusal, Refusal::Busy),
+            Self::Handshake(_) | Self::Distrust(_) => true,
+            Self::Deadline | Self::Closed | Self::Io(_) => false,
+        }
+    }
+
+    /// Of which kind it is, as a metric's label.
+    pub(super) const fn kind(self) -> &'static str {
+        match self {
+            Self::Distrust(_) => "tls",
+            Self::Handshake(_) => "handshake",
+            Self::Deadline | Self::Closed | Self::Io(_) => "connection",
+        }
+    }
+}
+
 impl From<io::Error> for GreetError {
     fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::UnexpectedEof => Self::Closed,
-            kind => Self::Io(kind),
+        match (Distrust::of(&error), error.kind()) {
+            (Some(why), _) => Self::Distrust(why),
+            (None, io::ErrorKind::UnexpectedEof) => Self::Closed,
+            (None, kind) => Self::Io(kind),
         }
     }
 }

@@ -17,12 +17,14 @@ use super::{Handler, Kind, LinkView, PeerError, Secret};
 use crate::env::clock;
 use crate::env::net::Net;
 use crate::id::NodeId;
+use crate::observer::Observer;
 
 /// What the tasks share.
 pub(super) struct Inner {
     pub(super) net: Arc<dyn Net>,
     pub(super) me: NodeId,
     pub(super) secret: Secret,
+    pub(super) observer: Arc<dyn Observer>,
     pub(super) stop: Arc<Stop>,
     pub(super) register: Register,
     targets: Mutex<BTreeMap<NodeId, Arc<Target>>>,
@@ -75,11 +77,12 @@ pub struct Peers {
 impl Peers {
     /// No links yet.
     #[must_use]
-    pub fn new(net: Arc<dyn Net>, me: NodeId, secret: Secret) -> Self {
+    pub fn new(net: Arc<dyn Net>, me: NodeId, secret: Secret, observer: Arc<dyn Observer>) -> Self {
         let inner = Inner {
             net,
             me,
             secret,
+            observer,
             stop: Arc::default(),
             register: Register::default(),
             targets: Mutex::default(),

@@ -14,9 +14,10 @@ use super::limits::{GroupLimits, Limits};
 use super::machine::{Session, State};
 use super::message::{Body, Message, Stored};
 use super::nodes::NodeRecord;
+use super::revocation::Revocation;
 use super::shard::Shard;
 use super::wire::{BodyWire, GroupWire, GroupsOfUser, Names, UserWire};
-use crate::id::{Boot, Generation, NodeId, Pos};
+use crate::id::{Boot, Generation, NodeId, Pos, UserId};
 
 /// First byte of an encoded head or shard in which there is nothing of groups: builds that know none
 /// read it.
@@ -25,8 +26,8 @@ const FORMAT: u8 = 1;
 /// First byte of one in which there is.
 const FORMAT_WITH_GROUPS: u8 = 2;
 
-/// First byte of a head while the breaker is open.
-const FORMAT_WITH_BREAKER: u8 = 3;
+/// First byte of an encoded head while the breaker is open, or tokens are revoked.
+const FORMAT_WITH_SWITCHES: u8 = 3;
 
 /// The state as it was after one log entry.
 #[derive(Debug)]
@@ -44,7 +45,7 @@ pub struct Frozen {
 pub enum RestoreError {
     /// Written by another build.
     #[error(
-        "a checkpoint of format {0}, this build reads up to format {FORMAT_WITH_BREAKER}: run the newer build on this node"
+        "a checkpoint of format {0}, this build reads up to format {FORMAT_WITH_SWITCHES}: run the newer build on this node"
     )]
     Format(u8),
     /// Not well-formed.
@@ -64,8 +65,10 @@ struct HeadWire {
     nodes: Vec<NodeWire>,
 }
 
-/// The limits of groups, if they are set, and whether the breaker is open.
-type Switches = (Option<GroupLimits>, bool);
+/// The limits of groups, if they are set; whether the breaker is open; whose tokens are revoked.
+type Switches = (Option<GroupLimits>, bool, Vec<RevocationWire>);
+/// A user's revocation: the time that counts, and when it is forgotten.
+type RevocationWire = (UserId, u64, u64);
 
 /// The groups of a shard, and what its users have to do with groups.
 type GroupsWire = (Vec<GroupsOfUser>, Vec<GroupWire>);
@@ -167,7 +170,8 @@ impl State {
     /// Freezes the state. Shards not in the result are as they were when last frozen, or, if they
     /// never were, as restored, or empty.
     pub fn freeze(&mut self) -> Frozen {
-        Frozen { index: self.applied, head: self.encode_head(&self.head()).into(), shards: self.store.take_dirty() }
+        let head = self.encode_head(self.applied).into();
+        Frozen { index: self.applied, head, shards: self.store.take_dirty() }
     }
 
     /// Makes the next freeze include this shard.
@@ -183,13 +187,18 @@ impl State {
     /// # Errors
     /// When the parts cannot be of one state.
     pub fn restore(head: &[u8], shards: Vec<(usize, Shard)>) -> Result<Self, RestoreError> {
-        let (head, (group_limits, breaker_open)) = match head.split_first() {
-            Some((&FORMAT_WITH_BREAKER, rest)) => all::<(HeadWire, Switches)>(rest)?,
-            _ => read::<HeadWire, GroupLimits>(head).map(|(head, groups)| (head, (groups, false)))?,
+        let (head, (group_limits, breaker_open, revocations)) = match head.split_first() {
+            Some((&FORMAT_WITH_SWITCHES, rest)) => all::<(HeadWire, Switches)>(rest)?,
+            _ => read::<HeadWire, GroupLimits>(head).map(|(head, groups)| (head, (groups, false, Vec::new())))?,
         };
         let mut state = Self::new();
         state.group_limits = group_limits;
         state.breaker_open = breaker_open;
+        for (user, before_ms, forget_ms) in revocations {
+            if state.revocations.0.insert(user, Revocation { before_ms, forget_ms }).is_some() {
+                return Err(RestoreError::Contradiction("a user whose tokens are revoked twice"));
+            }
+        }
         state.applied = head.applied;
         state.time_ms = head.time_ms;
         state.feature_level = head.feature_level;
@@ -244,13 +253,16 @@ impl State {
         }
     }
 
-    /// In the oldest format that can say it.
-    fn encode_head(&self, head: &HeadWire) -> Vec<u8> {
-        if !self.breaker_open {
-            return write(head, self.group_limits.as_ref());
+    /// All but the users, as it is with this entry applied, in the oldest format that can say it.
+    fn encode_head(&self, applied: u64) -> Vec<u8> {
+        let head = HeadWire { applied, ..self.head() };
+        if !self.breaker_open && self.revocations.0.is_empty() {
+            return write(&head, self.group_limits.as_ref());
         }
-        let all = (head, (&self.group_limits, self.breaker_open));
-        postcard::to_extend(&all, vec![FORMAT_WITH_BREAKER]).expect("encoding into memory cannot fail")
+        let revocations = self.revocations.0.iter();
+        let revocations = revocations.map(|(user, revoked)| (user, revoked.before_ms, revoked.forget_ms));
+        let switches = (&self.group_limits, self.breaker_open, revocations.collect::<Vec<_>>());
+        postcard::to_extend(&(head, switches), vec![FORMAT_WITH_SWITCHES]).expect("encoding into memory cannot fail")
     }
 
     fn head(&self) -> HeadWire {
@@ -283,7 +295,7 @@ impl State {
             hash.update(bytes);
         };
         let body = |message: &Message| BodyWire::Hashed(message.body.len() as u64);
-        part(&self.encode_head(&HeadWire { applied: 0, ..self.head() }));
+        part(&self.encode_head(0));
         let shards = self.store.shards().iter().enumerate();
         for (id, shard) in shards.filter(|(_, shard)| !shard.users.is_empty() || !shard.groups.is_empty()) {
             part(&(id as u64).to_be_bytes());

@@ -18,6 +18,9 @@ pub const GROUPS_LEVEL: u32 = 2;
 /// From this level on operators have a breaker, and can make sends fail: [`Command::SetBreaker`], [`Op::Refuse`].
 pub const BREAKER_LEVEL: u32 = 3;
 
+/// From this level on tokens can be revoked: [`Command::Revoke`].
+pub const REVOCATION_LEVEL: u32 = 3;
+
 /// First byte of every encoded command.
 const FORMAT: u8 = 1;
 
@@ -56,6 +59,13 @@ pub enum Command {
     SetBreaker {
         /// Whether it is open from here on.
         open: bool,
+    },
+    /// A user's tokens that were issued before a time count no more. From [`REVOCATION_LEVEL`] on.
+    Revoke {
+        /// The user.
+        user: UserId,
+        /// The time, ms since the Unix epoch, by the clock of whoever issues tokens.
+        before_ms: u64,
     },
 }
 

@@ -115,6 +115,13 @@ pub enum Effect {
         /// The boot count that the cluster knows.
         known: u64,
     },
+    /// A user's tokens that were issued before this time count no more: sessions by them are to end.
+    Revoked {
+        /// The user.
+        user: UserId,
+        /// The time, ms since the Unix epoch.
+        before_ms: u64,
+    },
     /// A node's generation was declared down; its sessions have ended.
     NodeDown {
         /// The node.

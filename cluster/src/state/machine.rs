@@ -8,6 +8,7 @@ use super::groups::Wakes;
 use super::limits::{GroupLimits, Limits};
 use super::message::{Body, Destination, Message, Told};
 use super::nodes::{Arrival, Nodes};
+use super::revocation::Revocations;
 use super::ring::SendResult;
 use super::store::Store;
 use super::user::{Context, User};
@@ -33,6 +34,7 @@ pub struct State {
     /// Messages are stored, and delivered to nobody.
     pub(super) breaker_open: bool,
     pub(super) nodes: Nodes,
+    pub(super) revocations: Revocations,
     pub(super) store: Store,
     /// The live sessions; never iterated.
     pub(super) sessions: HashMap<Epoch, Session>,
@@ -59,6 +61,7 @@ impl State {
             group_limits: None,
             breaker_open: false,
             nodes: Nodes::default(),
+            revocations: Revocations::default(),
             store: Store::new(Self::SHARDS),
             sessions: HashMap::new(),
         }
@@ -88,6 +91,7 @@ impl State {
             Command::SetLimits(limits) => self.limits = limits.clone(),
             Command::SetGroupLimits(limits) => self.group_limits = Some(limits.clone()),
             Command::SetBreaker { open } => self.set_breaker(*open, effects),
+            Command::Revoke { user, before_ms } => self.revoke(user, *before_ms, effects),
             Command::SetFeatureLevel(level) => self.feature_level = self.feature_level.max(*level),
         }
     }

@@ -17,6 +17,7 @@ mod machine;
 mod message;
 mod nodes;
 mod read;
+mod revocation;
 mod ring;
 mod shard;
 mod store;
@@ -27,7 +28,7 @@ mod wire;
 pub use checkpoint::{Frozen, RestoreError};
 pub use command::{
     BREAKER_LEVEL, Batch, Command, DecodeError, FEATURE_LEVEL, GROUPS_LEVEL, GroupAct, GroupOp, GroupSend, NodeUp, Op,
-    Register, Send,
+    REVOCATION_LEVEL, Register, Send,
 };
 pub use device::{GapReason, Registration};
 pub use effect::{BatchRefusal, Effect, FirstAck, GroupRefusal, Outcome, RegisterRefusal, SendRefusal};
@@ -37,5 +38,6 @@ pub use machine::State;
 pub use message::{Body, Destination, Message, Stored, Told};
 pub use nodes::NodeRecord;
 pub use read::{DeviceView, Item, SessionView};
+pub use revocation::{KEPT_MS as REVOCATION_KEPT_MS, MAX_REVOKED};
 pub use shard::Shard;
 pub use store::Totals;

@@ -265,6 +265,10 @@ impl State {
     /// How much there is; at no cost.
     #[must_use]
     pub fn totals(&self) -> Totals {
-        Totals { sessions: self.sessions.len() as u64, ..self.store.totals() }
+        Totals {
+            sessions: self.sessions.len() as u64,
+            revocations: self.revocations.0.len() as u64,
+            ..self.store.totals()
+        }
     }
 }

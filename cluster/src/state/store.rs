@@ -25,6 +25,8 @@ pub struct Totals {
     pub retired_devices: u64,
     /// Live sessions.
     pub sessions: u64,
+    /// Users some of whose tokens are revoked.
+    pub revocations: u64,
     /// Groups that are remembered: with a member, or a message.
     pub groups: u64,
     /// Messages that wait; one to a group counts once.
@@ -42,6 +44,7 @@ impl Totals {
             devices: user.devices.len() as u64,
             retired_devices: user.retired.len() as u64,
             sessions: 0,
+            revocations: 0,
             groups: 0,
             inbox_messages: user.inbox.len() as u64,
             inbox_bytes: user.inbox.bytes(),

@@ -18,6 +18,7 @@ const MAX_WORK: usize = 1000;
 impl State {
     pub(super) fn tick(&mut self, advance_ms: u64, effects: &mut Vec<Effect>) {
         self.time_ms = self.time_ms.saturating_add(advance_ms.min(Command::MAX_TICK_MS));
+        self.revocations.forget(self.time_ms);
         let mut budget = MAX_WORK;
         while budget > 0
             && let Some(due) = self.next_due()

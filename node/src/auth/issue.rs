@@ -1,5 +1,6 @@
 //! Signs tokens by the HS256 secret: for the `token` command, tests and the demo page.
 
+use cluster::env::clock;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 
@@ -10,13 +11,13 @@ use super::AuthConfig;
 #[error("cannot sign the token: {0}")]
 pub struct IssueError(#[from] jsonwebtoken::errors::Error);
 
-/// A token for `user`, and for `device` only if given, that expires at `expires_ms` (ms since the
+/// A token for `user`, issued now, and for `device` only if given, that expires at `expires_ms` (ms since the
 /// Unix epoch, rounded down to seconds).
 ///
 /// # Errors
 /// When the library cannot sign.
 pub fn issue(secret: &str, user: &str, device: Option<&str>, expires_ms: u64) -> Result<String, IssueError> {
-    sign(secret, &Claims { sub: user, exp: expires_ms / 1000, device, iss: None, aud: None })
+    sign(secret, &Claims { sub: user, exp: expires_ms / 1000, iat: now_s(), device, iss: None, aud: None })
 }
 
 /// As [`issue`], by and for whom `config` wants its tokens to be.
@@ -31,19 +32,24 @@ pub fn issue_under(
     expires_ms: u64,
 ) -> Result<String, IssueError> {
     let (iss, aud) = (config.issuer.first().map(String::as_str), config.audience.first().map(String::as_str));
-    sign(secret, &Claims { sub: user, exp: expires_ms / 1000, device, iss, aud })
+    sign(secret, &Claims { sub: user, exp: expires_ms / 1000, iat: now_s(), device, iss, aud })
 }
 
 #[derive(Serialize)]
 struct Claims<'a> {
     sub: &'a str,
     exp: u64,
+    iat: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     device: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     iss: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     aud: Option<&'a str>,
+}
+
+fn now_s() -> u64 {
+    clock::wall_ms() / 1000
 }
 
 fn sign(secret: &str, claims: &Claims<'_>) -> Result<String, IssueError> {

@@ -30,6 +30,8 @@ pub struct Identity {
     pub device: Option<DeviceId>,
     /// From then on it no longer counts, leeway included, ms since the Unix epoch.
     pub expires_ms: u64,
+    /// When it was issued, if it says so (`iat`), ms since the Unix epoch.
+    pub issued_ms: Option<u64>,
 }
 
 /// Why a token does not count. The words reach the client: they never repeat the token.
@@ -68,6 +70,9 @@ pub enum AuthError {
     /// `device` names another device than the client claims to be, or none that can be.
     #[error("the token is for another device")]
     Device,
+    /// It was issued before the user's tokens were revoked, or does not say when.
+    #[error("the token was revoked: log in again")]
+    Revoked,
     /// A refreshed token must be the same user's.
     #[error("the token is another user's")]
     OtherUser,
@@ -89,6 +94,7 @@ struct Claims {
     sub: Option<String>,
     exp: Option<f64>,
     nbf: Option<f64>,
+    iat: Option<f64>,
     aud: Option<OneOrMany>,
     iss: Option<String>,
     device: Option<String>,
@@ -181,7 +187,7 @@ impl Verifier {
         }
         let user = UserId::new(claims.sub.as_deref().unwrap_or_default()).map_err(|_| AuthError::Subject)?;
         let device = claims.device.as_deref().map(DeviceId::new).transpose().map_err(|_| AuthError::Device)?;
-        Ok(Identity { user, device, expires_ms })
+        Ok(Identity { user, device, expires_ms, issued_ms: claims.iat.map(to_ms) })
     }
 
     /// The claims of a token whose signature is right.
@@ -230,6 +236,13 @@ fn check_signature(token: &str, key: &DecodingKey, algorithm: Algorithm) -> Resu
 }
 
 impl Identity {
+    /// Whether the token counts no more, where those issued before this time do not. One that does not
+    /// say when it was issued may have been: it counts no more either.
+    #[must_use]
+    pub fn is_revoked(&self, before_ms: Option<u64>) -> bool {
+        before_ms.is_some_and(|before_ms| self.issued_ms.is_none_or(|issued_ms| issued_ms < before_ms))
+    }
+
     /// The device that a client is, given the name it says it has.
     ///
     /// # Errors

@@ -151,7 +151,8 @@ fn checks_audience_and_issuer_where_configured() {
 #[test]
 fn a_token_may_bind_a_device() {
     let (phone, tablet) = (DeviceId::new("phone").unwrap(), DeviceId::new("tablet").unwrap());
-    let bound = Identity { user: UserId::new("a").unwrap(), device: Some(phone.clone()), expires_ms: 0 };
+    let bound =
+        Identity { user: UserId::new("a").unwrap(), device: Some(phone.clone()), expires_ms: 0, issued_ms: None };
     assert_eq!(bound.device(None), Ok(Some(phone.clone())));
     assert_eq!(bound.device(Some(&phone)), Ok(Some(phone.clone())));
     assert_eq!(bound.device(Some(&tablet)), Err(AuthError::Device));
@@ -199,4 +200,17 @@ fn a_changed_key_file_is_read_again() {
     write(&[&json!({"kty": "oct", "k": "AA"})], 3000);
     assert!(matches!(verifier.reload(), Err(AuthConfigError::Keys { .. })));
     assert!(verifier.verify_at(&token, NOW_MS).is_ok(), "the old keys stay");
+}
+
+#[test]
+fn revoked_are_those_from_before_and_those_that_do_not_say() {
+    let identity = |claims: Value| hs256().verify_at(&hs(&claims), NOW_MS).unwrap();
+    let dated = identity(with("iat", json!(NOW_S - 10)));
+    assert_eq!(dated.issued_ms, Some(NOW_MS - 10_000));
+    assert!(!dated.is_revoked(None) && !dated.is_revoked(Some(NOW_MS - 10_000)));
+    assert!(dated.is_revoked(Some(NOW_MS - 9_999)), "within the second of its issue it is taken for older");
+    let undated = identity(good());
+    assert!(!undated.is_revoked(None) && undated.is_revoked(Some(1)));
+    let issued = hs256().verify_at(&issue(SECRET, "bob", None, NOW_MS + 1000).unwrap(), NOW_MS).unwrap();
+    assert!(issued.issued_ms.is_some(), "ours say it");
 }

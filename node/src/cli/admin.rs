@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use cluster::env::clock;
+use cluster::id::UserId;
 use http::Method;
 use serde_json::Value;
 
-use super::args::{AdminTarget, BreakerCommand, LeaderCommand, MemberCommand, StatusArgs};
+use super::args::{AdminTarget, BreakerCommand, LeaderCommand, MemberCommand, RevokeArgs, StatusArgs};
+use super::dial::Dial;
 use super::failure::{Failure, failed};
-use super::http::{Answer, Endpoint};
+use super::http::{Answer, Endpoint, encode};
 use super::process::{local_runtime, print};
 
 /// How often it is looked whether clients have left.
@@ -18,7 +20,8 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Asks a node's `path`, and turns what is no success into words for the operator.
 pub async fn ask(target: &AdminTarget, method: Method, path: &str) -> Result<Answer, Failure> {
-    let endpoint = Endpoint::new(&target.url, target.admin_token.clone());
+    let dial = Dial::new([&target.url], target.ca.as_deref())?;
+    let endpoint = Endpoint::new(&target.url, target.admin_token.clone(), &dial);
     let endpoint = endpoint.map_err(|error| Failure::Usage(format!("--url: {error}")))?;
     let answer = endpoint.request(method, path).await;
     let answer = answer.or_else(|error| failed(format!("{error}; see that it runs, or give another node by --url")))?;
@@ -122,6 +125,18 @@ pub fn leader(command: &LeaderCommand) -> Result<(), Failure> {
     let path = to.map_or_else(|| "/admin/leader/transfer".to_owned(), |to| format!("/admin/leader/transfer?to={to}"));
     local_runtime()?.block_on(ask(&args.target, Method::POST, &path))?;
     print("leadership was handed over")
+}
+
+/// Makes a user's tokens count no more.
+///
+/// # Errors
+/// A node that does not answer, or refuses.
+pub fn revoke(args: &RevokeArgs) -> Result<(), Failure> {
+    let user = UserId::new(&args.user).map_err(|rule| Failure::Usage(format!("--user: {rule}")))?;
+    let name = encode(user.as_str());
+    let before = args.before.map_or_else(String::new, |before| format!("&before={before}"));
+    local_runtime()?.block_on(ask(&args.target, Method::POST, &format!("/admin/revoke?user={name}{before}")))?;
+    print(&format!("tokens of {user} that were issued before count no more; sessions by them end on every node"))
 }
 
 /// A field of the status as text; a dash where a node of another version does not have it.

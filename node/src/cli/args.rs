@@ -39,6 +39,8 @@ pub enum Command {
     /// Change who belongs to the cluster
     #[command(subcommand, arg_required_else_help = false)]
     Member(MemberCommand),
+    /// Make a user's tokens count no more, on all nodes
+    Revoke(RevokeArgs),
     /// Change who leads
     #[command(subcommand, arg_required_else_help = false)]
     Leader(LeaderCommand),
@@ -163,6 +165,10 @@ pub struct Target {
     /// A node's URL; several separated by commas
     #[arg(long, env = "IMGW_URL", default_value = "http://127.0.0.1:8080", value_delimiter = ',')]
     pub url: Vec<String>,
+    /// PEM file of the CA that signed the nodes' certificates, for https:// and wss://; without it, the
+    /// system's are trusted
+    #[arg(long, env = "IMGW_CA", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
 }
 
 /// How an administrative command reaches a node.
@@ -174,6 +180,10 @@ pub struct AdminTarget {
     /// The admin token; not needed on the loopback in development mode
     #[arg(long, env = "IMGW_ADMIN_TOKEN", hide_env_values = true)]
     pub admin_token: Option<String>,
+    /// PEM file of the CA that signed the nodes' certificates, for https:// and wss://; without it, the
+    /// system's are trusted
+    #[arg(long, env = "IMGW_CA", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -237,6 +247,18 @@ pub enum MemberCommand {
 pub struct MemberArgs {
     /// The node's id, as `status` prints it
     pub node: String,
+    #[command(flatten)]
+    pub target: AdminTarget,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct RevokeArgs {
+    /// Whose tokens
+    #[arg(long)]
+    pub user: String,
+    /// Only those issued before this time, in seconds since the Unix epoch as in `iat`; without it, up to now
+    #[arg(long, value_name = "TIME")]
+    pub before: Option<u64>,
     #[command(flatten)]
     pub target: AdminTarget,
 }

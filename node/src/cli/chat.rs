@@ -14,12 +14,13 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use http::Method;
-use im_gateway::client::{Client, Event, Fate, Incoming, Receipt, Stopped, To, Tokens};
+use im_gateway::client::{Address, Client, Event, Fate, Incoming, Receipt, Stopped, To, Tokens};
 use im_gateway::env::Tcp;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin};
 
 use super::args::ChatArgs;
+use super::dial::Dial;
 use super::failure::{Failure, failed, usage};
 use super::http::Endpoint;
 use super::process::print;
@@ -110,9 +111,11 @@ impl Chat {
                 Arc::new(signing)
             }
         };
-        let urls = discover(&args.target.url).await;
+        let dial = Dial::new(&args.target.url, args.target.ca.as_deref())?;
+        let urls = discover(&args.target.url, &dial).await;
         let first = rand::random_range(0..args.target.url.len().max(1));
-        let client = Client::builder(Arc::new(Tcp), urls, tokens, &args.device).first(first).connect();
+        let client = Client::builder(Arc::new(Tcp), urls, tokens, &args.device).secure(dial.secure_net());
+        let client = client.first(first).connect();
         let mut chat = Self {
             client: client.map_err(|error| Failure::Usage(format!("--url: {error}")))?,
             device: args.device.clone(),
@@ -356,9 +359,9 @@ fn visible(text: &str) -> String {
 
 /// The given URLs, and those of the other nodes as far as a node tells them, so that a conversation
 /// outlives the node that it began with.
-async fn discover(given: &[String]) -> Vec<String> {
+async fn discover(given: &[String], dial: &Dial) -> Vec<String> {
     let ask = |url: &String| {
-        let endpoint = Endpoint::new(url, None);
+        let endpoint = Endpoint::new(url, None, dial);
         async move {
             let answer =
                 clock::timeout(DISCOVERY, endpoint.ok()?.request(Method::GET, "/admin/status")).await.ok()?.ok()?;
@@ -368,9 +371,12 @@ async fn discover(given: &[String]) -> Vec<String> {
         }
     };
     let mut urls = given.to_vec();
-    let authority = |url: &str| Endpoint::new(url, None).map(|endpoint| endpoint.authority().to_owned()).ok();
+    let address = |url: &str| Address::parse(url).ok().map(|address| (address.authority, address.tls));
+    // A node's word brings nobody from TLS into the clear, nor the other way.
+    let tls = dial.secure_net().is_some();
     for url in join_all(given.iter().map(ask)).await.into_iter().flatten().flatten() {
-        let new = authority(&url).is_some_and(|new| urls.iter().all(|known| authority(known).as_ref() != Some(&new)));
+        let new = address(&url)
+            .is_some_and(|new| new.1 == tls && urls.iter().all(|known| address(known).as_ref() != Some(&new)));
         if new {
             urls.push(url);
         }

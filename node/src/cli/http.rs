@@ -8,7 +8,8 @@ use http::{Method, Request, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use im_gateway::client::{Address, BadUrl};
-use tokio::net::TcpStream;
+
+use super::dial::Dial;
 
 /// A node that has not answered by then is taken for unreachable.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -16,10 +17,10 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const BODY_MAX_BYTES: usize = 16 << 20;
 
 /// A node's HTTP endpoint.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Endpoint {
-    /// `host:port`.
-    authority: String,
+    address: Address,
+    dial: Dial,
     token: Option<String>,
     /// What answers there, for people.
     who: &'static str,
@@ -50,13 +51,13 @@ impl Answer {
 }
 
 impl Endpoint {
-    /// The endpoint of `url`: `http://host:port`, also with `ws://` or no scheme at all; a path
+    /// The endpoint of `url`: `http://host:port`, also with `ws://`, with TLS, or no scheme at all; a path
     /// is left out. `token` goes along as a bearer token.
     ///
     /// # Errors
     /// A URL that is none of these.
-    pub fn new(url: &str, token: Option<String>) -> Result<Self, BadUrl> {
-        Ok(Self { authority: Address::parse(url)?.authority, token, who: "a node", deadline: DEADLINE })
+    pub fn new(url: &str, token: Option<String>, dial: &Dial) -> Result<Self, BadUrl> {
+        Ok(Self { address: Address::parse(url)?, token, dial: dial.clone(), who: "a node", deadline: DEADLINE })
     }
 
     /// Another program than a node, which may take this long to answer.
@@ -64,29 +65,25 @@ impl Endpoint {
         Self { who, deadline, ..self }
     }
 
-    /// `host:port`.
-    pub fn authority(&self) -> &str {
-        &self.authority
-    }
-
     /// Asks for `path`.
     ///
     /// # Errors
     /// A node that cannot be reached or does not answer properly; says which.
     pub async fn request(&self, method: Method, path: &str) -> Result<Answer, String> {
-        let Self { authority, who, deadline, .. } = self;
+        let Self { who, deadline, .. } = self;
+        let base = self.address.base();
         match clock::timeout(*deadline, self.exchange(method, path)).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(format!("cannot reach {who} at http://{authority}: {error}")),
-            Err(_) => Err(format!("{who} at http://{authority} did not answer within {deadline:?}")),
+            Ok(Err(error)) => Err(format!("cannot reach {who} at {base}: {}", innermost(&*error))),
+            Err(_) => Err(format!("{who} at {base} did not answer within {deadline:?}")),
         }
     }
 
     async fn exchange(&self, method: Method, path: &str) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
-        let stream = TcpStream::connect(&self.authority).await?;
+        let stream = self.dial.connect(&self.address).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let driver = tokio::spawn(connection);
-        let mut request = Request::builder().method(method).uri(path).header(header::HOST, &self.authority);
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, &self.address.authority);
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
@@ -98,18 +95,12 @@ impl Endpoint {
     }
 }
 
-/// As a URL's query takes it.
-pub fn encode(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
-    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+/// What is at the bottom of an error: `connection error` helps nobody.
+fn innermost<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
+    std::iter::successors(Some(error), |error| error.source()).last().unwrap_or(error)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn queries_are_encoded() {
-        assert_eq!(encode("a{b=\"c\"}[1m] + 1"), "a%7Bb%3D%22c%22%7D%5B1m%5D%20%2B%201");
-    }
+/// As a URL's query takes it.
+pub fn encode(text: &str) -> String {
+    form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }

@@ -4,6 +4,7 @@ mod admin;
 mod args;
 mod bench;
 mod chat;
+mod dial;
 mod drill;
 mod failure;
 mod http;
@@ -44,6 +45,7 @@ pub fn run() -> Result<(), Failure> {
         Some(Command::Breaker(command)) => admin::breaker(&command),
         Some(Command::Drain(target)) => admin::drain(&target),
         Some(Command::Member(command)) => admin::member(&command),
+        Some(Command::Revoke(args)) => admin::revoke(&args),
         Some(Command::Leader(command)) => admin::leader(&command),
     }
 }

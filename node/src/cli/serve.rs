@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use cluster::env::clock;
+use cluster::env::{Env, Net, clock};
 use cluster::{Cluster, StartError};
-use im_gateway::env::{OpenError, RESERVED_FILES, raise_file_limit, terminated};
+use im_gateway::env::{OpenError, RESERVED_FILES, Tls, TlsError, TlsFiles, raise_file_limit, terminated};
 use im_gateway::gateway::{Gateway, GatewayConfig, GatewayError};
 use im_gateway::telemetry::Metrics;
 
@@ -86,10 +86,11 @@ fn node(config: &Config, warnings: &[String], alone: bool) -> Result<(), Failure
     })?;
     let metrics = Arc::new(Metrics::new());
     let env = metrics.watch_disk(env);
-    let starting = Cluster::start(env.clone(), config.cluster(), metrics.clone());
+    let (for_nodes, for_clients) = secured(config, &env, &metrics, &above)?;
+    let starting = Cluster::start(for_nodes, config.cluster(), metrics.clone());
     let cluster = below.block_on(starting).or_else(|error| failed(explain(&error)))?;
     let gateway = GatewayConfig { streams, ..config.gateway() };
-    let starting = Gateway::start(env, cluster.clone(), gateway, metrics);
+    let starting = Gateway::start(for_clients, cluster.clone(), gateway, metrics);
     let outcome = above.block_on(serve(config, starting, &cluster, alone));
     if below.block_on(async { clock::timeout(STOP, cluster.stop()).await }).is_err() {
         tracing::warn!("the node did not stop in order within {STOP:?}");
@@ -98,6 +99,29 @@ fn node(config: &Config, warnings: &[String], alone: bool) -> Result<(), Failure
     above.shutdown_timeout(Duration::from_millis(100));
     below.shutdown_timeout(Duration::from_secs(1));
     outcome
+}
+
+type MakeTls = fn(Arc<dyn Net>, TlsFiles) -> Result<Tls, TlsError>;
+
+/// The environment of each side, with TLS where it is configured, and new certificates taken up.
+fn secured(
+    config: &Config,
+    env: &Env,
+    metrics: &Arc<Metrics>,
+    runtime: &tokio::runtime::Runtime,
+) -> Result<(Env, Env), Failure> {
+    let secure = |port: &'static str, files: Option<TlsFiles>, make: MakeTls| -> Result<Env, Failure> {
+        let Some(files) = files else { return Ok(env.clone()) };
+        let made = make(env.net.clone(), files);
+        let tls = Arc::new(made.or_else(|error| failed(error.to_string()))?);
+        let metrics = metrics.clone();
+        runtime.spawn(tls.clone().watch(port, move |ends_s| metrics.certificate_ends(port, ends_s)));
+        Ok(Env { net: tls, ..env.clone() })
+    };
+    Ok((
+        secure("nodes", config.tls.peer.files(), Tls::for_peers)?,
+        secure("clients", config.tls.http.files(), Tls::for_clients)?,
+    ))
 }
 
 /// Streams that clients may have open beside the files that the node itself needs.
@@ -123,6 +147,11 @@ async fn serve(
 ) -> Result<(), Failure> {
     let gateway = starting.await.or_else(|error| failed(error.to_string()))?;
     tracing::info!(node = %cluster.node_id(), listen = %gateway.local_addr(), "serving clients");
+    for (port, tls) in [("clients", &config.tls.http), ("nodes", &config.tls.peer)] {
+        if tls.cert.is_none() {
+            tracing::info!(port, "in the clear: no TLS is configured for this port");
+        }
+    }
     if alone {
         print(&welcome(config))?;
     }
@@ -156,14 +185,16 @@ fn taken(whom: &str, addr: &str, error: &std::io::Error, setting: &str) -> Strin
 
 /// What the single node tells whoever started it.
 fn welcome(config: &Config) -> String {
-    let (url, program) = (format!("http://{}", config.listen.http), program());
+    let secured = config.tls.http.cert.is_some();
+    let (url, program) = (format!("{}://{}", if secured { "https" } else { "http" }, config.listen.http), program());
+    let clear = if secured { "" } else { "  In the clear, without TLS: for this machine only.\n" };
     let other =
         if config.listen.http == Config::default().listen.http { String::new() } else { format!(" --url {url}") };
     format!(
         "im-gateway, a single development node, data in {}\n\n  \
          Open {url} in two tabs and chat.\n  \
          In a terminal:   {program} chat --user alice --to bob{other}\n  \
-         Three nodes:     end this one with Ctrl-C, then {program} up\n",
+         Three nodes:     end this one with Ctrl-C, then {program} up\n{clear}",
         config.data.display()
     )
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cluster::env::clock::{self, Instant, Sleep};
-use cluster::env::net::BoxConn;
+use cluster::env::net::{BoxConn, Distrust};
 use futures_util::{Sink, SinkExt, StreamExt};
 use http::{Request, header};
 use tokio_tungstenite::WebSocketStream;
@@ -33,6 +33,8 @@ const READS: usize = 64;
 const UNCONFIRMED: Duration = Duration::from_secs(30);
 /// A node that restarts without saying how long its clients may take to come back.
 const RESTART: Duration = Duration::from_secs(1);
+/// A node may ask for so much patience, not more.
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
 /// How long a good-bye may take.
 const CLOSE: Duration = Duration::from_secs(2);
 /// The ids of the frames that are no sends.
@@ -122,7 +124,7 @@ impl Link {
             .max_message_size(Some(FRAME_BYTES))
             .max_frame_size(Some(FRAME_BYTES));
         let handshake = tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await;
-        let (socket, _) = handshake.map_err(|error| Ended::broken(format!("no WebSocket: {error}")))?;
+        let (socket, _) = handshake.map_err(|error| refused(&error))?;
         let renew = hello.token.as_deref().and_then(renewal_time);
         let link = Self {
             socket,
@@ -350,6 +352,29 @@ fn end_of(frame: Option<&CloseFrame>, leave_within: Duration) -> Ended {
         || Ended::broken("the node closed the connection"),
         |frame| closed(frame.code.into(), &frame.reason, leave_within),
     )
+}
+
+/// How long a node wants to be left alone, within reason.
+fn retry_after(headers: &http::HeaderMap) -> Duration {
+    let seconds = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(0)).min(LONGEST_RETRY)
+}
+
+/// No WebSocket came about.
+fn refused(error: &Error) -> Ended {
+    match error {
+        Error::Io(error) if Distrust::of(error).is_some() => Ended::broken(error.to_string()),
+        Error::Http(answer) => {
+            // At a time of our own: many were told the same.
+            let wait = retry_after(answer.headers()).mul_f64(1.0 + rand::random::<f64>());
+            Ended::Broken {
+                welcome: None,
+                reason: format!("no WebSocket: the node answered {}", answer.status()),
+                wait,
+            }
+        }
+        error => Ended::broken(format!("no WebSocket: {error}")),
+    }
 }
 
 /// A connection that ended without a close frame; how exactly is for experts, as long as it is the

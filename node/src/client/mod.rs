@@ -218,6 +218,7 @@ pub enum SendError {
 /// How a client is made.
 pub struct Builder {
     net: Arc<dyn Net>,
+    secure: Option<Arc<dyn Net>>,
     urls: Vec<String>,
     tokens: Arc<dyn Tokens>,
     device: String,
@@ -234,6 +235,13 @@ impl Builder {
     #[must_use]
     pub fn first(mut self, index: usize) -> Self {
         self.first = Some(index);
+        self
+    }
+
+    /// What addresses that ask for TLS (`wss://`, `https://`) are reached by.
+    #[must_use]
+    pub fn secure(mut self, net: Option<Arc<dyn Net>>) -> Self {
+        self.secure = net;
         self
     }
 
@@ -264,13 +272,17 @@ impl Builder {
     /// a node to stop.
     ///
     /// # Errors
-    /// A URL that is none.
+    /// A URL that is none, or that asks for TLS where nothing speaks it.
     pub fn connect(self) -> Result<Client, BadUrl> {
         let first = self.first.unwrap_or_else(|| rand::random_range(0..self.urls.len().max(1)));
         let route = Route::new(&self.urls, first)?;
+        if let (Some(address), None) = (route.secured(), &self.secure) {
+            return Err(BadUrl::Tls(address.base()));
+        }
         let shared = Arc::new(Shared::new(self.ahead));
         let task = task::Task {
             net: self.net,
+            secure: self.secure,
             tokens: self.tokens,
             device: self.device,
             ephemeral: self.ephemeral,
@@ -312,6 +324,7 @@ impl Client {
     pub fn builder(net: Arc<dyn Net>, urls: Vec<String>, tokens: Arc<dyn Tokens>, device: &str) -> Builder {
         Builder {
             net,
+            secure: None,
             urls,
             tokens,
             device: device.to_owned(),

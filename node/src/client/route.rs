@@ -24,6 +24,8 @@ pub struct Address {
     pub authority: String,
     /// Of the WebSocket, such as `/ws`.
     pub path: String,
+    /// Whether its streams are secured by TLS.
+    pub tls: bool,
 }
 
 /// A URL that is no node's.
@@ -32,8 +34,8 @@ pub enum BadUrl {
     /// Not of the right form.
     #[error("\"{0}\" is not a node's URL such as http://127.0.0.1:8080 or ws://127.0.0.1:8080/ws")]
     Form(String),
-    /// TLS.
-    #[error("\"{0}\" asks for TLS, which this client does not speak; use ws:// or http://")]
+    /// TLS, and nothing to speak it with.
+    #[error("\"{0}\" asks for TLS, and this client was given nothing to speak it with")]
     Tls(String),
     /// None given.
     #[error("no URL of a node was given")]
@@ -41,7 +43,7 @@ pub enum BadUrl {
 }
 
 impl Address {
-    /// Reads `ws://host:port/ws`, `http://host:port`, or `host:port`.
+    /// Reads `ws://host:port/ws`, `http://host:port`, `host:port`, or with TLS `wss://`, `https://`.
     ///
     /// # Errors
     /// Anything else.
@@ -49,14 +51,20 @@ impl Address {
         let wrong = || BadUrl::Form(url.to_owned());
         let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
         let uri: Uri = full.parse().map_err(|_| wrong())?;
-        match uri.scheme_str() {
-            Some("http" | "ws") => {}
-            Some("https" | "wss") => return Err(BadUrl::Tls(url.to_owned())),
+        let (tls, port) = match uri.scheme_str() {
+            Some("http" | "ws") => (false, 80),
+            Some("https" | "wss") => (true, 443),
             _ => return Err(wrong()),
-        }
+        };
         let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(wrong)?;
         let path = if uri.path() == "/" { "/ws" } else { uri.path() };
-        Ok(Self { authority: format!("{host}:{}", uri.port_u16().unwrap_or(80)), path: path.to_owned() })
+        Ok(Self { authority: format!("{host}:{}", uri.port_u16().unwrap_or(port)), path: path.to_owned(), tls })
+    }
+
+    /// The node's HTTP URL, without a path.
+    #[must_use]
+    pub fn base(&self) -> String {
+        format!("{}://{}", if self.tls { "https" } else { "http" }, self.authority)
     }
 }
 
@@ -77,6 +85,12 @@ impl Route {
         let addresses: Vec<_> = urls.iter().map(|url| Address::parse(url)).collect::<Result<_, _>>()?;
         let current = start.checked_rem(addresses.len()).ok_or(BadUrl::None)?;
         Ok(Self { addresses, current, failures: 0 })
+    }
+
+    /// An address that wants TLS, if there is one.
+    #[must_use]
+    pub fn secured(&self) -> Option<&Address> {
+        self.addresses.iter().find(|address| address.tls)
     }
 
     /// The address to connect to.
@@ -107,9 +121,12 @@ impl Route {
         }
     }
 
-    /// The node told us where to go: there next, whether we knew that address or not.
+    /// The node told us where to go: there next, whether we knew that address or not. Its word does not
+    /// bring us from TLS into the clear, nor the other way.
     pub fn prefer(&mut self, url: &str) {
-        let Ok(address) = Address::parse(url) else { return };
+        let Some(address) = Address::parse(url).ok().filter(|address| address.tls == self.current().tls) else {
+            return;
+        };
         self.current = match self.addresses.iter().position(|known| *known == address) {
             Some(index) => index,
             None if self.addresses.len() < 64 => {
@@ -144,7 +161,9 @@ mod tests {
         assert_eq!(parts("n1:1"), good("n1:1", "/ws"));
         assert_eq!(parts("http://n1"), good("n1:80", "/ws"));
         assert_eq!(parts("http://[::1]:8080/"), good("[::1]:8080", "/ws"));
-        assert!(matches!(parts("https://n1"), Err(BadUrl::Tls(_))));
+        assert_eq!(parts("https://n1"), good("n1:443", "/ws"));
+        assert_eq!(parts("wss://n1:8443/chat"), good("n1:8443", "/chat"));
+        assert!(Address::parse("wss://n1").is_ok_and(|address| address.tls && address.base() == "https://n1:443"));
         for wrong in ["", "http://", "ftp://n1", "http://a b"] {
             assert!(matches!(parts(wrong), Err(BadUrl::Form(_))), "{wrong}");
         }
@@ -185,6 +204,7 @@ mod tests {
         route.prefer("ws://n0:1/ws");
         assert_eq!(route.current().authority, "n0:1");
         route.prefer("nonsense://");
+        route.prefer("wss://n1:1/ws");
         assert_eq!(route.current().authority, "n0:1");
     }
 }

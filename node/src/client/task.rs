@@ -7,7 +7,7 @@ use cluster::env::net::BoxConn;
 use cluster::env::{Net, clock};
 
 use super::link::{Ended, Link, Pause, Session};
-use super::route::Route;
+use super::route::{Address, Route};
 use super::shared::Shared;
 use super::{Event, Stopped, Tokens};
 use crate::protocol::{CloseCode, Hello};
@@ -24,6 +24,8 @@ const EXPIRY: Duration = Duration::from_secs(10);
 
 pub(super) struct Task {
     pub net: Arc<dyn Net>,
+    /// For addresses that want TLS; there if any does.
+    pub secure: Option<Arc<dyn Net>>,
     pub tokens: Arc<dyn Tokens>,
     pub device: String,
     pub ephemeral: bool,
@@ -154,9 +156,9 @@ impl Task {
     async fn dial(&self) -> Result<(String, BoxConn), Ended> {
         let token = clock::timeout(TOKEN, self.tokens.token()).await.map_err(|_| late("getting a token", TOKEN))?;
         let token = token.map_err(|error| Ended::broken(format!("no token: {error}")))?;
-        let authority = &self.route.current().authority;
-        let stream =
-            clock::timeout(CONNECT, self.net.connect(authority)).await.map_err(|_| late("connecting", CONNECT))?;
+        let Address { authority, tls, .. } = self.route.current();
+        let net = self.secure.as_ref().filter(|_| *tls).unwrap_or(&self.net);
+        let stream = clock::timeout(CONNECT, net.connect(authority)).await.map_err(|_| late("connecting", CONNECT))?;
         let stream = stream.map_err(|error| Ended::broken(format!("cannot connect to {authority}: {error}")))?;
         Ok((token, stream))
     }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
+use cluster::env::clock;
 use im_gateway::auth::{DEV_SECRET, Masked};
 
 use super::{Config, Invalid};
@@ -47,6 +48,7 @@ impl Config {
     pub fn check(mut self) -> Result<Self, Invalid> {
         self.check_addresses()?;
         self.check_secrets()?;
+        self.check_tls()?;
         self.check_limits()?;
         if !matches!(self.cluster.voters, 3 | 5) {
             return refuse(format!("`cluster.voters` = {} : set it to 3 or 5", self.cluster.voters));
@@ -102,6 +104,29 @@ impl Config {
         Ok(())
     }
 
+    fn check_tls(&self) -> Result<(), Invalid> {
+        if self.tls.http.ca.is_some() {
+            return refuse("`tls.http.ca` is set, but clients show tokens, not certificates; leave it out");
+        }
+        for (section, port, ca_needed) in [("tls.http", &self.tls.http, false), ("tls.peer", &self.tls.peer, true)] {
+            let given = [("cert", port.cert.is_some()), ("key", port.key.is_some()), ("ca", port.ca.is_some())];
+            let wanted = given.iter().filter(|(name, _)| *name != "ca" || ca_needed);
+            let missing: Vec<_> = wanted.filter(|(_, given)| !given).map(|(name, _)| *name).collect();
+            if given.iter().all(|(_, given)| !given) {
+                continue;
+            }
+            if !missing.is_empty() {
+                return refuse(format!(
+                    "[{section}] lacks {}; set it, or leave the whole section out",
+                    missing.join(" and ")
+                ));
+            }
+            let files = port.files().expect("none is missing");
+            files.check(clock::wall_ms() / 1000).map_err(|error| Invalid(format!("[{section}]: {error}")))?;
+        }
+        Ok(())
+    }
+
     fn check_limits(&self) -> Result<(), Invalid> {
         let (own, shared) = (&self.limits, &self.cluster.limits);
         if !FRAME_BYTES.contains(&own.frame_bytes) {
@@ -144,11 +169,19 @@ impl Config {
 
     /// What runs, but should be looked at.
     pub fn warnings(&self) -> Vec<String> {
+        let ports = [
+            ("listen.http", &self.listen.http, "tls.http", &self.tls.http, ", or in a proxy in front of it"),
+            ("listen.peer", &self.listen.peer, "tls.peer", &self.tls.peer, ""),
+        ];
+        let clear = ports.into_iter().filter(|(_, address, _, port, _)| !is_loopback(address) && port.cert.is_none());
+        let clear = clear.map(|(key, address, section, _, elsewhere)| {
+            format!("{key} = \"{address}\" speaks in the clear: set [{section}]{elsewhere}")
+        });
         let short = self.secrets().filter(|(_, secret)| secret.reveal().len() < SECRET_MIN_BYTES);
-        short
-            .map(|(key, _)| {
+        clear
+            .chain(short.map(|(key, _)| {
                 format!("`{key}` is shorter than {SECRET_MIN_BYTES} bytes and may be guessed; set a longer one")
-            })
+            }))
             .collect()
     }
 
@@ -168,7 +201,8 @@ impl Config {
             } else {
                 host
             };
-            self.advertise.http = Some(format!("ws://{host}:{port}/ws"));
+            let scheme = if self.tls.http.cert.is_some() { "wss" } else { "ws" };
+            self.advertise.http = Some(format!("{scheme}://{host}:{port}/ws"));
         }
         Ok(())
     }

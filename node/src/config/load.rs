@@ -24,7 +24,7 @@ const ALIASES: [(&str, &str); 6] = [
 ];
 
 /// `IMGW_*` variables that are not keys: the file itself, and what the client commands read.
-const OTHERS: [&str; 4] = ["IMGW_CONFIG", "IMGW_URL", "IMGW_TOKEN", "IMGW_SUPERVISOR"];
+const OTHERS: [&str; 5] = ["IMGW_CONFIG", "IMGW_URL", "IMGW_TOKEN", "IMGW_CA", "IMGW_SUPERVISOR"];
 
 /// Values given by flags: the key's path, and the value.
 #[derive(Debug, Clone, Default)]

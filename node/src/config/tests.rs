@@ -8,6 +8,9 @@ use cluster::state::GroupLimits;
 
 use super::*;
 
+#[path = "../../tests/common/certificates.rs"]
+mod certificates;
+
 struct Case {
     sources: Sources,
     _file: tempfile::NamedTempFile,
@@ -170,5 +173,36 @@ fn development_secrets_stay_on_the_loopback() {
     }
     for other in ["example.org:1", "10.0.0.1:1", "[::]:1", "127.0.0.1.example.org:1", ":1"] {
         assert!(!check::is_loopback(other), "{other}");
+    }
+}
+
+#[test]
+fn certificates_are_looked_at_before_anything_is_opened() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ca = certificates::Ca::new(dir.path(), "ca");
+    let (good, late) = (ca.node(dir.path(), "good", 2100), ca.node(dir.path(), "late", 2001));
+    let peer = |cert: &PathBuf, key: &PathBuf| {
+        let ca = ca.file.clone();
+        Case::new(&format!("[tls.peer]\ncert = {cert:?}\nkey = {key:?}\nca = {ca:?}"), &[])
+    };
+    let case = Case::new(&format!("[tls.http]\ncert = {:?}\nkey = {:?}", good.cert, good.key), &[]);
+    let config = case.config().check().expect("good files");
+    assert_eq!(config.advertise.http.as_deref(), Some("wss://127.0.0.1:8080/ws"));
+    peer(&good.cert, &good.key).config().check().expect("good files");
+
+    let nowhere = dir.path().join("nowhere");
+    for (case, words) in [
+        (peer(&nowhere, &good.key), "[tls.peer]: cannot read the certificate"),
+        (peer(&good.cert, &nowhere), "[tls.peer]: cannot read the key"),
+        (peer(&good.cert, &late.key), "does not belong to the certificate"),
+        (peer(&late.cert, &late.key), "late.pem has expired: put a valid one there"),
+        (peer(&good.key, &good.key), "holds no certificate in PEM form"),
+        (peer(&good.cert, &good.cert), "holds no private key in PEM form"),
+        (Case::new(&format!("[tls.http]\ncert = {:?}", good.cert), &[]), "[tls.http] lacks key"),
+        (Case::new("", &[("IMGW_TLS_PEER_CA", "x")]), "[tls.peer] lacks cert and key"),
+        (Case::new("[tls.http]\nca = 'x'", &[]), "`tls.http.ca`"),
+    ] {
+        let error = case.error();
+        assert!(error.contains(words), "no \"{words}\" in {error}");
     }
 }

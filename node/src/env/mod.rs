@@ -1,4 +1,4 @@
-//! The real side of the seam: TCP, sled, files, signals.
+//! The real side of the seam: TCP, TLS, sled, files, signals.
 //!
 //! Invariant: the only place of the gateway that touches the system's network, disk or processes.
 //! It stands behind the feature `real`, which the simulator leaves out, but for the records on sled;
@@ -13,6 +13,8 @@ mod process;
 mod sled_kv;
 #[cfg(feature = "real")]
 mod tcp;
+#[cfg(feature = "real")]
+mod tls;
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
@@ -28,6 +30,8 @@ pub use process::{BLOCKING_THREADS, RESERVED_FILES, raise_file_limit, terminated
 pub use sled_kv::SledKv;
 #[cfg(feature = "real")]
 pub use tcp::Tcp;
+#[cfg(feature = "real")]
+pub use tls::{Tls, TlsError, TlsFiles};
 
 /// Why a data directory could not be opened.
 #[derive(Debug, thiserror::Error)]

@@ -49,6 +49,14 @@ impl Net for Tcp {
     }
 }
 
+impl Tcp {
+    /// A stream that was opened in a way of its own.
+    #[must_use]
+    pub fn wrap(stream: TcpStream, peer: SocketAddr) -> BoxConn {
+        Box::new(Stream { stream, peer })
+    }
+}
+
 fn no_address(addr: &str) -> io::Error {
     io::Error::new(io::ErrorKind::AddrNotAvailable, format!("{addr} has no address"))
 }

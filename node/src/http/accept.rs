@@ -1,13 +1,15 @@
 //! Takes connections from the environment and speaks HTTP/1.1 on them.
 
 use std::convert::Infallible;
+use std::error::Error;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use cluster::env::clock;
-use cluster::env::net::{BoxConn, Listener};
+use cluster::env::net::{BoxConn, Distrust, Listener};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -68,7 +70,7 @@ pub async fn accept(
             Ok(conn) => {
                 pause = PAUSE_MIN;
                 let (router, timer) = (router.clone(), timer.clone());
-                tokio::spawn(serve(conn, router, limits, timer, HttpPlace(Arc::new(permit))));
+                tokio::spawn(serve(conn, router, limits, timer, HttpPlace(Arc::new(permit)), metrics.clone()));
             }
             Err(error) => {
                 // Out of file handles, most likely: waiting is all that helps.
@@ -81,7 +83,19 @@ pub async fn accept(
     }
 }
 
-async fn serve(conn: BoxConn, router: Router, limits: HttpLimits, timer: ClockTimer, place: HttpPlace) {
+/// Why a connection could not be secured, if that is what is wrong with it.
+fn distrust(error: &hyper::Error) -> Option<Distrust> {
+    Distrust::of(error.source()?.downcast_ref::<io::Error>()?)
+}
+
+async fn serve(
+    conn: BoxConn,
+    router: Router,
+    limits: HttpLimits,
+    timer: ClockTimer,
+    place: HttpPlace,
+    metrics: Arc<Metrics>,
+) {
     let peer = Peer(conn.peer_addr());
     // A stream that died since it was accepted shows itself at the first read.
     let _ = conn.set_nodelay(true);
@@ -102,6 +116,10 @@ async fn serve(conn: BoxConn, router: Router, limits: HttpLimits, timer: ClockTi
         .with_upgrades()
         .await;
     if let Err(error) = served {
+        if let Some(why) = distrust(&error) {
+            metrics.connection_error(ConnectionError::Tls);
+            return tracing::debug!(remote_addr = %peer.0.ip(), reason = %why, "a connection was not secured");
+        }
         tracing::debug!(remote_addr = %peer.0.ip(), %error, "an HTTP connection ended early");
     }
 }

@@ -6,12 +6,17 @@ use axum::Extension;
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
 use cluster::Admin;
-use cluster::id::{MessageId, NodeId};
+use cluster::env::clock;
+use cluster::id::{MessageId, NodeId, UserId};
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::{App, Peer, answer};
+
+/// How far ahead of this node's clock a revocation may reach, in ms: clocks differ, but a slip must not
+/// lock a user out for good.
+const REVOKE_AHEAD_MS: u64 = 3_600_000;
 
 /// The cluster as this node sees it.
 pub async fn status(State(app): State<Arc<App>>, Extension(peer): Extension<Peer>, headers: HeaderMap) -> Response {
@@ -91,6 +96,35 @@ pub async fn breaker(
             "the breaker is opened by /admin/breaker/open, and closed by /admin/breaker/close",
         ),
     }
+}
+
+/// Whose tokens are to be revoked.
+#[derive(Deserialize)]
+pub struct Whose {
+    user: String,
+    /// Those issued before this time, in seconds since the Unix epoch as in `iat`; without it, up to now.
+    before: Option<u64>,
+}
+
+/// Makes a user's tokens count no more, if they were issued before a time. Sessions by them end.
+pub async fn revoke(
+    State(app): State<Arc<App>>,
+    Extension(peer): Extension<Peer>,
+    Query(Whose { user, before }): Query<Whose>,
+    headers: HeaderMap,
+) -> Response {
+    let Ok(user) = UserId::new(&user) else {
+        let message = "a user is 1 to 128 bytes without control characters";
+        return answer::error(StatusCode::BAD_REQUEST, "bad_user", message);
+    };
+    let now_ms = clock::wall_ms();
+    let before_ms = before.map_or(now_ms, |before_s| before_s.saturating_mul(1000));
+    if before_ms > now_ms.saturating_add(REVOKE_AHEAD_MS) {
+        let message = "`before` is more than an hour ahead, and a revocation cannot be taken back: \
+                       it is in seconds since the Unix epoch";
+        return answer::error(StatusCode::BAD_REQUEST, "bad_time", message);
+    }
+    carry_out(&app, peer, &headers, Admin::Revoke { user, before_ms }).await
 }
 
 /// Takes a node out of the cluster.

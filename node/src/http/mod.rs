@@ -6,6 +6,7 @@
 
 mod accept;
 mod admin;
+mod admission;
 mod answer;
 mod dev;
 mod guard;
@@ -16,13 +17,14 @@ mod timer;
 mod ws;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::routing::{delete, get, post};
 use cluster::Cluster;
 
 pub use accept::{HttpLimits, HttpPlace, accept};
+pub use admission::{Admission, AdmissionLimits, Refusal};
 pub use page::{ASSETS, Asset};
 
 use crate::auth::{AuthConfig, Masked};
@@ -38,6 +40,8 @@ pub struct App {
     pub cluster: Cluster,
     /// Open WebSockets.
     pub connections: Arc<Connections>,
+    /// Who may open further ones.
+    pub admission: Arc<Mutex<Admission>>,
     /// Sends them elsewhere.
     pub drain: Arc<Drain>,
     /// When it is logged that there are too many.
@@ -65,6 +69,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/admin/trace", get(admin::trace))
         .route("/admin/drain", post(admin::drain))
         .route("/admin/breaker/{state}", post(admin::breaker))
+        .route("/admin/revoke", post(admin::revoke))
         .route("/admin/leader/transfer", post(admin::transfer_leader))
         .route("/admin/members/{node}", delete(admin::remove))
         .route("/admin/members/{node}/remove", post(admin::remove))

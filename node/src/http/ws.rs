@@ -7,21 +7,35 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use cluster::env::clock;
 use cluster::env::net::BoxConn;
+use cluster::session::SessionSpec;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use super::admission::Admitted;
 use super::guard::bearer;
 use super::{App, HttpPlace, Peer, answer};
 use crate::auth::{AuthError, Identity};
-use crate::protocol::SUBPROTOCOL;
+use crate::protocol::{CloseCode, SUBPROTOCOL};
 use crate::session::{Opened, echo, run};
 use crate::telemetry::ConnectionError;
 
 /// `GET /ws`: checks the token if there is one, then whether it is a WebSocket, then the subprotocol.
 pub async fn upgrade(State(app): State<Arc<App>>, Extension(peer): Extension<Peer>, mut request: Request) -> Response {
+    let admitted = if asks_for_websocket(request.headers()) {
+        match Admitted::enter(&app.admission, peer.0.ip(), request.headers(), clock::now()) {
+            Ok(admitted) => Some(admitted),
+            Err((why, wait)) => {
+                app.node.metrics.connection_refused(why);
+                return why.answer(wait);
+            }
+        }
+    } else {
+        None
+    };
     let identity = match identity(&app, peer, request.headers()) {
         Ok(identity) => identity,
         Err(refusal) => return *refusal,
@@ -31,7 +45,10 @@ pub async fn upgrade(State(app): State<Arc<App>>, Extension(peer): Extension<Pee
         Err(refusal) => return *refusal,
     };
     let http_place = request.extensions_mut().remove::<HttpPlace>();
-    tokio::spawn(serve(app, peer, identity, on_upgrade, http_place));
+    tokio::spawn(async move {
+        serve(app, peer, identity, on_upgrade, http_place).await;
+        drop(admitted);
+    });
     response
 }
 
@@ -79,7 +96,10 @@ fn switch(request: &mut Request) -> Result<(OnUpgrade, Response), Box<Response>>
 fn identity(app: &App, peer: Peer, headers: &HeaderMap) -> Result<Option<Identity>, Box<Response>> {
     let checked = match bearer(headers) {
         None => return Ok(None),
-        Some(Ok(token)) => app.node.verifier.verify(token),
+        Some(Ok(token)) => app.node.verifier.verify(token).and_then(|identity| {
+            let before_ms = app.cluster.revoked_before(&identity.user);
+            if identity.is_revoked(before_ms) { Err(AuthError::Revoked) } else { Ok(identity) }
+        }),
         Some(Err(())) => Err(AuthError::Malformed),
     };
     checked.map(Some).map_err(|error| {
@@ -158,9 +178,15 @@ async fn serve(
     let node = app.node.clone();
     let cluster = app.cluster.clone();
     drop(app);
-    let open = move |spec| {
-        // A node that cannot serve sends clients elsewhere at once, rather than let them wait.
-        cluster.not_ready().is_empty().then(|| (cluster.open(spec), cluster.limits().inflight))
+    let open = move |spec: SessionSpec, identity: &Identity| {
+        if !cluster.not_ready().is_empty() {
+            // A node that cannot serve sends clients elsewhere at once, rather than let them wait.
+            return Err(CloseCode::Unavailable);
+        }
+        if identity.is_revoked(cluster.revoked_before(&spec.user)) {
+            return Err(CloseCode::BadToken);
+        }
+        Ok((cluster.open(spec), cluster.limits().inflight))
     };
     run(node, opened, place, open).await;
     drop(http_place);

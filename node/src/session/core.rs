@@ -26,8 +26,9 @@ use super::heart::{Beat, Heart};
 use super::link::Link;
 use super::node::Node;
 use super::signals;
+use super::user_pace::UserPace;
 use super::ws::{self, Incoming};
-use crate::auth::Identity;
+use crate::auth::{AuthError, Identity};
 use crate::delivery::{Pace, Window};
 use crate::protocol::{
     self, ClientBody, ClientFrame, CloseCode, DecodeError, ErrorBody, ErrorCode, ServerBody, ServerFrame,
@@ -77,7 +78,7 @@ pub struct Core {
     node: Arc<Node>,
     user: UserId,
     device: DeviceId,
-    expires_ms: u64,
+    identity: Identity,
     hello_id: Option<u64>,
     stage: Stage,
     inflight: usize,
@@ -85,6 +86,7 @@ pub struct Core {
     /// What this session adds to the node's messages without an answer.
     unanswered: Part,
     pace: Pace,
+    user_pace: Option<UserPace>,
     window: Window,
     /// The inbox may hold something after the window.
     inbox: bool,
@@ -109,11 +111,12 @@ impl Core {
         let rules = &node.rules;
         Self {
             pace: Pace::new(rules.send_per_s),
+            user_pace: node.users.enter(&identity.user),
             window: Window::new(rules.window),
             heart: Heart::new(rules.ping, now),
             user: identity.user.clone(),
             device,
-            expires_ms: identity.expires_ms,
+            identity: identity.clone(),
             hello_id,
             stage: Stage::Registering,
             inflight: inflight.max(1) as usize,
@@ -135,7 +138,21 @@ impl Core {
 
     /// Whether it is we who keep the client waiting. Its silence does not count meanwhile.
     fn holding(&self, now: Instant) -> bool {
-        self.stage == Stage::Registering || self.answers.len() >= self.inflight || !self.pace.ready(now)
+        self.stage == Stage::Registering || self.answers.len() >= self.inflight || self.pace_ready_at() > now
+    }
+
+    /// From when on the next frame may be taken, as far as rates go.
+    fn pace_ready_at(&self) -> Instant {
+        let user = self.user_pace.as_ref().map_or(Instant::default(), UserPace::ready_at);
+        self.pace.ready_at().max(user)
+    }
+
+    /// A frame counts towards the rates.
+    fn spend(&mut self, now: Instant) {
+        self.pace.take(now);
+        if let Some(user) = &self.user_pace {
+            user.take(now);
+        }
     }
 
     /// The client gave a sign of life: bytes came from it, or it took some that had to wait.
@@ -161,7 +178,7 @@ impl Core {
             },
             Incoming::Binary(_) => Err(End::Close(CloseCode::Binary)),
             Incoming::Ping(payload) => {
-                self.pace.take(at.now);
+                self.spend(at.now);
                 ws::put_pong(out, payload);
                 Ok(())
             }
@@ -188,27 +205,27 @@ impl Core {
             },
             ClientBody::Pong => {}
             ClientBody::Send(send) => {
-                self.pace.take(at.now);
+                self.spend(at.now);
                 self.send(frame.id, send, at, out, link);
             }
             ClientBody::Group(group) => {
-                self.pace.take(at.now);
+                self.spend(at.now);
                 self.group(frame.id, group, at, out, link);
             }
             ClientBody::Ping => {
-                self.pace.take(at.now);
+                self.spend(at.now);
                 self.say(None, ServerBody::Pong, at, out);
             }
             ClientBody::Forget(forget) => {
-                self.pace.take(at.now);
+                self.spend(at.now);
                 self.forget(frame.id, &forget.device, at, out, link);
             }
             ClientBody::Typing(typing) => {
-                self.pace.take(at.now);
+                self.spend(at.now);
                 self.typing(frame.id, &typing.to, at, out, link);
             }
             ClientBody::Read(read) => {
-                self.pace.take(at.now);
+                self.spend(at.now);
                 self.read(frame.id, read, at, out, link);
             }
             ClientBody::Watch(watch) => {
@@ -220,8 +237,8 @@ impl Core {
                 self.unwatch(frame.id, watch, at, out, link);
             }
             ClientBody::Refresh(refresh) => {
-                self.pace.take(at.now);
-                self.refresh(frame.id, &refresh.token, at, out);
+                self.spend(at.now);
+                self.refresh(frame.id, &refresh.token, at, out, link);
             }
             ClientBody::Hello(_) => {
                 let message = "this connection has said hello before".to_owned();
@@ -231,17 +248,17 @@ impl Core {
         Ok(())
     }
 
-    fn refresh(&mut self, id: Option<u64>, token: &str, at: Moment, out: &mut Vec<u8>) {
+    fn refresh(&mut self, id: Option<u64>, token: &str, at: Moment, out: &mut Vec<u8>, link: &impl Link) {
         let checked = self.node.verifier.verify_at(token, at.wall_ms).and_then(|identity| {
             if identity.user != self.user {
-                return Err(crate::auth::AuthError::OtherUser);
+                return Err(AuthError::OtherUser);
             }
             identity.device(Some(&self.device))?;
-            Ok(identity.expires_ms)
+            if identity.is_revoked(link.revoked_before()) { Err(AuthError::Revoked) } else { Ok(identity) }
         });
         let answer = match checked {
-            Ok(expires_ms) => {
-                self.expires_ms = expires_ms;
+            Ok(identity) => {
+                self.identity = identity;
                 ServerBody::Ok(protocol::Ok::default())
             }
             Err(error) => {
@@ -253,7 +270,7 @@ impl Core {
     }
 
     fn bad_frame(&mut self, error: DecodeError, at: Moment, out: &mut Vec<u8>) -> Result<(), End> {
-        self.pace.take(at.now);
+        self.spend(at.now);
         let code = error.code;
         self.say(error.id, ServerBody::Error(ErrorBody { code, message: error.message.into() }), at, out);
         // A type that a newer client knows and we don't is no violation.
@@ -265,9 +282,11 @@ impl Core {
     ///
     /// # Errors
     /// How the connection ends.
-    pub fn event(&mut self, event: Event, at: Moment, out: &mut Vec<u8>) -> Result<(), End> {
+    pub fn event(&mut self, event: Event, at: Moment, out: &mut Vec<u8>, link: &impl Link) -> Result<(), End> {
         match event {
             Event::Registered { epoch } => {
+                // Whatever was revoked before it was registered, or while it was not, is known by now.
+                self.check_revoked(link.revoked_before())?;
                 if self.stage == Stage::Registering {
                     self.welcome(epoch, at, out);
                 }
@@ -300,10 +319,23 @@ impl Core {
             }
             Event::Refused(Refusal::OlderAttempt) => return Err(End::Close(CloseCode::OlderAttempt)),
             Event::Refused(Refusal::TooManyDevices) => return Err(End::Close(CloseCode::TooManyDevices)),
+            Event::Revoked { before_ms } => self.check_revoked(Some(before_ms))?,
             Event::Superseded => return Err(End::Close(CloseCode::Superseded)),
             Event::Unavailable => return Err(End::Close(CloseCode::Unavailable)),
         }
         Ok(())
+    }
+
+    /// Ends the session if its token is one that was issued before this time.
+    ///
+    /// # Errors
+    /// How the connection ends.
+    pub fn check_revoked(&self, before_ms: Option<u64>) -> Result<(), End> {
+        if !self.identity.is_revoked(before_ms) {
+            return Ok(());
+        }
+        self.node.auth_failed(None, &AuthError::Revoked);
+        Err(End::Close(CloseCode::BadToken))
     }
 
     fn welcome(&mut self, epoch: Pos, at: Moment, out: &mut Vec<u8>) {
@@ -419,7 +451,7 @@ impl Core {
     /// # Errors
     /// How the connection ends.
     pub fn tick(&mut self, at: Moment, stuck: bool, out: &mut Vec<u8>) -> Result<(), End> {
-        if at.wall_ms >= self.expires_ms {
+        if at.wall_ms >= self.identity.expires_ms {
             return Err(End::Close(CloseCode::TokenExpired));
         }
         self.release(at, out);
@@ -444,7 +476,7 @@ impl Core {
     /// When [`Core::tick`] is due, and when a client over its rate may go on if its frames `wait`.
     pub fn due(&self, at: Moment, wait: bool) -> Instant {
         // The wall clock can jump: it is looked at again at least once in a heartbeat.
-        let left_ms = self.expires_ms.saturating_sub(at.wall_ms);
+        let left_ms = self.identity.expires_ms.saturating_sub(at.wall_ms);
         let expiry = at.now + std::time::Duration::from_millis(left_ms);
         let mut due = self.heart.due().min(expiry);
         if let Some(late) = self.window.late_at(self.node.rules.ack_timeout) {
@@ -453,8 +485,8 @@ impl Core {
         if let Some(release) = self.release_at() {
             due = due.min(release);
         }
-        if wait && !self.pace.ready(at.now) {
-            due = due.min(self.pace.ready_at());
+        if wait && self.pace_ready_at() > at.now {
+            due = due.min(self.pace_ready_at());
         }
         due
     }

@@ -37,7 +37,8 @@ impl Rejection {
         Self { id, error, message: message.into(), close: CloseCode::Protocol, auth: None }
     }
 
-    fn auth(id: Option<u64>, error: AuthError) -> Self {
+    /// Because of its token.
+    pub fn auth(id: Option<u64>, error: AuthError) -> Self {
         let close = if error == AuthError::Expired { CloseCode::TokenExpired } else { CloseCode::BadToken };
         Self { id, error: ErrorCode::BadToken, message: error.to_string(), close, auth: Some(error) }
     }

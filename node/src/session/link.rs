@@ -35,6 +35,10 @@ pub trait Link: Send + Sync + 'static {
     /// Takes up to `most` of what is new of those watched.
     fn presences(&self, most: usize) -> Vec<Presence>;
 
+    /// Tokens of the session's user that were issued before this time do not count, ms since the Unix
+    /// epoch, as this node knows now.
+    fn revoked_before(&self) -> Option<u64>;
+
     /// Whether the cluster has groups. Before that nothing may be asked of any.
     fn has_groups(&self) -> bool;
 
@@ -87,6 +91,10 @@ impl Link for cluster::Session {
 
     fn presences(&self, most: usize) -> Vec<Presence> {
         cluster::Session::presences(self, most)
+    }
+
+    fn revoked_before(&self) -> Option<u64> {
+        cluster::Session::revoked_before(self)
     }
 
     fn has_groups(&self) -> bool {

@@ -14,6 +14,7 @@ mod link;
 mod node;
 mod run;
 mod signals;
+mod user_pace;
 mod wire;
 pub mod ws;
 
@@ -24,6 +25,7 @@ pub use limits::Limits;
 pub use link::Link;
 pub use node::{Node, Rules};
 pub use run::{Opened, run};
+pub use user_pace::UserPaces;
 
 #[cfg(test)]
 mod testing;

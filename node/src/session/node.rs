@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::hooks::TestHooks;
+use super::user_pace::UserPaces;
 use crate::auth::{AuthError, Verifier};
 use crate::delivery::WindowLimits;
 use crate::telemetry::{ConnectionError, Metrics, Sampler, Trail};
@@ -44,6 +45,8 @@ pub struct Node {
     pub trail: Trail,
     /// Faults on order, where the operator allows them.
     pub hooks: Option<TestHooks>,
+    /// How fast users may send.
+    pub users: Arc<UserPaces>,
 }
 
 impl Node {

@@ -20,12 +20,12 @@ use tokio::io::AsyncWriteExt;
 use super::control::{Control, Order, Place};
 use super::core::{Core, Moment, OUT_HIGH_BYTES, PRESENCES, put_frame};
 use super::ending::{Counted, End};
-use super::handshake::{Greeting, greet};
+use super::handshake::{Greeting, Rejection, greet};
 use super::link::Link;
 use super::node::Node;
 use super::wire::{Reader, Writer};
 use super::ws::{self, Incoming};
-use crate::auth::Identity;
+use crate::auth::{AuthError, Identity};
 use crate::protocol::{CloseCode, GoAway, ServerBody, ServerFrame};
 use crate::telemetry::{Metrics, Part};
 
@@ -79,13 +79,13 @@ enum Wake {
 }
 
 /// Serves a connection until it is closed. `open` begins the session that the client asks for and
-/// tells how many sends it may have unanswered, or `None` when this node cannot serve (4001);
-/// without a place it is full (1013).
+/// tells how many sends it may have unanswered, or else the code to close it with; without a place
+/// the node is full (1013).
 pub async fn run<L: Link>(
     node: Arc<Node>,
     opened: Opened,
     place: Option<Place>,
-    open: impl FnOnce(SessionSpec) -> Option<(L, u32)> + Send,
+    open: impl FnOnce(SessionSpec, &Identity) -> Result<(L, u32), CloseCode> + Send,
 ) {
     let Opened { conn, early, identity, peer } = opened;
     let mut counted = Counted::new(&node);
@@ -146,11 +146,21 @@ async fn session<L: Link>(
     greeting: Greeting,
     peer: SocketAddr,
     control: &Control,
-    open: impl FnOnce(SessionSpec) -> Option<(L, u32)>,
+    open: impl FnOnce(SessionSpec, &Identity) -> Result<(L, u32), CloseCode>,
 ) -> End {
     let Greeting { spec, identity, id } = greeting;
     let (user, device) = (spec.user.clone(), spec.device.clone());
-    let Some((link, inflight)) = open(spec) else { return End::Close(CloseCode::Unavailable) };
+    let (link, inflight) = match open(spec, &identity) {
+        Ok(opened) => opened,
+        Err(code) => {
+            if code == CloseCode::BadToken {
+                let rejection = Rejection::auth(id, AuthError::Revoked);
+                node.auth_failed(Some(peer), &AuthError::Revoked);
+                put_frame(&mut wire.writer.out, &rejection.frame());
+            }
+            return End::Close(code);
+        }
+    };
     let started = clock::now();
     tracing::info!(
         event = "connection_established",
@@ -190,7 +200,7 @@ async fn serve(wire: &mut Wire, core: &mut Core, link: &impl Link, control: &Con
         let wake = wait(wire, core, link, control, &mut timer).await;
         let at = Moment::now();
         let decision = match wake {
-            Wake::Event(event) => core.event(event, at, &mut wire.writer.out),
+            Wake::Event(event) => core.event(event, at, &mut wire.writer.out, link),
             Wake::Due => core.tick(at, wire.writer.waiting() > 0, &mut wire.writer.out),
             Wake::Read | Wake::Room { freed: true } => {
                 core.heard(at.now);
@@ -234,6 +244,8 @@ async fn deliver(wire: &mut Wire, core: &mut Core, link: &impl Link) -> Result<(
         match Box::pin(link.read(page.after, page.count, page.bytes)).await {
             Ok(deliveries) => {
                 tries = 0;
+                // What was read may be newer than what the session was told.
+                core.check_revoked(link.revoked_before())?;
                 core.page(deliveries, Moment::now(), &mut wire.writer.out);
             }
             // The message has left, or a checkpoint has put its body elsewhere: the inbox knows by now.

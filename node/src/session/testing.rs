@@ -26,9 +26,10 @@ use super::hooks::TestHooks;
 use super::link::Link;
 use super::node::{Node, Rules};
 use super::run::{Opened, run};
-use crate::auth::{AuthConfig, DEV_SECRET, Verifier, issue};
+use super::user_pace::UserPaces;
+use crate::auth::{AuthConfig, DEV_SECRET, Identity, Verifier, issue};
 use crate::delivery::WindowLimits;
-use crate::protocol::ServerFrame;
+use crate::protocol::{CloseCode, ServerFrame};
 use crate::telemetry::{Metrics, Sampler, Trail};
 
 /// One end of a stream in memory.
@@ -79,6 +80,8 @@ pub struct Played {
     pub presences: VecDeque<Presence>,
     /// Some node of the cluster is older than groups.
     pub no_groups: bool,
+    /// Tokens issued before do not count, ms since the Unix epoch.
+    pub revoked_before: Option<u64>,
     pub acked: Vec<Pos>,
     pub inbox: Vec<Delivery>,
     /// So many reads fail in this way before one succeeds.
@@ -189,6 +192,10 @@ impl Link for FakeLink {
         played.presences.drain(..count).collect()
     }
 
+    fn revoked_before(&self) -> Option<u64> {
+        self.0.lock().revoked_before
+    }
+
     fn has_groups(&self) -> bool {
         !self.0.lock().no_groups
     }
@@ -272,6 +279,7 @@ impl Client {
             deliveries: Sampler::new(1),
             trail: Trail::default(),
             hooks: Some(TestHooks::default()),
+            users: UserPaces::new(0),
         });
         let script = Script::default();
         let opened = Opened {
@@ -281,9 +289,12 @@ impl Client {
             peer: ([127, 0, 0, 1], 7).into(),
         };
         let link = script.clone();
-        let open = move |spec| {
+        let open = move |spec: SessionSpec, identity: &Identity| {
+            if identity.is_revoked(link.lock().revoked_before) {
+                return Err(CloseCode::BadToken);
+            }
             link.lock().spec = Some(spec);
-            Some((FakeLink(link), INFLIGHT))
+            Ok((FakeLink(link), INFLIGHT))
         };
         let task = tokio::spawn(run(node.clone(), opened, connections.enter(), open));
         let socket = WebSocketStream::from_raw_socket(ours, Role::Client, None).await;

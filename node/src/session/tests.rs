@@ -13,6 +13,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use super::control::Connections;
 use super::node::Rules;
 use super::testing::{Client, INFLIGHT, hello, rules, token};
+use crate::protocol::CloseCode;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -363,7 +364,7 @@ async fn an_idle_connection_is_small() {
         identity: None,
         peer: ([127, 0, 0, 1], 7).into(),
     };
-    let open = |_| -> Option<(super::testing::FakeLink, u32)> { None };
+    let open = |_, _: &_| -> Result<(super::testing::FakeLink, u32), _> { Err(CloseCode::Unavailable) };
     let future = super::run(client.node.clone(), opened, place, open);
     assert!(size_of_val(&future) < 2048, "{} bytes", size_of_val(&future));
 }
@@ -473,4 +474,38 @@ async fn what_a_drill_lets_fail_is_asked_of_the_log_as_such() {
     assert_eq!(client.script.lock().refused.len(), 1, "groups are left alone");
     client.script.tell(Event::Sent { token: 0, result: Err(SendRefusal::InboxFull) });
     assert!(client.hear().await.contains("inbox_full"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_ends_with_its_token() {
+    let now_ms = cluster::env::clock::wall_ms();
+    let mut client = Client::welcomed(rules()).await;
+    client.script.tell(Event::Revoked { before_ms: now_ms - 60_000 });
+    client.silent(SECOND).await;
+    client.script.tell(Event::Revoked { before_ms: now_ms + 60_000 });
+    assert_eq!(client.closed().await, 4500, "issued before");
+
+    // Revoked while it was not registered, as a node is that was sent a checkpoint.
+    let client = Client::welcomed(rules()).await;
+    client.script.tell(Event::Suspended);
+    client.script.lock().revoked_before = Some(now_ms + 60_000);
+    client.script.tell(Event::Registered { epoch: Pos(9) });
+    assert_eq!(client.closed().await, 4500);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revoked_token_gets_no_session_and_refreshes_none() {
+    let now_ms = cluster::env::clock::wall_ms();
+    let mut client = Client::open(rules()).await;
+    client.script.lock().revoked_before = Some(now_ms + 60_000);
+    client.say(&hello(60_000)).await;
+    assert!(client.hear().await.contains(r#""code":"bad_token""#));
+    assert!(client.script.lock().spec.is_none(), "it evicts nobody");
+    assert_eq!(client.closed().await, 4500);
+
+    let mut client = Client::welcomed(rules()).await;
+    client.script.lock().revoked_before = Some(now_ms + 60_000);
+    client.say(&format!(r#"{{"id":5,"refresh":{{"token":"{}"}}}}"#, token("alice", 90_000))).await;
+    let answer = client.hear().await;
+    assert!(answer.contains(r#"{"id":5,"error":{"code":"bad_token""#), "{answer}");
 }

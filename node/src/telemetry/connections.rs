@@ -6,6 +6,7 @@ use std::time::Duration;
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 
 use super::metrics::{Maker, Metrics};
+use crate::http::Refusal;
 use crate::protocol::CloseCode;
 
 /// Why a connection did not come about, or ended other than in good order.
@@ -29,10 +30,12 @@ pub enum ConnectionError {
     Overload,
     /// A connection could not be accepted.
     Accept,
+    /// The client does not speak TLS as this port does.
+    Tls,
 }
 
 impl ConnectionError {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Auth,
         Self::HelloTimeout,
         Self::Protocol,
@@ -42,6 +45,7 @@ impl ConnectionError {
         Self::Unavailable,
         Self::Overload,
         Self::Accept,
+        Self::Tls,
     ];
 
     /// The label's value.
@@ -57,6 +61,7 @@ impl ConnectionError {
             Self::Unavailable => "unavailable",
             Self::Overload => "overload",
             Self::Accept => "accept_failed",
+            Self::Tls => "tls_failed",
         }
     }
 }
@@ -73,6 +78,7 @@ pub(super) struct Connections {
     established: IntCounter,
     closed: IntCounterVec,
     errors: IntCounterVec,
+    refused: IntCounterVec,
     duration: Histogram,
     ack_timeouts: IntCounter,
     received: IntCounter,
@@ -96,6 +102,11 @@ impl Connections {
                 "Connections refused or ended by an error, by its kind",
                 &["error_type"],
             ),
+            refused: make.counters(
+                "im_gateway_connections_refused_total",
+                "WebSockets that were told to come again later, by the limit that was met",
+                &["limit"],
+            ),
             duration: make.histogram(
                 "im_gateway_connection_duration_seconds",
                 "How long WebSocket connections lasted that were closed",
@@ -116,6 +127,9 @@ impl Connections {
             connections.closed.with_label_values(&[code.reason()]);
         }
         connections.closed.with_label_values(&[CONNECTION_LOST]);
+        for refusal in Refusal::ALL {
+            connections.refused.with_label_values(&[refusal.label()]);
+        }
         for error in ConnectionError::ALL {
             connections.errors.with_label_values(&[error.label()]);
         }
@@ -141,6 +155,11 @@ impl Metrics {
     /// A connection was refused or ended by an error.
     pub fn connection_error(&self, error: ConnectionError) {
         self.connections.errors.with_label_values(&[error.label()]).inc();
+    }
+
+    /// A WebSocket was told to come again later.
+    pub fn connection_refused(&self, why: Refusal) {
+        self.connections.refused.with_label_values(&[why.label()]).inc();
     }
 
     /// Messages have waited for an acknowledgement for too long.

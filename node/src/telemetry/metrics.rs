@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use cluster::observer::{Audience, Observer};
+use cluster::observer::{Audience, Observer, PEER_REFUSALS};
 use cluster::status::Status;
 use prometheus::core::Collector;
 use prometheus::proto::LabelPair;
@@ -55,6 +55,8 @@ pub struct Metrics {
     duplicates: IntCounter,
     elections: IntCounter,
     presence_updates: IntCounter,
+    peer_refusals: IntCounterVec,
+    certificate_ends: IntGaugeVec,
     checkpoints: Histogram,
     proposal_latency: Histogram,
     proposal_ops: Histogram,
@@ -153,6 +155,16 @@ impl Metrics {
                 "im_gateway_presence_updates_total",
                 "Times that a client was told who is there, before what a slow one did not take was replaced",
             ),
+            peer_refusals: make.counters(
+                "im_gateway_peer_refusals_total",
+                "Connections to the port for nodes that came to nothing, by the kind of reason",
+                &["kind"],
+            ),
+            certificate_ends: make.gauges(
+                "im_gateway_certificate_expiry_timestamp_seconds",
+                "When the certificate in force ends, in seconds since the Unix epoch",
+                &["port"],
+            ),
             checkpoints: make.histogram(
                 "im_gateway_checkpoint_seconds",
                 "Writing a checkpoint of the state, beside everything else",
@@ -177,6 +189,9 @@ impl Metrics {
     }
 
     fn begin_at_zero(&self) {
+        for kind in PEER_REFUSALS {
+            self.peer_refusals.with_label_values(&[kind]);
+        }
         for kind in TYPES {
             self.messages_delivered.with_label_values(&[kind]);
             self.delivery_latency.with_label_values(&[kind]);
@@ -184,6 +199,11 @@ impl Metrics {
                 self.messages_failed.with_label_values(&[kind, reason]);
             }
         }
+    }
+
+    /// The certificate that is in force on a port, `clients` or `nodes`, ends at this time.
+    pub fn certificate_ends(&self, port: &str, ends_s: u64) {
+        self.certificate_ends.with_label_values(&[port]).set(i64::try_from(ends_s).unwrap_or(i64::MAX));
     }
 
     /// Everything in Prometheus' text format, with the label `node`, and the cluster as `status` shows it.
@@ -239,6 +259,10 @@ impl Observer for Metrics {
 
     fn elections(&self, count: u64) {
         self.elections.inc_by(count);
+    }
+
+    fn peer_refused(&self, kind: &'static str) {
+        self.peer_refusals.with_label_values(&[kind]).inc();
     }
 
     fn checkpoint(&self, took: Duration) {

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// An answer.
@@ -25,8 +25,17 @@ pub async fn post(addr: &str, path: &str) -> io::Result<Answer> {
 
 /// Any request, and its answer: as long as it says that it is, or else everything until the end.
 pub async fn request(addr: &str, text: &str) -> io::Result<Answer> {
-    let mut stream = TcpStream::connect(addr).await?;
+    request_over(TcpStream::connect(addr).await?, text).await
+}
+
+/// `GET path` over a stream.
+pub async fn get_over(stream: impl AsyncRead + AsyncWrite + Unpin, addr: &str, path: &str) -> io::Result<Answer> {
+    request_over(stream, &format!("GET {path} HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\n\r\n")).await
+}
+
+async fn request_over(mut stream: impl AsyncRead + AsyncWrite + Unpin, text: &str) -> io::Result<Answer> {
     stream.write_all(text.as_bytes()).await?;
+    stream.flush().await?;
     let mut bytes = Vec::new();
     while !complete(&bytes) && stream.read_buf(&mut bytes).await? > 0 {}
     let text = String::from_utf8_lossy(&bytes);

@@ -5,6 +5,7 @@
 
 #![allow(dead_code)] // Each test binary uses its part.
 
+pub mod certificates;
 pub mod http;
 pub mod ledger;
 pub mod person;
@@ -12,14 +13,18 @@ pub mod raw;
 pub mod tools;
 
 use std::fs;
+use std::io;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use cluster::env::clock;
+use certificates::Ca;
+use cluster::env::{Net, clock};
+use im_gateway::env::{Tcp, Tls};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -36,6 +41,9 @@ pub const SECRET: &str = "a secret that only these tests know";
 /// The secret that the nodes of these clusters share.
 pub const CLUSTER_SECRET: &str = "a secret that only these nodes know";
 
+/// When certificates end that are to last.
+pub const FAR_YEAR: i32 = 2100;
+
 static TURNS: Semaphore = Semaphore::const_new(CLUSTERS);
 
 /// Several nodes and the folder they live in.
@@ -44,6 +52,8 @@ pub struct TestCluster {
     dir: TempDir,
     nodes: Vec<TestNode>,
     options: Options,
+    /// Knows the nodes, where they speak TLS.
+    ca: Option<Ca>,
 }
 
 /// What differs between tests.
@@ -55,12 +65,16 @@ pub struct Options {
     pub groups: String,
     /// Lines of the `[limits]` section.
     pub limits: String,
+    /// Lines of the `[admission]` section.
+    pub admission: String,
     /// Lines of the `[auth]` section, instead of the one that sets [`SECRET`].
     pub auth: Option<String>,
     /// Faults on order.
     pub test_hooks: bool,
     /// Files that a node may have open.
     pub files: Option<u64>,
+    /// Both ports of every node speak TLS, with certificates made for this cluster.
+    pub tls: bool,
     /// The founder is told to bootstrap also when its disk was wiped.
     pub founder_for_ever: bool,
 }
@@ -121,7 +135,8 @@ impl TestCluster {
     pub async fn start_with(nodes: usize, options: Options) -> Self {
         let turn = TURNS.acquire().await.expect("the semaphore is never closed");
         let dir = TempDir::new().expect("a temporary folder");
-        let mut cluster = Self { _turn: turn, dir, nodes: Vec::new(), options };
+        let ca = options.tls.then(|| Ca::new(dir.path(), "ca"));
+        let mut cluster = Self { _turn: turn, dir, nodes: Vec::new(), options, ca };
         for _ in 0..nodes {
             cluster.add();
         }
@@ -136,11 +151,20 @@ impl TestCluster {
 
     /// Starts one more node; does not wait for it.
     pub fn add(&mut self) -> usize {
+        let index = self.add_stopped();
+        self.restart(index);
+        index
+    }
+
+    /// Prepares one more node, which [`TestCluster::restart`] starts.
+    pub fn add_stopped(&mut self) -> usize {
         let index = self.nodes.len();
         let (http, peer) = (free_port(), free_port());
         let data = self.dir.path().join(format!("node-{index}"));
         self.nodes.push(TestNode { child: None, http, peer, data, wiped: 0 });
-        self.restart(index);
+        if let Some(ca) = &self.ca {
+            ca.node(self.dir.path(), &format!("node-{index}"), FAR_YEAR);
+        }
         index
     }
 
@@ -191,18 +215,25 @@ impl TestCluster {
             "dev = true\ntest_hooks = {test_hooks}\ndata = {data:?}\n\
              [listen]\nhttp = \"127.0.0.1:{http}\"\npeer = \"127.0.0.1:{peer}\"\n\
              [log]\nlevel = \"info\"\nformat = \"json\"\n\
-             [auth]\n{auth}\n[limits]\n{limits}\n\
+             [auth]\n{auth}\n[limits]\n{limits}\n[admission]\n{admission}\n\
              [cluster]\nsecret = {CLUSTER_SECRET:?}\nbootstrap = {bootstrap}\njoin = [{others}]\n\
-             [cluster.limits]\n{replicated}\n[cluster.groups]\n{groups}\n",
+             [cluster.limits]\n{replicated}\n[cluster.groups]\n{groups}\n{tls}",
             data = node.data,
             http = node.http,
             peer = node.peer,
             test_hooks = self.options.test_hooks,
             limits = self.options.limits,
+            admission = self.options.admission,
             bootstrap = index == 0 && (node.wiped == 0 || self.options.founder_for_ever),
             others = others.join(","),
             replicated = self.options.replicated_limits,
             groups = self.options.groups,
+            tls = self.ca.as_ref().map_or_else(String::new, |_| {
+                let file = |kind| self.dir.path().join(format!("node-{index}.{kind}"));
+                let own = format!("cert = {:?}\nkey = {:?}\n", file("pem"), file("key"));
+                let ca = self.dir.path().join("ca.pem");
+                format!("[tls.http]\n{own}[tls.peer]\n{own}ca = {ca:?}\n")
+            }),
         );
         let path = self.dir.path().join(format!("node-{index}.toml"));
         fs::write(&path, text).expect("a configuration file");
@@ -251,7 +282,11 @@ impl TestCluster {
     /// Runs an operator's command, such as `["member", "remove", id]`, against a node; what it says.
     pub async fn operator(&self, index: usize, args: &[&str]) -> Result<String, String> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_im-gateway"));
-        command.args(args).args(["--url", &format!("http://{}", self.addr(index))]).stdin(Stdio::null());
+        let scheme = if self.ca.is_some() { "https" } else { "http" };
+        command.args(args).args(["--url", &format!("{scheme}://{}", self.addr(index))]).stdin(Stdio::null());
+        if let Some(ca) = &self.ca {
+            command.arg("--ca").arg(&ca.file);
+        }
         let output = tokio::task::spawn_blocking(move || command.output()).await.expect("it does not panic");
         let output = output.expect("the command starts");
         let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -316,7 +351,7 @@ impl TestCluster {
 
     /// The WebSocket URL of a node.
     pub fn url(&self, index: usize) -> String {
-        format!("ws://{}/ws", self.addr(index))
+        format!("{}://{}/ws", if self.ca.is_some() { "wss" } else { "ws" }, self.addr(index))
     }
 
     /// The WebSocket URLs of all nodes, this one first.
@@ -328,7 +363,7 @@ impl TestCluster {
     pub async fn ready(&mut self, index: usize) {
         let deadline = clock::now() + PATIENCE;
         loop {
-            if http::get(&self.addr(index), "/ready").await.is_ok_and(|answer| answer.status == 200) {
+            if self.get(index, "/ready").await.is_ok_and(|answer| answer.status == 200) {
                 return;
             }
             if let Some(child) = &mut self.nodes[index].child
@@ -341,15 +376,40 @@ impl TestCluster {
         }
     }
 
+    /// The folder that everything of this cluster is in.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// What signed the nodes' certificates.
+    pub fn ca(&self) -> &Ca {
+        self.ca.as_ref().expect("this cluster speaks TLS")
+    }
+
+    /// What clients reach the nodes by, where they speak TLS.
+    pub fn secure_net(&self) -> Option<Arc<dyn Net>> {
+        let tls = |ca: &Ca| Tls::to_nodes(Arc::new(Tcp), Some(ca.file.clone())).expect("a good CA file");
+        self.ca.as_ref().map(|ca| Arc::new(tls(ca)) as Arc<dyn Net>)
+    }
+
+    /// `GET path` of a node.
+    pub async fn get(&self, index: usize, path: &str) -> io::Result<http::Answer> {
+        let addr = self.addr(index);
+        match self.secure_net() {
+            None => http::get(&addr, path).await,
+            Some(net) => http::get_over(net.connect(&addr).await?, &addr, path).await,
+        }
+    }
+
     /// `/admin/status` of a node.
     pub async fn status(&self, index: usize) -> Option<Value> {
-        let answer = http::get(&self.addr(index), "/admin/status").await.ok()?;
+        let answer = self.get(index, "/admin/status").await.ok()?;
         (answer.status == 200).then(|| serde_json::from_str(&answer.body).expect("status is JSON"))
     }
 
     /// The sum of a metric's series on a node that have this label, such as `type="direct"`.
     pub async fn metric(&self, index: usize, name: &str, label: &str) -> Option<f64> {
-        let answer = http::get(&self.addr(index), "/metrics").await.ok()?;
+        let answer = self.get(index, "/metrics").await.ok()?;
         let series = answer.body.lines().filter_map(|line| line.strip_prefix(name)).filter(|line| line.contains(label));
         series.map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }

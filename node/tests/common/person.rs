@@ -70,7 +70,7 @@ impl Person {
     pub fn begin(cluster: &TestCluster, ledger: &Arc<Ledger>, name: &str, device: &str, nodes: &[usize]) -> Self {
         let urls = nodes.iter().map(|node| cluster.url(*node)).collect();
         let builder = Client::builder(Arc::new(Tcp), urls, Arc::new(token(name)), device);
-        let client = builder.first(0).connect().expect("the URLs are good");
+        let client = builder.secure(cluster.secure_net()).first(0).connect().expect("the URLs are good");
         ledger.device(name, device);
         let (receipts, to_collect) = mpsc::unbounded_channel();
         let seen = Arc::new(Mutex::new(Seen::default()));

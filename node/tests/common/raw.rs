@@ -51,6 +51,16 @@ impl Raw {
         Self::request_at(addr, path, Request::builder()).await.expect("the node takes a WebSocket")
     }
 
+    /// As [`Raw::open`], where the node may refuse.
+    pub async fn try_open(addr: &str) -> Result<Self, Error> {
+        Self::request(addr, Request::builder()).await
+    }
+
+    /// As [`Raw::try_open`], as a proxy does it for this address.
+    pub async fn open_for(addr: &str, client: &str) -> Result<Self, Error> {
+        Self::request(addr, Request::builder().header("x-forwarded-for", client)).await
+    }
+
     async fn request(addr: &str, request: Builder) -> Result<Self, Error> {
         Self::request_at(addr, "/ws", request).await
     }

@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod admission;
 mod bad_input;
 mod breaker;
 mod checker;
@@ -20,6 +21,8 @@ mod limits;
 mod membership;
 mod presence;
 mod quorum;
+mod revocation;
 mod sessions;
 mod signals;
+mod tls;
 mod trace;

@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cluster::env::clock;
 use cluster::id::{MessageId, NodeId, Pos, UserId};
+use cluster::observer::NoObserver;
 use cluster::peer::{Handler, Kind, Peers, Secret};
 use cluster::raft::{
     ApplySink, CheckpointEvery, LogId, Member, Payload, Raft, Storage, network, open_with, serve_raft,
@@ -98,7 +99,7 @@ impl Node {
         let every = CheckpointEvery { entries: 1, bytes: 1 };
         let Storage { log, machine, state, .. } =
             open_with(&env, Arc::new(Sink(counts.clone())), every).await.expect("opens");
-        let peers = Peers::new(env.net, id, Secret::new("a secret for the storm"));
+        let peers = Peers::new(env.net, id, Secret::new("a secret for the storm"), Arc::new(NoObserver));
         let serve = Arc::new(Serve::default());
         let addr = peers.listen("127.0.0.1:0", serve.clone()).await.expect("listens");
         let config = Config {

@@ -88,7 +88,11 @@ fn compare(state: &State, model: &mut Model) -> Result<(), TestCaseError> {
             prop_assert_eq!(items, expected);
         }
     }
+    totals.revocations = model.revoked.len() as u64;
     prop_assert_eq!(state.totals(), totals);
+    for name in users() {
+        prop_assert_eq!(state.revoked_before(&name), model.revoked.get(&name).map(|(before_ms, _)| *before_ms));
+    }
     for (_, node) in state.nodes() {
         prop_assert!(node.generation.is_some() || node.sessions == 0);
     }

@@ -78,6 +78,8 @@ fn command() -> impl Strategy<Value = Command> {
         1 => any::<u32>().prop_map(Command::SetFeatureLevel),
         1 => group_limits().prop_map(Command::SetGroupLimits),
         1 => any::<bool>().prop_map(|open| Command::SetBreaker { open }),
+        1 => (any::<u8>().prop_map(user), any::<u64>())
+            .prop_map(|(user, before_ms)| Command::Revoke { user, before_ms }),
     ]
 }
 

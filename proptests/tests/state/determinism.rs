@@ -95,7 +95,7 @@ fn logs_reach_everything() {
     }
 }
 
-const EVERYTHING: [&str; 45] = [
+const EVERYTHING: [&str; 46] = [
     "stored",
     "stored before",
     "refused",
@@ -141,6 +141,7 @@ const EVERYTHING: [&str; 45] = [
     "message of a group that was left",
     "breaker opened",
     "breaker closed",
+    "revoked",
 ];
 
 fn reached(effect: &Effect) -> Vec<&'static str> {
@@ -167,6 +168,7 @@ fn reached(effect: &Effect) -> Vec<&'static str> {
         Effect::NodeRefused { .. } => vec!["node refused"],
         Effect::Breaker { open: true } => vec!["breaker opened"],
         Effect::Breaker { open: false } => vec!["breaker closed"],
+        Effect::Revoked { .. } => vec!["revoked"],
     }
 }
 

@@ -108,6 +108,10 @@ pub enum Step {
     GroupLimits(GroupLimits),
     Breaker(bool),
     FeatureLevel(u32),
+    Revoke {
+        user: u8,
+        before_ms: u64,
+    },
     Blank,
 }
 
@@ -195,6 +199,7 @@ fn step(ops: usize) -> impl Strategy<Value = Step> {
         1 => limits().prop_map(Step::Limits),
         2 => group_limits().prop_map(Step::GroupLimits),
         3 => any::<bool>().prop_map(Step::Breaker),
+        2 => (0..USERS, 0..100_u64).prop_map(|(user, before_ms)| Step::Revoke { user, before_ms }),
         1 => Just(Step::Blank),
         1 => prop_oneof![
             4 => (0..4_u32).prop_map(Step::FeatureLevel),
@@ -312,6 +317,9 @@ impl Maker {
             Step::GroupLimits(ref limits) => self.propose(Command::SetGroupLimits(limits.clone())),
             Step::Breaker(open) => self.propose(Command::SetBreaker { open }),
             Step::FeatureLevel(level) => self.propose(Command::SetFeatureLevel(level)),
+            Step::Revoke { user: whose, before_ms } => {
+                self.propose(Command::Revoke { user: user(whose), before_ms });
+            }
             Step::Blank => {
                 self.append(None);
             }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cluster::id::{Boot, DeviceId, Epoch, GroupId, MessageId, NodeId, Pos, UserId};
 use cluster::state::{
-    Batch, BatchRefusal, Command, GapReason, GroupLimits, GroupOp, GroupSend, Limits, NodeUp, Op, Outcome, Register,
-    RegisterRefusal, Send, SendRefusal,
+    Batch, BatchRefusal, Command, GapReason, GroupLimits, GroupOp, GroupSend, Limits, NodeUp, Op, Outcome,
+    REVOCATION_KEPT_MS, Register, RegisterRefusal, Send, SendRefusal,
 };
 
 use crate::model_groups::MGroup;
@@ -21,6 +21,8 @@ pub struct Model {
     pub group_limits: GroupLimits,
     pub breaker_open: bool,
     pub groups: BTreeMap<GroupId, MGroup>,
+    /// Until which time users' tokens are revoked, and when that is forgotten.
+    pub revoked: BTreeMap<UserId, (u64, u64)>,
     /// Groups that were written to in the batch.
     pub written: BTreeSet<GroupId>,
 }
@@ -50,10 +52,17 @@ impl Model {
             }
             Command::Tick { advance_ms } => {
                 self.time_ms += advance_ms.min(&60_000);
+                self.revoked.retain(|_, (_, forget_ms)| *forget_ms > self.time_ms);
                 while self.due(&mut effects) {}
             }
             Command::SetLimits(limits) => self.limits = limits.clone(),
             Command::SetFeatureLevel(_) => {}
+            Command::Revoke { user, before_ms } => {
+                let known = self.revoked.get(user).map_or(0, |(known, _)| *known);
+                let before_ms = known.max(*before_ms);
+                self.revoked.insert(user.clone(), (before_ms, self.time_ms + REVOCATION_KEPT_MS));
+                effects.push(Seen::Revoked(user.clone(), before_ms));
+            }
             Command::SetGroupLimits(limits) => self.group_limits = limits.clone(),
             Command::SetBreaker { open } => {
                 if self.breaker_open != *open {

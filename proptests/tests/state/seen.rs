@@ -18,6 +18,7 @@ pub enum Seen {
     NodeUp(NodeId, Pos),
     NodeRefused(NodeId, u64),
     NodeDown(NodeId, Pos),
+    Revoked(UserId, u64),
     Batch(NodeId, u64, String),
 }
 
@@ -46,6 +47,7 @@ pub fn seen(effects: &[Effect]) -> Vec<Seen> {
         Effect::Breaker { open } => Seen::Breaker(*open),
         Effect::NodeUp { node, generation, .. } => Seen::NodeUp(*node, *generation),
         Effect::NodeRefused { node, boot, .. } => Seen::NodeRefused(*node, *boot),
+        Effect::Revoked { user, before_ms } => Seen::Revoked(user.clone(), *before_ms),
         Effect::NodeDown { node, generation } => Seen::NodeDown(*node, *generation),
     };
     in_order(rest.map(see).chain(lost).collect())

@@ -172,6 +172,8 @@ static THREAD: OnceLock<Mutex<mpsc::Sender<Work>>> = OnceLock::new();
 pub fn start() {
     THREAD.get_or_init(|| {
         let (sender, work) = mpsc::channel::<Work>();
+        // Outside of any run, which it outlives.
+        #[allow(clippy::disallowed_methods)]
         thread::spawn(move || work.into_iter().for_each(|work| work()));
         Mutex::new(sender)
     });

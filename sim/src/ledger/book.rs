@@ -220,11 +220,39 @@ impl Client {
     }
 }
 
+/// What a token was good for, of a user whose tokens are revoked again and again.
+#[derive(Debug, Clone)]
+pub struct Exile {
+    /// The user.
+    pub user: String,
+    /// The client instance that uses it, as the log names it.
+    pub instance: u64,
+    /// When it was issued, ms since the Unix epoch.
+    pub issued_ms: u64,
+    /// What nodes said to its client, and when, in ns.
+    pub got: Vec<(u64, Got)>,
+}
+
+/// Something that a node says only to who has a token that counts, or does not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Got {
+    /// It has a session, of this epoch.
+    Welcome(u64),
+    /// Its message is stored, under this id.
+    Ok(String),
+    /// A message or gap, at this position.
+    Item(u64),
+    /// Its token does not count.
+    Refusal,
+}
+
 /// All clients and all messages.
 #[derive(Debug, Clone, Default)]
 pub struct Book {
     /// Clients in the order they started.
     pub clients: Vec<Client>,
+    /// Tokens of users whose tokens are revoked, in the order they were issued.
+    pub exiles: Vec<Exile>,
 }
 
 impl Book {

@@ -9,7 +9,9 @@ use im_gateway::client::{Fate, Incoming};
 use im_gateway::protocol::ErrorCode;
 use serde_json::json;
 
-pub use book::{Book, Client, ClientId, Device, Mark, Name, Received, Seen, Sent, Session, Surfaced, Watching};
+pub use book::{
+    Book, Client, ClientId, Device, Exile, Got, Mark, Name, Received, Seen, Sent, Session, Surfaced, Watching,
+};
 
 use crate::coverage;
 use crate::oracle::{Journal, Violation, safety};
@@ -55,6 +57,30 @@ impl Ledger {
         let mut book = self.book();
         book.clients.push(Client { slow, ..Client::new(device, ephemeral, time::now()) });
         book.clients.len() - 1
+    }
+
+    /// A user whose tokens are revoked has a new one; returns its number.
+    pub fn exile(&self, user: &str, instance: u64, issued_ms: u64) -> usize {
+        let exiles = &mut self.book().exiles;
+        exiles.push(Exile { user: user.to_owned(), instance, issued_ms, got: Vec::new() });
+        exiles.len() - 1
+    }
+
+    /// A node said something to the client that uses this token.
+    pub fn exile_got(&self, token: usize, got: Got) {
+        let mut book = self.book();
+        let exile = &mut book.exiles[token];
+        self.trace
+            .lazy("exile", || json!({ "user": exile.user, "issued_ms": exile.issued_ms, "got": format!("{got:?}") }));
+        if got == Got::Refusal && exile.got.iter().any(|(_, got)| matches!(got, Got::Welcome(_))) {
+            coverage::reached("a session by a revoked token was ended");
+        }
+        exile.got.push((time::now(), got));
+    }
+
+    /// When the last token of a user was issued, ms since the Unix epoch.
+    pub fn last_issued(&self, user: &str) -> Option<u64> {
+        self.book().exiles.iter().rev().find(|exile| exile.user == user).map(|exile| exile.issued_ms)
     }
 
     /// A client was welcomed.

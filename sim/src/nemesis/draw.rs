@@ -39,6 +39,8 @@ impl Plan {
         (plan.users, plan.limits) = (clients.between(2, 8), draw_limits(&clients));
         plan.clients = Mix::draw(&clients);
         plan.groups = draw_group_limits(&Dice::new(seed, "limits of groups"));
+        let exiles = Dice::new(seed, "exiles");
+        plan.clients.exiles = if exiles.one_in(3) { exiles.between(1, 2) } else { 0 };
         let kinds = swarm(&dice);
         for n in 0..dice.between(1, MOST_FAULTS) {
             // The first is a death in the middle of traffic: what everything is built for.

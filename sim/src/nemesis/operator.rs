@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use cluster::id::UserId;
 use cluster::status::{NodeStatus, Status};
 use cluster::{Admin, Cluster};
 use madsim::runtime::Handle;
@@ -112,6 +113,12 @@ pub async fn breaker(world: &World, open_for: Duration) {
         }
         time::sleep(LOOK).await;
     }
+}
+
+/// Revokes a user's tokens that were issued before a time, on machine `n`.
+pub async fn revoke(world: &World, n: usize, user: &str, before_ms: u64) -> bool {
+    let user = UserId::new(user).expect("the simulator's users have good names");
+    command(world, n, Admin::Revoke { user, before_ms }).await
 }
 
 /// Carries out an operator's command on machine `n`; whether that was reported to be done.

@@ -46,6 +46,17 @@ pub struct Registered {
     pub node: NodeId,
 }
 
+/// A revocation of a user's tokens.
+#[derive(Debug, Clone)]
+pub struct Revoked {
+    /// The entry that says so.
+    pub index: u64,
+    /// Whose.
+    pub user: String,
+    /// Those issued before this time, ms since the Unix epoch.
+    pub before_ms: u64,
+}
+
 /// A node's life in the cluster, from one start to its end.
 #[derive(Debug, Clone, Copy)]
 pub struct Generation {
@@ -97,6 +108,8 @@ pub struct Facts {
     pub grouped: Vec<Grouped>,
     /// Whom the log refused to join or make a group, and why.
     pub not_joined: BTreeSet<(String, String, GroupRefusal)>,
+    /// Revocations, in log order.
+    pub revoked: Vec<Revoked>,
     /// Registrations, in log order.
     pub registered: Vec<Registered>,
     /// Where each device's sends stand that were new, stored or refused: those the cluster remembers, as

@@ -19,6 +19,7 @@ mod presence;
 mod quorum;
 mod raft;
 mod reference;
+mod revocation;
 mod rolls;
 mod sessions;
 mod signals;
@@ -130,6 +131,7 @@ pub fn check(history: &History) -> Vec<Violation> {
     order::check(history, &mut broken);
     fencing::check(history, &mut broken);
     breaker::check(history, &mut broken);
+    revocation::check(history, &mut broken);
     crowd::check(history.book, &mut broken);
     watches::check(history, &mut broken);
     signals::check(history, &mut broken);
@@ -144,6 +146,7 @@ pub fn missing(history: &History, live: &[Live]) -> Vec<String> {
     missing.extend(presence::missing(history, live));
     missing.extend(fencing::missing(history));
     missing.extend(watches::missing(history));
+    missing.extend(revocation::missing(history, live));
     missing
 }
 

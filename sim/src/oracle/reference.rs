@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use cluster::id::{MessageId, NodeId, UserId};
 use cluster::state::{Batch, BatchRefusal, Command, Effect, GapReason, GroupAct, Op, Outcome, SendRefusal, State};
 
-use super::facts::{Counted, Facts, Generation, Grouped, Pause, Present, Registered, Stored};
+use super::facts::{Counted, Facts, Generation, Grouped, Pause, Present, Registered, Revoked, Stored};
 use super::presence::Live;
 use super::rolls::Rolls;
 use super::sessions::Sessions;
@@ -236,6 +236,10 @@ impl Reference {
                 }
                 Effect::Lapsed { lost, node, .. } => {
                     self.facts.lapsed.push(Counted { index, node: node.unwrap_or(author), count: lost });
+                }
+                Effect::Revoked { user, before_ms } => {
+                    coverage::reached("tokens were revoked");
+                    self.facts.revoked.push(Revoked { index, user: user.as_str().to_owned(), before_ms });
                 }
                 Effect::Expired { count } => self.facts.expired.push(Counted { index, node: author, count }),
                 _ => {}

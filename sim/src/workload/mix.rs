@@ -28,6 +28,8 @@ pub struct Mix {
     pub rude: u64,
     /// Strangers with bad tokens, or with no protocol at all.
     pub hostile: u64,
+    /// Users whose tokens are revoked again and again.
+    pub exiles: u64,
     /// Connections in one storm; 0: there is none.
     pub storm: u64,
     /// Most bytes that are added to a message.
@@ -51,6 +53,7 @@ impl Default for Mix {
             twins: 0,
             rude: 0,
             hostile: 0,
+            exiles: 0,
             storm: 0,
             padding: 0,
             groups: 0,
@@ -78,6 +81,7 @@ impl Mix {
             twins: some(2),
             watches: some(4),
             signals_ms: some(3) * 1_000,
+            exiles: 0,
         }
     }
 }

@@ -2,6 +2,7 @@
 //! who do not keep to any rules.
 
 mod bots;
+mod exiles;
 mod groups;
 mod mix;
 mod probe;
@@ -173,7 +174,11 @@ impl Workload {
             let others = self.recipients.clone();
             strangers::live(stranger, n, self.world.clone(), self.ledger.clone(), others, dice, until)
         });
-        tokio::join!(roamers, guests, dozers, twins, join_all(strangers));
+        let exiles = (0..self.mix.exiles as usize).map(|n| {
+            let dice = Dice::new(self.seed, &format!("exile {n}"));
+            exiles::live(n, self.world.clone(), self.ledger.clone(), dice, until)
+        });
+        tokio::join!(roamers, guests, dozers, twins, join_all(strangers), join_all(exiles));
     }
 
     /// A client that sends and takes whatever comes.

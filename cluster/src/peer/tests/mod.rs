@@ -20,6 +20,7 @@ use super::testing::MemNet;
 use super::{Handler, Kind, LinkState, Peers, Secret};
 use crate::env::clock;
 use crate::id::NodeId;
+use crate::observer::NoObserver;
 
 const A: NodeId = NodeId(0xa);
 const B: NodeId = NodeId(0xb);
@@ -66,7 +67,7 @@ struct Node {
 }
 
 async fn node_at(net: &MemNet, id: NodeId, addr: &str, handler: Arc<dyn Handler>) -> Node {
-    let peers = Peers::new(Arc::new(net.clone()), id, secret());
+    let peers = Peers::new(Arc::new(net.clone()), id, secret(), Arc::new(NoObserver));
     let addr = peers.listen(addr, handler).await.unwrap();
     Node { peers, addr }
 }

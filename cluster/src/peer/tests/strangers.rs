@@ -54,7 +54,7 @@ async fn a_wrong_secret_never_gets_in() {
     let net = MemNet::default();
     let (counting, count) = counting();
     let b = node(&net, B, counting).await;
-    let wrong = Peers::new(Arc::new(net.clone()), A, Secret::new("guess"));
+    let wrong = Peers::new(Arc::new(net.clone()), A, Secret::new("guess"), Arc::new(NoObserver));
     wrong.set_addresses([(B, b.addr.to_string())].into());
     let a = Node { peers: wrong, addr: b.addr };
     a.until(is_down_not_refused).await;

@@ -14,6 +14,7 @@ use super::script::Script;
 use super::{MemBlobs, MemKv, NoSink};
 use crate::env::{Env, clock};
 use crate::id::NodeId;
+use crate::observer::NoObserver;
 use crate::peer::testing::MemNet;
 use crate::peer::{Handler, Kind, Peers, Secret};
 use crate::raft::{
@@ -117,7 +118,7 @@ impl TestCluster {
         let env = Env { net: Arc::new(self.net.clone()), kv: kv.clone(), blobs: blobs.clone() };
         let Storage { log, machine, state, bodies } =
             open_with(&env, Arc::new(NoSink), self.setup.every).await.expect("opens");
-        let peers = Peers::new(env.net, id, Secret::new("a secret for tests"));
+        let peers = Peers::new(env.net, id, Secret::new("a secret for tests"), Arc::new(NoObserver));
         let serve = Arc::new(Serve::default());
         let addr = peers.listen("127.0.0.1:0", serve.clone()).await.expect("listens");
         let config = Arc::new(self.setup.config.clone());

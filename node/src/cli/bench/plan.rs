@@ -9,6 +9,7 @@ use hdrhistogram::Histogram;
 use im_gateway::client::Address;
 
 use super::super::args::BenchArgs;
+use super::super::dial::Dial;
 use super::super::failure::Failure;
 use super::super::token::Signer;
 use super::wire::{Login, Welcome, Wire};
@@ -82,6 +83,7 @@ pub fn record(histogram: &Mutex<Histogram<u64>>, time: Duration) {
 
 /// A run.
 pub struct Plan {
+    pub dial: Dial,
     pub addresses: Vec<Address>,
     signer: Signer,
     /// Random per run: begins the names of its users.
@@ -107,6 +109,7 @@ impl Plan {
         let addresses = addresses.map_err(|error| Failure::Usage(format!("--url: {error}")))?;
         let now = clock::now();
         Ok(Self {
+            dial: Dial::new(&args.target.url, args.target.ca.as_deref())?,
             addresses,
             signer: Signer::from_environment(args.config.as_deref())?,
             prefix: format!("bench-{:08x}", rand::random::<u32>()),
@@ -166,7 +169,7 @@ impl Seat {
         while clock::now() < deadline {
             let address = &plan.addresses[self.node % plan.addresses.len()];
             self.login.attempt += 1;
-            match clock::timeout_at(deadline, Wire::open(address, &self.login, self.nth)).await {
+            match clock::timeout_at(deadline, Wire::open(&plan.dial, address, &self.login, self.nth)).await {
                 Ok(Ok(opened)) => {
                     if let Some(lost) = self.lost.take() {
                         record(&plan.stats.outage_us, lost.elapsed());

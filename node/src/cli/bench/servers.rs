@@ -45,7 +45,7 @@ pub async fn sample(plan: &Plan) -> Vec<Sample> {
 
 async fn ask(plan: &Plan) -> Vec<Result<Sample, String>> {
     join_all(plan.addresses.iter().map(|address| async {
-        let endpoint = Endpoint::new(&address.authority, None).map_err(|error| error.to_string())?;
+        let endpoint = Endpoint::new(&address.base(), None, &plan.dial).map_err(|error| error.to_string())?;
         let answer = endpoint.request(Method::GET, "/metrics").await?;
         let text = answer.text();
         Ok(Sample {

@@ -11,11 +11,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use cluster::env::clock;
+use cluster::env::net::BoxConn;
 use im_gateway::client::Address;
+use im_gateway::env::Tcp;
 use im_gateway::protocol::{ClientBody, ClientFrame, Hello, SUBPROTOCOL, ServerBody, ServerFrame};
-use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::{TcpSocket, TcpStream, lookup_host};
+use tokio::net::{TcpSocket, lookup_host};
+
+use super::super::dial::Dial;
 
 /// Largest frame that is taken from a node.
 const FRAME_BYTES: usize = 1 << 20;
@@ -47,7 +50,7 @@ pub struct Welcome {
 
 /// One connection.
 pub struct Wire {
-    stream: TcpStream,
+    stream: BoxConn,
     /// The beginning of a frame whose end has not come.
     rest: Vec<u8>,
     out: Output,
@@ -116,9 +119,10 @@ impl Wire {
     ///
     /// # Errors
     /// What went wrong, for people.
-    pub async fn open(address: &Address, login: &Login, nth: usize) -> Result<(Self, Welcome), String> {
+    pub async fn open(dial: &Dial, address: &Address, login: &Login, nth: usize) -> Result<(Self, Welcome), String> {
         let opening = async {
-            let stream = connect(&address.authority, nth).await.map_err(|error| format!("connect: {error}"))?;
+            let opened = connect(&address.authority, nth).await.and_then(|conn| dial.secure(conn, address));
+            let stream = opened.map_err(|error| format!("connect: {error}"))?;
             let _ = stream.set_nodelay(true);
             let mut wire = Self { stream, rest: Vec::new(), out: Output::default(), written: 0 };
             wire.shake_hands(address).await.map_err(|error| format!("handshake: {error}"))?;
@@ -144,6 +148,7 @@ impl Wire {
             address.path, address.authority
         );
         self.stream.write_all(request.as_bytes()).await?;
+        self.stream.flush().await?;
         let mut head = Vec::new();
         let end = loop {
             if self.stream.read_buf(&mut head).await? == 0 {
@@ -291,12 +296,12 @@ impl Wire {
         } else {
             self.out.0.clear()
         }
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     /// Makes the end of this connection a sudden one: the node sees a reset, no farewell.
     pub fn abort(self) {
-        let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+        self.stream.abort_on_drop();
     }
 
     /// Says good-bye, so that the node forgets the device.
@@ -312,7 +317,7 @@ impl Wire {
 }
 
 /// Connects; when all ports of our address are taken, from further loopback addresses.
-async fn connect(authority: &str, nth: usize) -> io::Result<TcpStream> {
+async fn connect(authority: &str, nth: usize) -> io::Result<BoxConn> {
     let target = lookup_host(authority).await?.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
     match open_from(None, target).await {
         Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable && target.ip().is_loopback() => {
@@ -323,12 +328,12 @@ async fn connect(authority: &str, nth: usize) -> io::Result<TcpStream> {
     }
 }
 
-async fn open_from(source: Option<IpAddr>, target: SocketAddr) -> io::Result<TcpStream> {
+async fn open_from(source: Option<IpAddr>, target: SocketAddr) -> io::Result<BoxConn> {
     let socket = if target.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     if let Some(source) = source {
         socket.bind(SocketAddr::new(source, 0))?;
     }
-    socket.connect(target).await
+    Ok(Tcp::wrap(socket.connect(target).await?, target))
 }
 
 #[cfg(test)]

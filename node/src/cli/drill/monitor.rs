@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
+use super::super::dial::Dial;
 use super::super::failure::{Failure, failed};
 use super::super::http::{Endpoint, encode};
 use super::files::{self, Pace, RULES};
@@ -144,8 +145,8 @@ impl Tool {
                 if name == "Prometheus" { "prometheus" } else { "prometheus-alertmanager" },
             ));
         };
-        let endpoint =
-            Endpoint::new(&format!("http://127.0.0.1:{port}"), None).or_else(|error| failed(error.to_string()))?;
+        let endpoint = Endpoint::new(&format!("http://127.0.0.1:{port}"), None, &Dial::default())
+            .or_else(|error| failed(error.to_string()))?;
         let mut tool = Self { name, child, endpoint };
         let deadline = clock::now() + READY;
         while !tool.endpoint.request(Method::GET, "/-/ready").await.is_ok_and(|answer| answer.status == 200) {

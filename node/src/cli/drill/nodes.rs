@@ -7,6 +7,7 @@ use cluster::env::clock;
 use futures_util::future::join_all;
 use http::Method;
 
+use super::super::dial::Dial;
 use super::super::failure::{Failure, failed};
 use super::super::http::{Answer, Endpoint};
 use super::super::up::{Folder, Launch, Node, Process, is_ready, url};
@@ -91,7 +92,8 @@ impl Nodes {
     /// # Errors
     /// When it does not do it.
     pub async fn post(&self, index: usize, path: &str) -> Result<Answer, Failure> {
-        let endpoint = Endpoint::new(&url(&self.nodes[index]), None).or_else(|error| failed(error.to_string()))?;
+        let endpoint = Endpoint::new(&url(&self.nodes[index]), None, &Dial::default())
+            .or_else(|error| failed(error.to_string()))?;
         match endpoint.request(Method::POST, path).await {
             Ok(answer) if answer.status < 300 => Ok(answer),
             Ok(answer) => failed(format!("POST {path}: {}: {}", answer.status, answer.message())),

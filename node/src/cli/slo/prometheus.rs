@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::Method;
 use serde_json::Value;
 
+use super::super::dial::Dial;
 use super::super::failure::{Failure, failed};
 use super::super::http::{Endpoint, encode};
 use super::report::{MINUTE_S, Minute, Slo};
@@ -37,7 +38,9 @@ impl Prometheus {
     /// # Errors
     /// A URL that is none.
     pub fn new(url: &str) -> Result<Self, Failure> {
-        let endpoint = Endpoint::new(url, None).map_err(|error| Failure::Usage(format!("--prometheus: {error}")))?;
+        let dial = Dial::new([&url.to_owned()], None)?;
+        let endpoint =
+            Endpoint::new(url, None, &dial).map_err(|error| Failure::Usage(format!("--prometheus: {error}")))?;
         Ok(Self(endpoint.of("Prometheus", DEADLINE)))
     }
 

@@ -13,6 +13,7 @@ use futures_util::future::{join_all, select_all};
 use http::Method;
 
 use super::args::UpArgs;
+use super::dial::Dial;
 use super::failure::{Failure, failed};
 use super::http::Endpoint;
 use super::process::{print, program, quote};
@@ -155,7 +156,7 @@ impl Up {
              See the cluster:     {program} status --url {}\n\
              Kill a node:         kill -9 {pid}\n\
              Data and logs:       {}\n\
-             Ctrl-C ends all nodes.\n",
+             Ctrl-C ends all nodes. All is in the clear, without TLS: for this machine only.\n",
             urls[0],
             urls[urls.len() - 1],
             urls.join(","),
@@ -229,8 +230,10 @@ fn lost(node: &Node, how: &str) -> String {
 /// # Errors
 /// A node that takes none, in its words.
 pub async fn is_ready(node: &Node) -> Result<(), String> {
-    let answer =
-        Endpoint::new(&url(node), None).map_err(|error| error.to_string())?.request(Method::GET, "/ready").await?;
+    let answer = Endpoint::new(&url(node), None, &Dial::default())
+        .map_err(|error| error.to_string())?
+        .request(Method::GET, "/ready")
+        .await?;
     if answer.status == 200 { Ok(()) } else { Err(answer.text()) }
 }
 

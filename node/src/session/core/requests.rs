@@ -14,6 +14,28 @@ use crate::session::link::Link;
 use crate::session::signals;
 use crate::telemetry::What;
 
+/// Deepest nesting of a body: readers that recurse take no deeper one, and a body is for many readers.
+const MAX_BODY_DEPTH: usize = 128;
+
+/// How deep arrays and objects are nested in JSON that is known to be well-formed.
+fn depth(json: &[u8]) -> usize {
+    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !in_string => depth -= 1,
+            _ => {}
+        }
+    }
+    deepest
+}
+
 impl Core {
     pub(super) fn send(
         &mut self,
@@ -65,6 +87,9 @@ impl Core {
         }
         let bad_name = |_| (ErrorCode::BadRecipient, "a recipient is 1 to 128 bytes without control characters");
         let body = send.body.get().as_bytes();
+        if depth(body) > MAX_BODY_DEPTH {
+            return Err((ErrorCode::BadFrame, "the body is nested deeper than 128 levels"));
+        }
         let (mid, to) = match (&send.to, &send.group) {
             (Some(to), None) => {
                 let to = UserId::new(to).map_err(bad_name)?;
@@ -137,5 +162,17 @@ impl Core {
         if id.is_some() {
             self.say(id, answer, at, out);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::depth;
+
+    #[test]
+    fn depth_counts_brackets_outside_strings() {
+        assert_eq!(depth(br#""[{""#), 0);
+        assert_eq!(depth(br#"[{"a[":"\"]["},[]]"#), 2);
+        assert_eq!(depth("[".repeat(7).as_bytes()), 7);
     }
 }

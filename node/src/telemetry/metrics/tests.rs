@@ -103,7 +103,10 @@ fn every_metric_is_documented() {
     let page = include_str!("../../../../docs/metrics.md");
     let mut documented: Vec<&str> =
         page.lines().filter_map(|line| line.strip_prefix("| `")?.split(['`', '{']).next()).collect();
-    let families = Metrics::new().registry.gather();
+    let metrics = Metrics::new();
+    // There only where there is TLS: a certificate that ends in 1970 would be bad news.
+    metrics.certificate_ends("clients", 1);
+    let families = metrics.registry.gather();
     let mut made: Vec<&str> = families.iter().map(|family| family.name()).collect();
     documented.sort_unstable();
     made.sort_unstable();
