@@ -119,7 +119,7 @@ impl Status {
             quorum_age_ms: liveness::quorum_age(inner).map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
             quorum_silence_ms: u64::try_from(inner.quorum.silence().as_millis()).unwrap_or(u64::MAX),
             local_sessions,
-            watches: inner.router.desk.len(),
+            watches: inner.router.desk.pairs(),
             nodes: nodes.collect(),
             totals: state.totals(),
             limits: state.limits().clone(),

@@ -164,7 +164,7 @@ impl World {
         }
         let (key, n, _) = self.sessions.remove(0);
         self.nodes[n].watches.end(key);
-        if self.nodes[n].watches.len() == 0 {
+        if self.nodes[n].watches.pairs() == 0 {
             self.nodes[n].looks.clear();
         }
     }

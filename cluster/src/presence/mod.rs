@@ -106,8 +106,8 @@ impl Desk {
     }
 
     /// Pairs of a session and a user whom it watches.
-    pub fn len(&self) -> usize {
-        self.lock().watches.len()
+    pub fn pairs(&self) -> usize {
+        self.lock().watches.pairs()
     }
 }
 
@@ -183,6 +183,6 @@ mod tests {
         assert_eq!(desk.watch(1, &mailbox, users.clone(), 1), Ok(()));
         see("bob", 1, 9);
         desk.unwatch(1, &users);
-        assert_eq!((mailbox.take_presences(9), desk.len()), (vec![], 0));
+        assert_eq!((mailbox.take_presences(9), desk.pairs()), (vec![], 0));
     }
 }

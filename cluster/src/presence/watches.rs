@@ -125,7 +125,7 @@ impl Watches {
 
     /// Pairs of a session and a user whom it watches.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn pairs(&self) -> usize {
         self.pairs
     }
 
@@ -244,14 +244,14 @@ mod tests {
         assert!(watches.changed(&[user("bob"), user("carol")]));
         assert_eq!(watches.take(9, at(1)), [user("bob")]);
         assert_eq!(told(watches.observed(&user("bob"), sight(1, 7), at(1))), Some((1, 7, vec![1])));
-        assert_eq!((watches.due(), watches.len()), (None, 1));
+        assert_eq!((watches.due(), watches.pairs()), (None, 1));
         watches.add(2, users(&["bob"]), 9, at(2)).unwrap();
         assert_eq!(watches.take(9, at(2)), [user("bob")]);
         assert_eq!(told(watches.observed(&user("bob"), sight(1, 7), at(2))), Some((1, 7, vec![2])));
         watches.end(1);
         assert_eq!(told(watches.observed(&user("bob"), sight(2, 9), at(3))), Some((2, 9, vec![2])));
         watches.remove(2, &users(&["bob", "carol"]));
-        assert_eq!(watches.len(), 0);
+        assert_eq!(watches.pairs(), 0);
         assert!(!watches.changed(&[user("bob")]));
         assert!(watches.users.is_empty() && watches.sessions.is_empty() && watches.deadlines.is_empty());
     }
@@ -289,10 +289,10 @@ mod tests {
         let mut watches = Watches::default();
         watches.add(1, users(&["a", "b"]), 3, at(0)).unwrap();
         assert_eq!(watches.add(1, users(&["b", "c", "d"]), 3, at(0)), Err(TooMany));
-        assert_eq!(watches.len(), 2);
+        assert_eq!(watches.pairs(), 2);
         watches.add(1, users(&["b", "c"]), 3, at(0)).unwrap();
         watches.add(2, users(&[]), 0, at(0)).unwrap();
-        assert_eq!((watches.len(), watches.sessions.len()), (3, 1));
+        assert_eq!((watches.pairs(), watches.sessions.len()), (3, 1));
         assert_eq!(watches.take(2, at(0)).len() + watches.take(2, at(0)).len(), 3, "a part at a time");
     }
 }
