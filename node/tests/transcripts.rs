@@ -8,11 +8,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use cluster::env::clock;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio_tungstenite::tungstenite::Message;
 
 use common::raw::{Got, Raw};
-use common::{SECRET, TestCluster, eventually, token};
+use common::{SECRET, TestCluster, token};
 
 const TRANSCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/protocol");
 /// What has no place in an order.
@@ -35,7 +35,7 @@ async fn a_node_says_what_the_transcripts_say() {
 async fn play(file: &Path) {
     let text = fs::read_to_string(file).expect("a transcript");
     let cluster = TestCluster::start(1).await;
-    knows_all(&cluster).await;
+    cluster.knows_all_types().await;
     let mut scene = Scene { addr: cluster.addr(0), ..Scene::default() };
     for (number, line) in (1..).zip(text.lines()) {
         let said = scene.line(line).await;
@@ -44,17 +44,6 @@ async fn play(file: &Path) {
     for (name, actor) in scene.actors {
         assert!(actor.early.is_empty(), "{}: {name} was also told {:?}", file.display(), actor.early);
     }
-}
-
-/// A cluster that has just begun may not know yet that all of its nodes know all types.
-async fn knows_all(cluster: &TestCluster) {
-    let mut raw = Raw::welcome(&cluster.addr(0), "nobody", "nothing").await;
-    eventually("groups are known", async || {
-        raw.send(json!({"id": 2, "group": {"create": "nobody's"}})).await;
-        raw.answer(2).await["ok"].is_object().then_some(())
-    })
-    .await;
-    raw.leave().await;
 }
 
 /// Who talks, and what was learned.

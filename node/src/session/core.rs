@@ -5,7 +5,7 @@
 //! nothing is delivered before the session is registered, nor while it is suspended (G4); every
 //! buffer that a client can make grow has a limit (G7).
 
-mod held;
+mod inbox;
 mod presence;
 mod requests;
 
@@ -13,12 +13,12 @@ use std::sync::Arc;
 
 use cluster::env::clock::Instant;
 use cluster::id::{DeviceId, MessageId, Pos, UserId};
-use cluster::session::{Delivery, Event, Refusal};
+use cluster::session::{Event, Refusal};
 use cluster::state::SendRefusal;
 
 pub use presence::PRESENCES;
 
-use self::held::Held;
+use self::inbox::{DELIVERY_HIGH_BYTES, Held};
 use super::answers::Answers;
 use super::ending::End;
 use super::groups;
@@ -35,15 +35,11 @@ use crate::protocol::{
 };
 use crate::telemetry::{Part, What};
 
-/// Deliveries are written while less than this waits to be written, in bytes.
-const DELIVERY_HIGH_BYTES: usize = 32 << 10;
 /// While more than this waits to be written, in bytes, no frames are taken from the client, and
 /// `delivered` marks, which are news and no promise, are left out.
 pub const OUT_HIGH_BYTES: usize = 128 << 10;
 /// Malformed frames that a client may send before it is closed.
 const MAX_BAD_FRAMES: u8 = 8;
-/// Most messages read from the inbox at once.
-const PAGE_MESSAGES: usize = 64;
 
 /// When something happens, by this node's clocks.
 #[derive(Debug, Clone, Copy)]
@@ -60,17 +56,6 @@ enum Stage {
     Registering,
     Live,
     Suspended,
-}
-
-/// What is to be read from the inbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Page {
-    /// Strictly after this position.
-    pub after: Pos,
-    /// At most so many messages.
-    pub count: usize,
-    /// At most about so many bytes.
-    pub bytes: usize,
 }
 
 /// One session's state.
@@ -312,7 +297,8 @@ impl Core {
                 if self.node.deliveries.hit() {
                     tracing::info!(event = "message_delivered", user_id = by.as_str(), msg_id = %mid, "delivered");
                 }
-                if out.len() < OUT_HIGH_BYTES {
+                // A session that is still registering hears of what earlier ones of its device sent.
+                if self.stage != Stage::Registering && out.len() < OUT_HIGH_BYTES {
                     let by = by.as_str().into();
                     self.say(None, ServerBody::Delivered(protocol::Delivered { mid, by }), at, out);
                 }
@@ -400,49 +386,6 @@ impl Core {
     fn answer_refused(&mut self, at: Moment, out: &mut Vec<u8>) {
         while let Some((id, code, message)) = self.answers.next_refused() {
             self.say(id, ServerBody::Error(ErrorBody { code, message: message.into() }), at, out);
-        }
-    }
-
-    /// What to read from the inbox now, if there is reason to read and room to write.
-    pub fn wants_page(&self, waiting_out: usize) -> Option<Page> {
-        if !self.inbox || self.held.is_some() || self.stage != Stage::Live || waiting_out >= DELIVERY_HIGH_BYTES {
-            return None;
-        }
-        let (count, bytes) = self.window.room()?;
-        let bytes = bytes.min(DELIVERY_HIGH_BYTES - waiting_out);
-        Some(Page { after: self.window.sent(), count: count.min(PAGE_MESSAGES), bytes })
-    }
-
-    /// Whether there is something to deliver, and only unwritten bytes stand in its way.
-    pub fn wants_room(&self, waiting_out: usize) -> bool {
-        waiting_out >= DELIVERY_HIGH_BYTES && (self.wants_page(0).is_some() || self.wants_presences(0))
-    }
-
-    /// Writes what was read, if no drill holds it back. An empty page: the inbox is read to its end.
-    pub fn page(&mut self, deliveries: Vec<Delivery>, at: Moment, out: &mut Vec<u8>) {
-        self.inbox = !deliveries.is_empty();
-        match self.delay() {
-            Some(delay) if self.inbox => self.held = Some(Box::new(Held { until: at.now + delay, deliveries })),
-            _ => self.write(&deliveries, at, out),
-        }
-    }
-
-    fn write(&mut self, deliveries: &[Delivery], at: Moment, out: &mut Vec<u8>) {
-        for delivery in deliveries {
-            let start = out.len();
-            match delivery {
-                Delivery::Message { message, body } => {
-                    self.note(at.wall_ms, What::Sent { mid: message.mid, seq: message.pos });
-                    ws::put_text(out, |out| protocol::write_msg(out, message, body));
-                }
-                Delivery::Gap { seq, reason, lost } => {
-                    let gap = protocol::Gap { reason: (*reason).into(), lost: *lost };
-                    self.note(at.wall_ms, What::Gap { seq: *seq, reason: gap.reason, lost: *lost });
-                    self.say(None, ServerBody::Gap(seq.0, gap), at, out);
-                }
-            }
-            self.window.wrote(delivery.seq(), out.len() - start, at.now);
-            self.heart.said(at.now);
         }
     }
 

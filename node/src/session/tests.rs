@@ -229,6 +229,18 @@ async fn pings_before_the_hello_fill_no_memory() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_welcome_comes_first() {
+    let mut client = Client::open(rules()).await;
+    client.say(&hello(60_000)).await;
+    client.script.until("it is asked for", |played| played.spec.is_some()).await;
+    // News of what an earlier session of the device sent.
+    client.script.tell(Event::Delivered { mid: MessageId([9; 16]), by: UserId::new("bob").unwrap() });
+    client.silent(SECOND).await;
+    client.script.tell(Event::Registered { epoch: Pos(7) });
+    assert!(client.hear().await.contains(r#""welcome""#));
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_delivered_while_suspended() {
     let mut client = Client::welcomed(rules()).await;
     client.script.tell(Event::Suspended);

@@ -163,6 +163,34 @@ async fn a_message_is_stored_first_and_delivered_when_somebody_comes_for_it() {
 }
 
 #[tokio::test]
+async fn a_group_is_opened_by_its_name_and_read_by_all_in_it() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let Some(browser) = browser().await else { return };
+    let cluster = TestCluster::start(3).await;
+    cluster.knows_all_types().await;
+    let group = "%23hikers";
+    let mut alice = Writer::open(&browser, &cluster.addr(0), "alice", group).await;
+    alice.write().await;
+    // Stored: so the group is there.
+    alice.tab.until(MARK, &["stored"]).await;
+    let bob = Writer::open(&browser, &cluster.addr(1), "bob", group).await;
+    let carol = Writer::open(&browser, &cluster.addr(2), "carol", group).await;
+    for reader in [&bob, &carol] {
+        // Who has come in sees what is written from then on.
+        while reader.tab.eval(THEIRS, &[]).await == json!([]) {
+            alice.write().await;
+        }
+    }
+    alice.write().await;
+    let last = alice.written.last().expect("it was written").clone();
+    for reader in [&bob, &carol] {
+        reader.tab.until(LAST_OF_THEIRS, &[&last]).await;
+    }
+    alice.tab.until(MARK, &["delivered"]).await;
+    assert_eq!(alice.tab.eval(MINE, &[]).await, json!(alice.written), "her own come back, and are shown once");
+}
+
+#[tokio::test]
 async fn each_tab_is_a_device_of_its_own() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let Some(browser) = browser().await else { return };

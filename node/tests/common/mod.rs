@@ -25,7 +25,7 @@ use std::time::Duration;
 use certificates::Ca;
 use cluster::env::{Net, clock};
 use im_gateway::env::{Tcp, Tls};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -147,6 +147,18 @@ impl TestCluster {
             cluster.voters(3).await;
         }
         cluster
+    }
+
+    /// Waits until all types of frames are known: a cluster that has just begun may not know yet that all
+    /// of its nodes know them.
+    pub async fn knows_all_types(&self) {
+        let mut raw = raw::Raw::welcome(&self.addr(0), "nobody", "nothing").await;
+        eventually("groups are known", async || {
+            raw.send(json!({"id": 2, "group": {"create": "nobody's"}})).await;
+            raw.answer(2).await["ok"].is_object().then_some(())
+        })
+        .await;
+        raw.leave().await;
     }
 
     /// Starts one more node; does not wait for it.
