@@ -224,6 +224,8 @@ proptest! {
 #[test]
 fn the_name_is_the_contracts() {
     assert_eq!(SUBPROTOCOL, "imgw.v1.json");
-    let unknown = ServerFrame::decode(r#"{"presence":{"user":"bob","status":"online","v":91}}"#).unwrap();
+    let presence = ServerFrame::decode(r#"{"presence":{"user":"bob","status":"online","v":91}}"#).unwrap();
+    assert!(matches!(presence.body, ServerBody::Presence(_)));
+    let unknown = ServerFrame::decode(r#"{"brand_new":{"user":"bob"}}"#).unwrap();
     assert!(matches!(unknown.body, ServerBody::Unknown));
 }

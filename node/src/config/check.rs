@@ -139,6 +139,7 @@ impl Config {
             ("limits.ping_ms", own.ping_ms),
             ("limits.hello_timeout_ms", own.hello_timeout_ms),
             ("limits.ack_timeout_ms", own.ack_timeout_ms),
+            ("limits.watches", own.watches.into()),
             ("limits.window_messages", own.window_messages as u64),
             ("limits.window_bytes", own.window_bytes as u64),
             ("cluster.limits.inflight", shared.inflight.into()),

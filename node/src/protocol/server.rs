@@ -210,7 +210,8 @@ pub struct Presence<'a> {
     pub user: Cow<'a, str>,
     /// Whether they are.
     pub status: Status,
-    /// With how many devices.
+    /// With how many devices; a client must not need it to know whether they are there.
+    #[serde(default)]
     pub devices: u32,
     /// Grows with what changes: an older one of the same user is to be dropped.
     pub v: u64,

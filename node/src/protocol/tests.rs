@@ -103,7 +103,7 @@ fn writes_the_contracts_answers() {
         assert_eq!(frame.encode(), text);
         assert_eq!(ServerFrame::decode(&text).unwrap().encode(), text);
     }
-    assert!(matches!(ServerFrame::decode(r#"{"presence":{"user":"b"}}"#).unwrap().body, ServerBody::Unknown));
+    assert!(matches!(ServerFrame::decode(r#"{"brand_new":{"user":"b"}}"#).unwrap().body, ServerBody::Unknown));
     let error = ServerFrame::decode(r#"{"id":1,"error":{"code":"brand_new"}}"#).unwrap();
     assert!(matches!(error.body, ServerBody::Error(ErrorBody { code: ErrorCode::Other, .. })));
 }

@@ -94,10 +94,15 @@ impl Socket {
         }
     }
 
-    /// The page's next frame.
+    /// The page's next frame, other than whom it watches, which it says when it likes.
     pub async fn receive(&mut self) -> Value {
-        let text = self.text().await.expect("the page's socket is open");
-        serde_json::from_str(&text).expect("the page speaks JSON")
+        loop {
+            let text = self.text().await.expect("the page's socket is open");
+            let frame: Value = serde_json::from_str(&text).expect("the page speaks JSON");
+            if frame["watch"].is_null() {
+                return frame;
+            }
+        }
     }
 
     /// Closes with this code, and waits until the page's side is closed as well.

@@ -196,9 +196,16 @@ impl Tab<'_> {
 
     /// Clicks on what this selector finds.
     pub async fn click(&self, css: &str) {
-        let element = self.element(css).await;
-        let clicked = self.command(&format!("element/{element}/click"), &json!({})).await;
-        clicked.unwrap_or_else(|error| panic!("{css}: {error}"));
+        // A page may put another element in the place of one that was just found.
+        eventually(&format!("{css} is clicked"), async || {
+            let element = self.element(css).await;
+            match self.command(&format!("element/{element}/click"), &json!({})).await {
+                Ok(_) => Some(()),
+                Err(error) if error.to_string().contains("stale element") => None,
+                Err(error) => panic!("{css}: {error}"),
+            }
+        })
+        .await;
     }
 
     /// What the browser's own "duplicate tab" makes: a tab that begins with a copy of this one's storage.

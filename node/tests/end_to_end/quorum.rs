@@ -75,7 +75,8 @@ async fn without_quorum(loss: Loss, alone_leads: bool) {
     let mut late = Raw::open(&addr).await;
     late.hello("late", "phone").await;
     assert_eq!(late.closed().await, (4001, vec![]));
-    assert!(alice.ends().iter().any(|end| end.contains("4001")), "{:?}", alice.ends());
+    let sent_away = async || alice.ends().iter().any(|end| end.contains("4001")).then_some(());
+    eventually("alice is sent away", sent_away).await;
     assert_eq!(ledger.stored(), stored, "no ok");
 
     loss.end(&mut cluster);
