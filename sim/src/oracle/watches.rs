@@ -14,8 +14,25 @@ const LINGER_AT_LEAST: u64 = LINGER - LINGER / 30;
 const LINGER_AT_MOST: u64 = LINGER + LINGER / 30;
 /// While all is well, watchers know within this, in ns, what was committed, and lasts.
 const SOON: u64 = 500_000_000;
-/// All is well when the last fault is over for so long, in ns.
+/// All is well when the last fault is over for so long, in ns …
 const WELL_AFTER: u64 = 10_000_000_000;
+/// … or for so long, where a stream may have died without a word: a client finds that out after two heartbeats.
+const HEARD_AFTER: u64 = 60_000_000_000;
+/// Faults that let streams live, or end them with a word.
+const TOLD: [&str; 12] = [
+    "kill",
+    "kill_all",
+    "crash_loop",
+    "drain",
+    "rolling_restart",
+    "fsync_error",
+    "disk_error",
+    "disk_full",
+    "slow_disk",
+    "clock_jump",
+    "transfer_leader",
+    "leader_churn",
+];
 /// A watcher knows how it is so long after it began to watch, or to have a session, in ns.
 const SETTLED: u64 = 1_000_000_000;
 
@@ -97,7 +114,10 @@ pub fn missing(history: &History) -> Vec<String> {
 /// What watchers were told late while all was well, until `now`.
 pub fn check_soon(facts: &Facts, book: &Book, faults: &[Span], now: u64) -> Vec<Violation> {
     let calm = |from: u64, until: u64| {
-        !faults.iter().any(|fault| fault.from <= until && from < fault.until.saturating_add(WELL_AFTER))
+        !faults.iter().any(|fault| {
+            let after = if TOLD.contains(&fault.kind.as_str()) { WELL_AFTER } else { HEARD_AFTER };
+            fault.from <= until && from < fault.until.saturating_add(after)
+        })
     };
     let mut broken = Vec::new();
     for (id, client) in book.clients.iter().enumerate().filter(|(_, client)| !client.slow) {
@@ -225,8 +245,13 @@ mod tests {
             let mut scene = good();
             scene.book.clients[1].watches[0].seen[n].at += SECOND;
             found(&late(&scene, &[]), "was not told within");
-            let fault = Span { kind: "loss".into(), nodes: Vec::new(), from: 15 * SECOND, until: 45 * SECOND };
-            assert_eq!(late(&scene, &[fault]), Vec::<String>::new(), "only what happens while all is well counts");
+            let fault = |kind: &str, until: u64| {
+                [Span { kind: kind.into(), nodes: Vec::new(), from: 2 * SECOND, until: until * SECOND }]
+            };
+            for fault in [fault("kill", 45), fault("forget", 3)] {
+                assert_eq!(late(&scene, &fault), Vec::<String>::new(), "only what happens while all is well counts");
+            }
+            found(&late(&scene, &fault("kill", 3)), "was not told within");
             scene.book.clients[1].slow = true;
             assert_eq!(late(&scene, &[]), Vec::<String>::new());
         }
