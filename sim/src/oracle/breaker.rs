@@ -49,7 +49,7 @@ mod tests {
     #[test]
     fn a_leak_shows() {
         for closed in [None, Some((9, 46))] {
-            found(&broken(3, closed), "w/a was shown 16384, and the breaker was open since entry 3");
+            found(&broken(3, closed), "w/a@1 was shown 16384, and the breaker was open since entry 3");
         }
     }
 }
