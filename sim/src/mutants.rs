@@ -127,34 +127,11 @@ fn read(folder: &Path) -> io::Result<Vec<Mutant>> {
     Ok(mutants)
 }
 
-/// Applies all patches to a copy of the tree and builds the simulator from it.
+/// Builds the simulator with all mutants planted.
 fn build(root: &Path, mutants: &[Mutant]) -> io::Result<PathBuf> {
     let place = root.join("target/mutants");
     let (fresh, tree) = (place.join("fresh"), place.join("tree"));
-    if fresh.exists() {
-        fs::remove_dir_all(&fresh)?;
-    }
-    let files = output(Command::new("git").arg("-C").arg(root).args(["ls-files", "-z", "-co", "--exclude-standard"]))?;
-    for file in files.split('\0').filter(|file| !file.is_empty() && root.join(file).is_file()) {
-        copy(&root.join(file), &fresh.join(file))?;
-    }
-    fs::copy(root.join(PATCHES).join("switch.rs"), fresh.join("cluster/src/mutant.rs"))?;
-    let lib = fresh.join("cluster/src/lib.rs");
-    fs::write(&lib, fs::read_to_string(&lib)? + "\npub mod mutant;\n")?;
-    for mutant in mutants {
-        let patch = root.join(PATCHES).join(format!("{}.patch", mutant.name));
-        // A tree of its own: git must not take it for a part of the project's.
-        let apply = Command::new("git")
-            .env("GIT_CEILING_DIRECTORIES", &place)
-            .current_dir(&fresh)
-            .arg("apply")
-            .arg(&patch)
-            .output()?;
-        if !apply.status.success() {
-            let why = String::from_utf8_lossy(&apply.stderr).into_owned();
-            return Err(io::Error::other(format!("{}.patch does not apply any more: {why}", mutant.name)));
-        }
-    }
+    plant(root, mutants, &fresh)?;
     mirror(&fresh, &tree)?;
     println!("building {} mutants", mutants.len());
     let target = place.join("build");
@@ -168,6 +145,35 @@ fn build(root: &Path, mutants: &[Mutant]) -> io::Result<PathBuf> {
         return Err(io::Error::other("the mutants do not build"));
     }
     Ok(target.join("release/sim"))
+}
+
+/// Applies all patches to a copy of the tree, in the place of what is in the folder `fresh`.
+fn plant(root: &Path, mutants: &[Mutant], fresh: &Path) -> io::Result<()> {
+    if fresh.exists() {
+        fs::remove_dir_all(fresh)?;
+    }
+    let files = output(Command::new("git").arg("-C").arg(root).args(["ls-files", "-z", "-co", "--exclude-standard"]))?;
+    for file in files.split('\0').filter(|file| !file.is_empty() && root.join(file).is_file()) {
+        copy(&root.join(file), &fresh.join(file))?;
+    }
+    fs::copy(root.join(PATCHES).join("switch.rs"), fresh.join("cluster/src/mutant.rs"))?;
+    let lib = fresh.join("cluster/src/lib.rs");
+    fs::write(&lib, fs::read_to_string(&lib)? + "\npub mod mutant;\n")?;
+    for mutant in mutants {
+        let patch = root.join(PATCHES).join(format!("{}.patch", mutant.name));
+        // A tree of its own: git must not take it for a part of the project's.
+        let apply = Command::new("git")
+            .env("GIT_CEILING_DIRECTORIES", fresh.parent().unwrap_or(fresh))
+            .current_dir(fresh)
+            .arg("apply")
+            .arg(&patch)
+            .output()?;
+        if !apply.status.success() {
+            let why = String::from_utf8_lossy(&apply.stderr).into_owned();
+            return Err(io::Error::other(format!("{}.patch does not apply any more: {why}", mutant.name)));
+        }
+    }
+    Ok(())
 }
 
 fn output(command: &mut Command) -> io::Result<String> {
@@ -249,4 +255,18 @@ fn attempt(program: &Path, mutant: &Mutant, seed: u64) -> io::Result<Option<Caug
         return Err(io::Error::new(ErrorKind::InvalidInput, format!("{}: {said}", mutant.name)));
     }
     Ok(Some(Caught { seed, said: said.trim().to_owned(), as_expected: expected.is_some() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_patches_apply() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("sim/ is in the project");
+        let mutants = read(&root.join(PATCHES)).expect("all heads can be read");
+        let fresh = child::scratch("planted");
+        plant(root, &mutants, &fresh).expect("they follow the code");
+        fs::remove_dir_all(fresh).expect("it was just made");
+    }
 }
