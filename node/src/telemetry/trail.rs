@@ -2,7 +2,7 @@
 //!
 //! Invariant: at most [`STEPS`] steps are kept, the oldest leaving first, and no body among them.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cluster::id::{DeviceId, GroupId, MessageId, Pos, UserId};
@@ -125,20 +125,16 @@ impl Trail {
             _ => None,
         });
         // Who has it under way to them, and who has been told of a later place without it.
-        let mut waiting = Vec::new();
+        let mut waiting = BTreeSet::new();
         let mut told = Vec::new();
         for step in steps.iter() {
             let device = (&step.user, &step.device);
             let concerns = match (&step.what, place) {
                 (What::Sent { mid: sent, .. }, _) if *sent == mid => {
-                    waiting.push(device);
+                    waiting.insert(device);
                     true
                 }
-                (What::Acked { seq }, Some(place)) if *seq >= place => {
-                    let before = waiting.len();
-                    waiting.retain(|other| *other != device);
-                    waiting.len() < before
-                }
+                (What::Acked { seq }, Some(place)) if *seq >= place => waiting.remove(&device),
                 (What::Gap { seq, .. }, Some(place)) => *seq >= place && !waiting.contains(&device),
                 (what, _) => what.mid() == Some(mid),
             };
