@@ -10,7 +10,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::watch;
 
 use crate::config::{ClusterConfig, LogKeeping};
-use crate::env::{Blobs, Env};
+use crate::env::{Blobs, Env, tasks};
 use crate::id::{Boot, NodeId, UserId};
 use crate::liveness::{Liveness, Quorum};
 use crate::observer::Observer;
@@ -126,14 +126,14 @@ impl Cluster {
         });
         handler.serve(&inner);
         tracing::info!(node = %me, boot = boot.count, peer_addr = %inner.peer_addr, initialized, "node started");
-        tokio::spawn(membership::join::run(inner.clone()));
-        tokio::spawn(membership::addresses::run(inner.clone()));
-        tokio::spawn(membership::leader::run(inner.clone()));
-        tokio::spawn(crate::liveness::run(inner.clone()));
-        tokio::spawn(proposer::run(inner.clone()));
-        tokio::spawn(crate::presence::run(inner.clone()));
+        tasks::spawn(membership::join::run(inner.clone()));
+        tasks::spawn(membership::addresses::run(inner.clone()));
+        tasks::spawn(membership::leader::run(inner.clone()));
+        tasks::spawn(crate::liveness::run(inner.clone()));
+        tasks::spawn(proposer::run(inner.clone()));
+        tasks::spawn(crate::presence::run(inner.clone()));
         let kept = inner.config.log.kept_bytes;
-        tokio::spawn(crate::raft::keep_log_bounded(inner.raft.clone(), inner.log.clone(), kept));
+        tasks::spawn(crate::raft::keep_log_bounded(inner.raft.clone(), inner.log.clone(), kept));
         Ok(Self { inner })
     }
 

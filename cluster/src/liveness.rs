@@ -3,6 +3,7 @@
 //! Invariant: a node that has had no word of a quorum for [`UNREACHED_AFTER`] says so, and sends its
 //! clients away well within the five seconds of G6.
 
+use crate::env::tasks;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -143,7 +144,7 @@ async fn report(inner: &Arc<Inner>) {
             let asked = clock::now();
             // Apart, so that a slow answer does not hold up the next report.
             let inner = inner.clone();
-            tokio::spawn(async move {
+            tasks::spawn(async move {
                 let answer = inner.peers.request(leader, Kind::REPORT, body, VOUCH_WITHIN).await;
                 let Some(reply) = answer.ok().and_then(|body| decode::<Reply>(&body).ok()) else { return };
                 if let Some(age) = reply.quorum_age_ms {

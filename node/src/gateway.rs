@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cluster::Cluster;
-use cluster::env::{Env, clock};
+use cluster::env::{Env, clock, tasks};
 use tokio::sync::watch;
 
 use crate::auth::{AuthConfig, AuthConfigError, Masked, Verifier};
@@ -172,9 +172,9 @@ impl Gateway {
             admin_token: config.admin_token,
             auth: config.auth,
         });
-        tokio::spawn(http::accept(listener, http::router(app), limits, metrics, stopped.clone()));
+        tasks::spawn(http::accept(listener, http::router(app), limits, metrics, stopped.clone()));
         if verifier.secret().is_none() {
-            tokio::spawn(watch_keys(verifier, stopped));
+            tasks::spawn(watch_keys(verifier, stopped));
         }
         Ok(Self { addr, connections, drain, stop })
     }

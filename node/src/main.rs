@@ -13,8 +13,10 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// jemalloc's settings. Two arenas: more would each hold back pages of their own, and there are
 /// few threads. Freed pages go back to the system after a second, in the background, so that
-/// resident memory follows the number of connections down as well as up.
-const ALLOCATOR_SETTINGS: &[u8] = b"narenas:2,background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0\0";
+/// resident memory follows the number of connections down as well as up. One allocation in a MiB is
+/// sampled, for `/debug/pprof/heap`.
+const ALLOCATOR_SETTINGS: &[u8] =
+    b"narenas:2,background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0,prof:true,lg_prof_sample:20\0";
 
 /// Where jemalloc looks for its settings: a pointer to a C string.
 #[unsafe(export_name = "_rjem_malloc_conf")]

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod conformance;
 pub mod kv;
 pub mod net;
+pub mod tasks;
 
 use std::sync::Arc;
 

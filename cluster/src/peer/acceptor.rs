@@ -4,6 +4,7 @@
 //! time each; an authenticated node has one lasting link, the newest, so a half-open one left behind by
 //! a crash does not live beside its successor.
 
+use crate::env::tasks;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -129,7 +130,7 @@ pub(super) async fn run(inner: Arc<Inner>, mut listener: Box<dyn Listener>, hand
                 match listener.accept().await {
                     Ok(conn) => {
                         failing = false;
-                        tokio::spawn(welcome(inner.clone(), conn, handler.clone(), place));
+                        tasks::spawn(welcome(inner.clone(), conn, handler.clone(), place));
                     }
                     Err(error) => {
                         if !std::mem::replace(&mut failing, true) {

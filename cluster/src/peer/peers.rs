@@ -14,8 +14,8 @@ use super::caller::Caller;
 use super::dialer::{self, DialError, Target};
 use super::stop::Stop;
 use super::{Handler, Kind, LinkView, PeerError, Secret};
-use crate::env::clock;
 use crate::env::net::Net;
+use crate::env::{clock, tasks};
 use crate::id::NodeId;
 use crate::observer::Observer;
 
@@ -103,7 +103,7 @@ impl Peers {
     pub async fn listen(&self, addr: &str, handler: Arc<dyn Handler>) -> io::Result<SocketAddr> {
         let listener = self.inner().net.listen(addr).await?;
         let bound = listener.local_addr();
-        tokio::spawn(acceptor::run(self.inner().clone(), listener, handler));
+        tasks::spawn(acceptor::run(self.inner().clone(), listener, handler));
         Ok(bound)
     }
 
@@ -127,7 +127,7 @@ impl Peers {
                     }
                     changed = true;
                     let target = Arc::new(Target::new(node, addr));
-                    tokio::spawn(dialer::run(inner.clone(), target.clone()));
+                    tasks::spawn(dialer::run(inner.clone(), target.clone()));
                     target
                 }
             };

@@ -4,6 +4,7 @@
 //! count, by number and bytes, until they are handled and the answer was handed to the system. At
 //! the bound the link is not read; one-way frames are dropped.
 
+use crate::env::tasks;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -57,7 +58,7 @@ impl Server {
     async fn read_requests<R: AsyncRead + Unpin>(&self, mut frames: FrameReader<'_, R>, pulse: &Pulse) -> LinkEnd {
         // Bounded by the room that each job in it holds.
         let (in_order, jobs) = mpsc::unbounded_channel();
-        tokio::spawn(run_in_order(jobs));
+        tasks::spawn(run_in_order(jobs));
         loop {
             let frame = match frames.next().await {
                 Ok(frame) => frame,
@@ -77,7 +78,7 @@ impl Server {
                 // Fails only when the runtime is being torn down.
                 let _ = in_order.send(job);
             } else {
-                tokio::spawn(job.run());
+                tasks::spawn(job.run());
             }
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use openraft::{AsyncRuntime, OptionalSend, TokioRuntime};
 
-use crate::env::clock;
+use crate::env::{clock, tasks};
 
 impl openraft::Instant for clock::Instant {
     fn now() -> Self {
@@ -39,12 +39,13 @@ impl AsyncRuntime for ClockRuntime {
     type Oneshot = <TokioRuntime as AsyncRuntime>::Oneshot;
     type Mutex<T: OptionalSend + 'static> = <TokioRuntime as AsyncRuntime>::Mutex<T>;
 
+    #[track_caller]
     fn spawn<T>(future: T) -> Self::JoinHandle<T::Output>
     where
         T: Future + OptionalSend + 'static,
         T::Output: OptionalSend + 'static,
     {
-        tokio::spawn(future)
+        tasks::spawn(future)
     }
 
     fn sleep(duration: Duration) -> Self::Sleep {

@@ -14,6 +14,7 @@ mod shared;
 mod task;
 pub mod watches;
 
+use cluster::env::tasks;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -291,7 +292,7 @@ impl Builder {
             route,
             shared: shared.clone(),
         };
-        tokio::spawn(task.run());
+        tasks::spawn(task.run());
         let keys = format!("{:016x}", rand::random::<u64>());
         let handle = Handle { shared, keys, queue_messages: self.queue_messages, queue_bytes: self.queue_bytes };
         Ok(Client(Arc::new(handle)))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cluster::env::net::BoxConn;
-use cluster::env::{Net, clock};
+use cluster::env::{Net, clock, tasks};
 
 use super::link::{Ended, Link, Pause, Session};
 use super::route::{Address, Route};
@@ -96,7 +96,7 @@ impl Task {
             };
             self.shared.disconnected();
             match next {
-                Ok(next) => drop(tokio::spawn(std::mem::replace(&mut opened, next).0.leave())),
+                Ok(next) => drop(tasks::spawn(std::mem::replace(&mut opened, next).0.leave())),
                 Err(Ended::Broken { reason, wait, .. }) => {
                     return Ended::Broken { welcome: Some(welcome), reason, wait };
                 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use cluster::env::clock;
 use cluster::env::net::{BoxConn, Distrust, Listener};
+use cluster::env::{clock, tasks};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -70,7 +70,7 @@ pub async fn accept(
             Ok(conn) => {
                 pause = PAUSE_MIN;
                 let (router, timer) = (router.clone(), timer.clone());
-                tokio::spawn(serve(conn, router, limits, timer, HttpPlace(Arc::new(permit)), metrics.clone()));
+                tasks::spawn(serve(conn, router, limits, timer, HttpPlace(Arc::new(permit)), metrics.clone()));
             }
             Err(error) => {
                 // Out of file handles, most likely: waiting is all that helps.

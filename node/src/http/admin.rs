@@ -2,27 +2,24 @@
 
 use std::sync::Arc;
 
-use axum::Extension;
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
 use cluster::Admin;
-use cluster::env::clock;
+use cluster::env::{clock, tasks};
 use cluster::id::{MessageId, NodeId, UserId};
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{App, Peer, answer};
+use super::guard::Operator;
+use super::{App, answer};
 
 /// How far ahead of this node's clock a revocation may reach, in ms: clocks differ, but a slip must not
 /// lock a user out for good.
 const REVOKE_AHEAD_MS: u64 = 3_600_000;
 
 /// The cluster as this node sees it.
-pub async fn status(State(app): State<Arc<App>>, Extension(peer): Extension<Peer>, headers: HeaderMap) -> Response {
-    if let Err(refusal) = app.admin(peer, &headers) {
-        return *refusal;
-    }
+pub async fn status(_: Operator, State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
     let response = answer::json(StatusCode::OK, &app.cluster.status());
     app.readable_to_pages(&headers, response)
 }
@@ -34,15 +31,7 @@ pub struct Mid {
 }
 
 /// What this node knows to have happened to a message.
-pub async fn trace(
-    State(app): State<Arc<App>>,
-    Extension(peer): Extension<Peer>,
-    Query(Mid { mid }): Query<Mid>,
-    headers: HeaderMap,
-) -> Response {
-    if let Err(refusal) = app.admin(peer, &headers) {
-        return *refusal;
-    }
+pub async fn trace(_: Operator, State(app): State<Arc<App>>, Query(Mid { mid }): Query<Mid>) -> Response {
     match mid.parse::<MessageId>() {
         Ok(mid) => answer::json(StatusCode::OK, &json!({ "node": app.node.name, "steps": app.node.trail.of(mid) })),
         Err(error) => answer::error(StatusCode::BAD_REQUEST, "bad_mid", &error.to_string()),
@@ -50,13 +39,10 @@ pub async fn trace(
 }
 
 /// Begins to send this node's clients elsewhere; `/ready` and the status tell how far that is.
-pub async fn drain(State(app): State<Arc<App>>, Extension(peer): Extension<Peer>, headers: HeaderMap) -> Response {
-    if let Err(refusal) = app.admin(peer, &headers) {
-        return *refusal;
-    }
-    tracing::info!(remote_addr = %peer.0.ip(), "an operator drains this node");
+pub async fn drain(operator: Operator, State(app): State<Arc<App>>) -> Response {
+    tracing::info!(remote_addr = %operator.ip, "an operator drains this node");
     let drain = app.drain.clone();
-    tokio::spawn(async move { drain.run().await });
+    tasks::spawn(async move { drain.run().await });
     answer::json(StatusCode::ACCEPTED, &json!({ "connections": app.connections.len() }))
 }
 
@@ -68,28 +54,18 @@ pub struct To {
 }
 
 /// Moves leadership.
-pub async fn transfer_leader(
-    State(app): State<Arc<App>>,
-    Extension(peer): Extension<Peer>,
-    Query(To { to }): Query<To>,
-    headers: HeaderMap,
-) -> Response {
+pub async fn transfer_leader(operator: Operator, State(app): State<Arc<App>>, Query(To { to }): Query<To>) -> Response {
     match to.map(|to| node(&to)).transpose() {
-        Ok(to) => carry_out(&app, peer, &headers, Admin::TransferLeader(to)).await,
+        Ok(to) => carry_out(&app, operator, Admin::TransferLeader(to)).await,
         Err(refusal) => *refusal,
     }
 }
 
 /// Opens the breaker, or closes it.
-pub async fn breaker(
-    State(app): State<Arc<App>>,
-    Extension(peer): Extension<Peer>,
-    Path(state): Path<String>,
-    headers: HeaderMap,
-) -> Response {
+pub async fn breaker(operator: Operator, State(app): State<Arc<App>>, Path(state): Path<String>) -> Response {
     match state.as_str() {
-        "open" => carry_out(&app, peer, &headers, Admin::SetBreaker { open: true }).await,
-        "close" => carry_out(&app, peer, &headers, Admin::SetBreaker { open: false }).await,
+        "open" => carry_out(&app, operator, Admin::SetBreaker { open: true }).await,
+        "close" => carry_out(&app, operator, Admin::SetBreaker { open: false }).await,
         _ => answer::error(
             StatusCode::NOT_FOUND,
             "not_found",
@@ -108,10 +84,9 @@ pub struct Whose {
 
 /// Makes a user's tokens count no more, if they were issued before a time. Sessions by them end.
 pub async fn revoke(
+    operator: Operator,
     State(app): State<Arc<App>>,
-    Extension(peer): Extension<Peer>,
     Query(Whose { user, before }): Query<Whose>,
-    headers: HeaderMap,
 ) -> Response {
     let Ok(user) = UserId::new(&user) else {
         let message = "a user is 1 to 128 bytes without control characters";
@@ -124,31 +99,21 @@ pub async fn revoke(
                        it is in seconds since the Unix epoch";
         return answer::error(StatusCode::BAD_REQUEST, "bad_time", message);
     }
-    carry_out(&app, peer, &headers, Admin::Revoke { user, before_ms }).await
+    carry_out(&app, operator, Admin::Revoke { user, before_ms }).await
 }
 
 /// Takes a node out of the cluster.
-pub async fn remove(
-    State(app): State<Arc<App>>,
-    Extension(peer): Extension<Peer>,
-    Path(name): Path<String>,
-    headers: HeaderMap,
-) -> Response {
+pub async fn remove(operator: Operator, State(app): State<Arc<App>>, Path(name): Path<String>) -> Response {
     match node(&name) {
-        Ok(node) => carry_out(&app, peer, &headers, Admin::Remove(node)).await,
+        Ok(node) => carry_out(&app, operator, Admin::Remove(node)).await,
         Err(refusal) => *refusal,
     }
 }
 
 /// Makes a learner a voter.
-pub async fn promote(
-    State(app): State<Arc<App>>,
-    Extension(peer): Extension<Peer>,
-    Path(name): Path<String>,
-    headers: HeaderMap,
-) -> Response {
+pub async fn promote(operator: Operator, State(app): State<Arc<App>>, Path(name): Path<String>) -> Response {
     match node(&name) {
-        Ok(node) => carry_out(&app, peer, &headers, Admin::Promote(node)).await,
+        Ok(node) => carry_out(&app, operator, Admin::Promote(node)).await,
         Err(refusal) => *refusal,
     }
 }
@@ -159,11 +124,8 @@ fn node(name: &str) -> Result<NodeId, Box<Response>> {
     })
 }
 
-async fn carry_out(app: &App, peer: Peer, headers: &HeaderMap, command: Admin) -> Response {
-    if let Err(refusal) = app.admin(peer, headers) {
-        return *refusal;
-    }
-    tracing::info!(command = ?command, remote_addr = %peer.0.ip(), "an operator's command");
+async fn carry_out(app: &App, operator: Operator, command: Admin) -> Response {
+    tracing::info!(command = ?command, remote_addr = %operator.ip, "an operator's command");
     match app.cluster.admin(command).await {
         Ok(()) => answer::json(StatusCode::OK, &json!({})),
         Err(error) => answer::error(StatusCode::CONFLICT, "refused", &error.to_string()),

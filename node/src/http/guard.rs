@@ -1,6 +1,11 @@
 //! Who may use what is not for clients.
 
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
 use axum::response::Response;
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::page::{is_loopback_authority, is_loopback_origin};
@@ -16,13 +21,30 @@ pub fn bearer(headers: &HeaderMap) -> Option<Result<&str, ()>> {
     Some(token.ok_or(()))
 }
 
+/// Somebody who may administer this node. A handler that takes one as its first argument refuses all
+/// others before it looks at what they ask.
+pub struct Operator {
+    /// Where the request comes from.
+    pub ip: IpAddr,
+}
+
+impl FromRequestParts<Arc<App>> for Operator {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Response> {
+        let peer = *parts.extensions.get::<Peer>().expect("every request carries where it comes from");
+        app.admin(peer, &parts.headers).map_err(|refusal| *refusal)?;
+        Ok(Self { ip: peer.0.ip() })
+    }
+}
+
 impl App {
     /// Whether a request may administer this node: it has the admin token, or it comes from this
     /// machine in development mode, and from no foreign page in a browser on it.
     ///
     /// # Errors
     /// What to answer to others.
-    pub fn admin(&self, peer: Peer, headers: &HeaderMap) -> Result<(), Box<Response>> {
+    fn admin(&self, peer: Peer, headers: &HeaderMap) -> Result<(), Box<Response>> {
         let given = bearer(headers);
         if let (Some(token), Some(Ok(given))) = (&self.admin_token, given)
             && token.matches(given)

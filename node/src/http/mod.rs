@@ -13,6 +13,8 @@ mod guard;
 mod hooks;
 mod page;
 mod probe;
+#[cfg(feature = "real")]
+mod profiles;
 mod timer;
 mod ws;
 
@@ -74,6 +76,10 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/admin/members/{node}", delete(admin::remove))
         .route("/admin/members/{node}/remove", post(admin::remove))
         .route("/admin/members/{node}/promote", post(admin::promote));
+    #[cfg(feature = "real")]
+    {
+        router = router.merge(profiles::routes());
+    }
     if app.node.hooks.is_some() {
         router = router
             .route("/test/latency", post(hooks::latency))

@@ -7,8 +7,8 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use cluster::env::clock;
 use cluster::env::net::BoxConn;
+use cluster::env::{clock, tasks};
 use cluster::session::SessionSpec;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -45,7 +45,7 @@ pub async fn upgrade(State(app): State<Arc<App>>, Extension(peer): Extension<Pee
         Err(refusal) => return *refusal,
     };
     let http_place = request.extensions_mut().remove::<HttpPlace>();
-    tokio::spawn(async move {
+    tasks::spawn(async move {
         serve(app, peer, identity, on_upgrade, http_place).await;
         drop(admitted);
     });
@@ -59,7 +59,7 @@ pub fn upgrade_to_echo(app: Arc<App>, peer: Peer, mut request: Request) -> Respo
         Err(refusal) => return *refusal,
     };
     let http_place = request.extensions_mut().remove::<HttpPlace>();
-    tokio::spawn(async move {
+    tasks::spawn(async move {
         if let Ok(Some((conn, early))) = on_upgrade.await.map(stream) {
             echo(&app.node, Opened { conn, early, identity: None, peer: peer.0 }).await;
         }

@@ -155,6 +155,8 @@ impl Drop for Place {
 
 #[cfg(test)]
 mod tests {
+    use cluster::env::tasks;
+
     use super::*;
 
     #[test]
@@ -196,7 +198,7 @@ mod tests {
             assert_eq!(place.control.poll_order(&mut cx), Some(Order::End { after_ms: 0 }));
             assert_eq!(place.control.poll_order(&mut cx), None, "told once");
         }
-        let emptied = tokio::spawn({
+        let emptied = tasks::spawn({
             let connections = connections.clone();
             async move { connections.emptied().await }
         });

@@ -10,6 +10,8 @@ pub struct Answer {
     pub status: u16,
     pub head: String,
     pub body: String,
+    /// The body as it came.
+    pub bytes: Vec<u8>,
 }
 
 /// `GET path` at `host:port`.
@@ -41,7 +43,8 @@ async fn request_over(mut stream: impl AsyncRead + AsyncWrite + Unpin, text: &st
     let text = String::from_utf8_lossy(&bytes);
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-    Ok(Answer { status, head: head.to_owned(), body: body.to_owned() })
+    let start = bytes.windows(4).position(|window| window == b"\r\n\r\n").map_or(bytes.len(), |at| at + 4);
+    Ok(Answer { status, head: head.to_owned(), body: body.to_owned(), bytes: bytes[start..].to_vec() })
 }
 
 /// Whether these bytes are a whole answer, so that nobody has to wait for the connection's end.

@@ -20,6 +20,7 @@ mod leader;
 mod limits;
 mod membership;
 mod presence;
+mod profiles;
 mod quorum;
 mod revocation;
 mod sessions;

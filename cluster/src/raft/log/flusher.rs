@@ -3,6 +3,7 @@
 //! Invariant: a waiter is told "durable" only after a `sync` that began after its write had
 //! returned. After a failed `sync` nobody is ever told so again.
 
+use crate::env::tasks;
 use std::io;
 use std::sync::Arc;
 
@@ -36,7 +37,7 @@ pub(super) struct Flusher(mpsc::Sender<Waiter>);
 impl Flusher {
     pub(super) fn start(kv: Arc<dyn Kv>) -> Self {
         let (sender, waiters) = mpsc::channel(QUEUE);
-        tokio::spawn(run(kv, waiters));
+        tasks::spawn(run(kv, waiters));
         Self(sender)
     }
 

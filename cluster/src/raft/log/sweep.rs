@@ -9,8 +9,8 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::{BATCH_DELETES, Shared, log_key};
-use crate::env::clock;
 use crate::env::kv::Write;
+use crate::env::{clock, tasks};
 
 /// Between two batches, so that a long sweep leaves the disk to the log.
 const PAUSE: Duration = Duration::from_millis(2);
@@ -45,7 +45,7 @@ pub(super) fn start(shared: &Arc<Shared>) {
     let mut tail = shared.tail();
     if !tail.garbage.sweeping && !tail.garbage.ranges.is_empty() {
         tail.garbage.sweeping = true;
-        tokio::spawn(run(Arc::downgrade(shared)));
+        tasks::spawn(run(Arc::downgrade(shared)));
     }
 }
 

@@ -3,6 +3,7 @@
 //! Invariant: at most one transfer is under way and at most one object of it in memory; a blob is
 //! stored only when it is what its manifest says; nothing of it counts before all of it is there.
 
+use crate::env::tasks;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Weak};
@@ -144,7 +145,7 @@ impl Receiver {
             touched: clock::now(),
         };
         if slot.replace(incoming).is_none() {
-            tokio::spawn(forget_when_idle(Arc::downgrade(self)));
+            tasks::spawn(forget_when_idle(Arc::downgrade(self)));
         }
         Ok(SnapshotReply::At(0))
     }
