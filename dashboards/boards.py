@@ -84,6 +84,8 @@ MESSAGES = dashboard("im-gateway-messages", "Messages: how many, how fast, and w
     graph("Message Duplication Rate", "Repeated sends that were recognised, per delivered message; the warning is at 1%.",
           [query(f"{rate('message_duplication_total')} / clamp_min({DELIVERED}, 0.01)", "repeats")], "percentunit",
           [(0.01, RED)], alert="HighMessageDuplicationRate"),
+    graph("Breaker", "1 while it is open: messages are stored, and nobody gets one.",
+          [query(f"max({G}breaker_open{HERE})", "open")], limits=[(1, RED)], alert="IMGatewayBreakerOpen"),
     graph("Offline Queue Size", "Messages that wait in inboxes, in the whole cluster; the warning is at 10,000.",
           [query(f"max(im_service_offline_queue_size{HERE})", "waiting"),
            query(f"max(im_service_offline_worker_lag{HERE})", "worker lag")], limits=[(10000, RED)],
@@ -186,6 +188,9 @@ CLUSTER = dashboard("im-gateway-cluster", "Raft, the links between nodes, presen
           [query(f'rate({G}raft_index' + here(kind='="committed"') + '[$__rate_interval])', "{{instance}}")], "ops"),
     graph("Proposal Latency", "From cutting a batch to applying it; the alert is at 1 s (P99).",
           [query(quantile(q, PROPOSAL), f"P{int(q * 100)}") for q in (0.5, 0.99)], "s", [(1, RED)], alert="IMGatewaySlowProposals"),
+    graph("Disk Sync", "To make the log's records durable, P90 by node; the alert is at 100 ms.",
+          [query(f"histogram_quantile(0.9, sum by (instance, le) (rate({G}disk_sync_seconds_bucket{HERE}[$__rate_interval])))",
+                 "{{instance}}")], "s", [(0.1, RED)], alert="IMGatewayDiskSlow"),
     graph("Operations in a Batch", "On average.",
           [query(f"sum by (instance) (rate({G}proposal_operations_sum{HERE}[$__rate_interval]))"
                  f" / (sum by (instance) (rate({G}proposal_operations_count{HERE}[$__rate_interval])) > 0)", "{{instance}}")]),

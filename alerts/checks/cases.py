@@ -51,6 +51,13 @@ def histogram(name, over_02, over_05, over_1, rate=50.0):
     return up() | {name + "_bucket" + labels % le: rate * share for le, share in rates.items()} | {name + count: rate}
 
 
+def disk(slow):
+    """Syncs, this share of which takes longer than 0.1 s."""
+    name = G + "disk_sync_seconds"
+    rates = {"0.05": 1 - slow, "0.1": 1 - slow, "0.5": 1.0, "+Inf": 1.0}
+    return up() | {name + '_bucket{le="%s"}' % le: 10 * share for le, share in rates.items()} | {name + "_count": 10}
+
+
 def per_delivery(counter, share):
     return messages(0) | {G + counter: 100.0 * share}
 
@@ -148,6 +155,10 @@ CASES = [
          heals=True, labels={"severity": "P1"}),
     Case("IMGatewaySlowProposals", histogram(PROPOSAL, 0, 0, 0), histogram(PROPOSAL, 0.02, 0.02, 0.009),
          histogram(PROPOSAL, 0.02, 0.02, 0.015), 5 * MIN, labels={"severity": "P2"}),
+    Case("IMGatewayDiskSlow", disk(0), disk(0.095), disk(0.12), 5 * MIN, one=True, heals=True,
+         labels={"severity": "P2"}),
+    Case("IMGatewayBreakerOpen", gauge(G + "breaker_open", 0), gauge(G + "breaker_open", 1),
+         gauge(G + "breaker_open", 1), 10 * MIN, window=0, edge_lasts=9 * MIN, labels={"severity": "P2"}),
     Case("IMGatewayNoTraffic", messages(0), messages(0, rate=0.01), messages(0, rate=0.0), 5 * MIN, window=16 * MIN,
          before=80 * MIN, labels={"severity": "P2"}),
 

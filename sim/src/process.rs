@@ -43,6 +43,7 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> End {
     let metrics = Arc::new(Metrics::new());
+    let env = metrics.watch_disk(env);
     let cluster = match Cluster::start(env.clone(), config, metrics.clone()).await {
         Ok(cluster) => cluster,
         Err(error) => return End::Failed(error.to_string()),

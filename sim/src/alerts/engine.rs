@@ -27,9 +27,10 @@ pub struct Rang {
     pub until_s: f64,
 }
 
-/// The moment of the last evaluation, in seconds of the run.
+/// The moment of the last evaluation, in seconds of the run. There is always a second one: the engine
+/// looks over a time that is not empty.
 pub fn last_s(samples: &[Sample]) -> f64 {
-    (samples.iter().map(|sample| sample.number).max().unwrap_or(0) as u64 * STEP_S) as f64
+    (samples.iter().map(|sample| sample.number).max().unwrap_or(0).max(1) as u64 * STEP_S) as f64
 }
 
 /// Which alerts rang, and when.
