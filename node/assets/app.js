@@ -29,14 +29,14 @@ function connect() {
     token: () => askForToken(tab.user),
     device: tab.device,
     ephemeral: true,
-    seen: allMessages().filter((message) => !message.mine).map((message) => message.mid),
+    seen: allMessages().filter((message) => !message.key).map((message) => message.mid),
     onMessage: receive,
     onDelivered: delivered,
     onGap: tellGap,
     onPresence: ({ user, devices }) => setHere(user, devices),
     onState: showState,
   });
-  for (const message of allMessages()) if (message.mine && message.mid) sentByMid.set(message.mid, message);
+  for (const message of allMessages()) if (message.key && message.mid) sentByMid.set(message.mid, message);
   const waiting = allMessages().filter((message) => message.state === "sending");
   waiting.sort((a, b) => a.tick - b.tick).forEach((message) => transmit(message, message.at));
   watchPeers();
@@ -44,13 +44,16 @@ function connect() {
   if (tab.open?.startsWith(GROUP)) enterGroup(tab.open.slice(GROUP.length));
 }
 
-function receive({ mid, from, device, group, ts, body }) {
+function receive({ mid, from, device, to, group, ts, body }) {
   // A group's messages come back to who wrote them; this tab has shown its own.
   if (group && from === tab.user && device === tab.device) return;
   const text = typeof body === "string" ? body : typeof body?.text === "string" ? body.text : JSON.stringify(body);
-  const where = group ? GROUP + group : from;
-  const message = remember(where, group ? { mid, text, at: ts, from } : { mid, text, at: ts });
-  const looking = where === tab.open && !document.hidden;
+  // What this user wrote in another tab belongs to the one it was written to.
+  const mine = from === tab.user && device !== tab.device;
+  const where = group ? GROUP + group : mine ? to : from;
+  const said = { mid, text, at: ts };
+  const message = remember(where, mine ? { ...said, mine, to: where, state: "stored" } : group ? { ...said, from } : said);
+  const looking = mine || (where === tab.open && !document.hidden);
   if (!looking) peer(where).unread++;
   save();
   watchPeers();
