@@ -138,8 +138,9 @@ impl Session {
         let mut notices: BTreeMap<NodeId, Vec<Notice>> = BTreeMap::new();
         let mut unacked = self.unacked.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(message) = unacked.front().filter(|message| message.pos <= upto) {
-            let own_of_group = matches!(message.to, Destination::Group(_)) && message.from == self.spec.user;
-            if own_of_group || !message.told.mark() {
+            // Its sender's own devices have it: that is no delivery, but of a message to oneself.
+            let own = message.from == self.spec.user && message.to != Destination::User(self.spec.user.clone());
+            if own || !message.told.mark() {
                 unacked.pop_front();
                 continue;
             }

@@ -6,7 +6,7 @@
  * somebody else is ever parsed as HTML.
  */
 import { askForNodes, askForToken, forgetToken, hostOf, nodes, setServedBy, urls } from "./cluster.js";
-import { forgetHere, forgetLoss, onOpen, onSendAgain, openPeer, setHere, setMark, showLoss, showMessage, showPeers, showServing } from "./conversations.js";
+import { forgetHere, forgetLoss, onOpen, onSendAgain, openPeer, setHere, setMark, setRead, setTyping, showLoss, showMessage, showPeers, showServing } from "./conversations.js";
 import { $, button, element, log, notice, replaceKeepingFocus, speak } from "./dom.js";
 import { ImGateway } from "./im-gateway.js";
 import { allMessages, begin, end, newDevice, peer, randomHex, remember, resume, save, tab } from "./tab.js";
@@ -29,14 +29,16 @@ function connect() {
     token: () => askForToken(tab.user),
     device: tab.device,
     ephemeral: true,
-    seen: allMessages().filter((message) => !message.mine).map((message) => message.mid),
+    seen: allMessages().filter((message) => !message.key).map((message) => message.mid),
     onMessage: receive,
     onDelivered: delivered,
     onGap: tellGap,
     onPresence: ({ user, devices }) => setHere(user, devices),
+    onTyping: ({ from }) => setTyping(from, true),
+    onRead: readBy,
     onState: showState,
   });
-  for (const message of allMessages()) if (message.mine && message.mid) sentByMid.set(message.mid, message);
+  for (const message of allMessages()) if (message.key && message.mid) sentByMid.set(message.mid, message);
   const waiting = allMessages().filter((message) => message.state === "sending");
   waiting.sort((a, b) => a.tick - b.tick).forEach((message) => transmit(message, message.at));
   watchPeers();
@@ -44,19 +46,41 @@ function connect() {
   if (tab.open?.startsWith(GROUP)) enterGroup(tab.open.slice(GROUP.length));
 }
 
-function receive({ mid, from, device, group, ts, body }) {
+function receive({ mid, from, device, to, group, ts, body }) {
   // A group's messages come back to who wrote them; this tab has shown its own.
   if (group && from === tab.user && device === tab.device) return;
   const text = typeof body === "string" ? body : typeof body?.text === "string" ? body.text : JSON.stringify(body);
-  const where = group ? GROUP + group : from;
-  const message = remember(where, group ? { mid, text, at: ts, from } : { mid, text, at: ts });
-  const looking = where === tab.open && !document.hidden;
+  // What this user wrote in another tab belongs to the one it was written to.
+  const mine = from === tab.user && device !== tab.device;
+  const where = group ? GROUP + group : mine ? to : from;
+  const said = { mid, text, at: ts };
+  const message = remember(where, mine ? { ...said, mine, to: where, state: "stored" } : group ? { ...said, from } : said);
+  const looking = mine || (where === tab.open && !document.hidden);
   if (!looking) peer(where).unread++;
+  setTyping(where, false);
   save();
   watchPeers();
   if (where === tab.open) showMessage(message, peer(where).messages.at(-2));
   showPeers();
-  if (!looking) speak(`New message from ${from}`);
+  if (looking) tellRead();
+  else speak(`New message from ${from}`);
+}
+
+/** Whoever wrote the open conversation's newest message is told that it was read, while somebody looks at it. */
+function tellRead() {
+  if (document.hidden || !tab.open || tab.open.startsWith(GROUP)) return;
+  const newest = peer(tab.open).messages.findLast((message) => !message.mine);
+  if (newest) client?.read(tab.open, newest.mid);
+}
+
+function readBy({ by, mid }) {
+  if (by !== tab.user) return setRead(by, mid);
+  // In another tab of ours: then it is no news here.
+  const name = Object.keys(tab.peers).find((name) => peer(name).messages.some((message) => !message.mine && message.mid === mid));
+  if (!name) return;
+  peer(name).unread = 0;
+  save();
+  showPeers();
 }
 
 /** Whoever has a conversation here is watched. */
@@ -149,6 +173,7 @@ function showOnline({ node, url }) {
   $("chat").dataset.node = node;
   setServedBy(url);
   refreshNodes();
+  tellRead();
 }
 
 function tellLoss({ code, reason }) {
@@ -280,6 +305,10 @@ $("compose").addEventListener("submit", (event) => {
   write(text);
 });
 
+$("text").addEventListener("input", () => {
+  if ($("text").value && tab?.open && !tab.open.startsWith(GROUP)) client?.typing(tab.open);
+});
+
 $("text").addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();
@@ -291,6 +320,7 @@ onOpen((name) => {
   // The conversation is among the tab's once it has been asked for.
   peer(name);
   watchPeers();
+  tellRead();
   if (name.startsWith(GROUP) && name !== GROUP && client) enterGroup(name.slice(GROUP.length));
 });
 $("leave").addEventListener("click", leave);
@@ -299,6 +329,7 @@ document.addEventListener("visibilitychange", () => {
   if (document.hidden || !tab || !client) return;
   client.retryNow();
   refreshNodes();
+  tellRead();
   if (tab.open && peer(tab.open).unread) {
     peer(tab.open).unread = 0;
     save();

@@ -43,6 +43,33 @@ export function forgetHere() {
   showPeers();
 }
 
+/** How long somebody is said to be writing after the last word of it. */
+const TYPING_FOR_MS = 5_000;
+/** Who is writing: when that is forgotten, by name. */
+const typing = new Map();
+
+/** Tells whether somebody is writing. */
+export function setTyping(name, does) {
+  clearTimeout(typing.get(name));
+  typing.delete(name);
+  if (does) typing.set(name, setTimeout(() => setTyping(name, false), TYPING_FOR_MS));
+  showDoing();
+}
+
+/** Tells that somebody has read an own message, and all before it. */
+export function setRead(name, mid) {
+  const message = Object.hasOwn(tab.peers, name) && peer(name).messages.find((message) => message.mine && message.mid === mid);
+  if (!message) return;
+  message.read = true;
+  save();
+  showDoing();
+}
+
+function showDoing() {
+  const last = tab?.open && peer(tab.open).messages.findLast((message) => message.mine);
+  $("peer-does").textContent = typing.has(tab?.open) ? "is writing" : last?.read ? "has read it" : "";
+}
+
 // ---- the list ----
 
 export function showPeers() {
@@ -72,6 +99,7 @@ export function showPeers() {
   $("no-peers").hidden = names.length > 0;
   const unread = names.reduce((sum, name) => sum + peer(name).unread, 0);
   $("peer-here").textContent = here.get(tab.open) ?? "";
+  showDoing();
   document.title = `${unread ? `(${unread}) ` : ""}${tab.user} · im-gateway`;
   $("elsewhere").hidden = !unread;
   $("elsewhere").textContent = String(unread);

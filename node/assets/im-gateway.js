@@ -19,6 +19,8 @@
  *     client.start();
  *     const { mid } = await client.send("bob", { text: "hello" });   // stored on a quorum
  *     client.watch("bob");   // told by onPresence
+ *     client.typing("bob");  // at each key; told every few seconds
+ *     client.read("bob", mid);   // the newest of bob's that was read
  *     await client.group("join", "g1");
  *     await client.send({ group: "g1" }, { text: "hello, all" });
  */
@@ -40,6 +42,8 @@ const ACK_EVERY_MS = 50;
 const REFRESH_AGAIN_MS = 30_000;
 /** How many message ids are remembered in order to hand none of them out twice. */
 const SEEN_LIMIT = 4_096;
+/** Typing is told to the same user again after this, however fast somebody types. */
+const TYPING_EVERY_MS = 3_000;
 /** How many messages may wait in the outbox. */
 const OUTBOX_LIMIT = 1_000;
 /** Until a node tells its own. */
@@ -95,6 +99,9 @@ export class ImGateway {
   #state = { name: "stopped", code: 0, reason: "Not started." };
   /** Users who are watched, and the newest version known of each. */
   #watched = new Map();
+  /** When typing was told last, and which message was said to be read, by user. */
+  #typedAt = new Map();
+  #read = new Map();
   #seen;
   #gapSeq = 0;
   #urls = [];
@@ -117,12 +124,15 @@ export class ImGateway {
    *   `by` has the message. This may come before `send` has resolved.
    * @param {(gap: {seq: number, reason: string, lost: number}) => void} [options.onGap]
    *   messages that this device missed for good.
+   * @param {(typing: {from: string}) => void} [options.onTyping] somebody writes to us.
+   * @param {(read: {by: string, mid: string}) => void} [options.onRead] `by` has read this message of ours, or, where
+   *   `by` is our own user, another device of ours one of somebody else.
    * @param {(presence: {user: string, status: string, devices: number, v: number}) => void} [options.onPresence]
    *   somebody who is watched is there, or not; never anything older after something newer.
    * @param {(state: {name: "connecting"|"online"|"waiting"|"stopped"}) => void} [options.onState]
    */
   constructor(options) {
-    this.options = { ephemeral: false, onDelivered() {}, onGap() {}, onPresence() {}, onState() {}, ...options };
+    this.options = { ephemeral: false, onDelivered() {}, onGap() {}, onPresence() {}, onTyping() {}, onRead() {}, onState() {}, ...options };
     this.#seen = new Set(options.seen);
     this.setUrls(options.urls);
   }
@@ -186,6 +196,24 @@ export class ImGateway {
    */
   group(act, name) {
     return this.#request(`"group":{${JSON.stringify(act)}:${JSON.stringify(name)}}`, 0);
+  }
+
+  /** Tells a user that ours is writing: at once, and again every few seconds while this is called. Lost without a connection. */
+  typing(to) {
+    const now = performance.now();
+    if (!this.#link || now - (this.#typedAt.get(to) ?? -Infinity) < TYPING_EVERY_MS) return;
+    this.#typedAt.set(to, now);
+    this.#link.ws.send(JSON.stringify({ typing: { to } }));
+  }
+
+  /**
+   * Tells the sender of a message, and our other devices, that it was read, with all before it: so only the newest is
+   * told, and once. Lost without a connection.
+   */
+  read(from, mid) {
+    if (!this.#link || this.#read.get(from) === mid) return;
+    this.#read.set(from, mid);
+    this.#link.ws.send(JSON.stringify({ read: { from, mid } }));
   }
 
   /** Tells `onPresence` from now on who of these users is there, besides those watched already; on all connections to come. */
@@ -348,6 +376,8 @@ export class ImGateway {
     else if (frame.ok || frame.error) this.#answer(link, frame);
     else if (frame.delivered) this.options.onDelivered(frame.delivered);
     else if (frame.presence) this.#tellPresence(frame.presence);
+    else if (frame.typing) this.options.onTyping(frame.typing);
+    else if (frame.read) this.options.onRead(frame.read);
     else if (frame.ping) link.ws.send('{"pong":{}}');
     else if (frame.go_away) this.#leave(link, frame.go_away);
     // Types that only newer nodes know are none of our business.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// All of them.
-pub const POINTS: [&str; 30] = [
+pub const POINTS: [&str; 31] = [
     "a leader was replaced",
     "a replica was sent a checkpoint",
     "a crash lost writes that were not synced",
@@ -20,6 +20,7 @@ pub const POINTS: [&str; 30] = [
     "a stranger was shown the door",
     "tokens were revoked",
     "a session by a revoked token was ended",
+    "another device of the sender got a copy",
     "a message to a group was stored",
     "a user left a group",
     "a group lost messages for some of its members",

@@ -143,7 +143,7 @@ impl Judge {
         let rest = Rest { nodes: nodes.collect(), streams: self.world.network().streams(), clients };
         self.world.trace().lazy("rest", || json!({ "tasks": rest.nodes, "streams": rest.streams, "clients": clients }));
         self.violations.extend(oracle::check_rest(&rest));
-        self.violations.extend(oracle::check_loss(&book));
+        self.violations.extend(oracle::check_loss(self.reference.facts(), &book));
     }
 
     fn history<'a>(&'a self, book: &'a crate::ledger::Book) -> History<'a> {

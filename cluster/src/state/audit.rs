@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::device::{Device, NEVER};
+use super::device::{Cursor, Device, NEVER};
 use super::group::{Group, Membership};
 use super::machine::State;
 use super::store::Store;
@@ -38,9 +38,10 @@ impl User {
             ensure(cursor.front() >= cursor.passed, "a gap that ends before it begins")?;
             ensure(cursor.gap.is_none_or(|gap| gap.upto > cursor.passed), "an empty gap")?;
             ensure(cursor.gap.is_none_or(|gap| gap.seq > cursor.pos), "a gap that was passed")?;
-            ensure(cursor.groups.is_none_or(|gap| gap.seq > cursor.pos && gap.lost > 0), "a gap that was passed")?;
+            ensure(cursor.scattered.is_none_or(|gap| gap.seq > cursor.pos && gap.lost > 0), "a gap that was passed")?;
             ensure(cursor.front() <= next, "a cursor beyond the inbox")?;
         }
+        self.audit_copies()?;
         ensure(self.groups.is_sorted_by(|a, b| a < b), "memberships out of order")?;
         let apart = |pair: &[Membership]| {
             pair[0].group != pair[1].group || pair[0].until.is_some_and(|until| until < pair[1].from)
@@ -52,8 +53,21 @@ impl User {
         let heir_ms = self.heir.map_or(NEVER, |heir| heir.forget_ms);
         let retired_ms = self.retired.iter().map(|retired| retired.drop_ms).min().unwrap_or(NEVER);
         ensure(self.check_ms <= heir_ms.min(retired_ms), "a deadline is missed")?;
-        let oldest_ms = self.inbox.front().map_or(NEVER, |slot| slot.message.stored_at_ms);
+        let oldest_ms = self.messages().map(|message| message.stored_at_ms).min().unwrap_or(NEVER);
         ensure(self.oldest_ms <= oldest_ms, "a message that never expires")
+    }
+
+    fn audit_copies(&self) -> Result<(), &'static str> {
+        ensure(self.held_copies().is_none_or(|copies| !copies.is_empty()), "copies that are none")?;
+        for copy in self.copies() {
+            let (pos, by) = (copy.message.pos, &copy.message.device);
+            let holds = |(device, cursor): &(Option<&Device>, &Cursor)| {
+                device.is_none_or(|device| device.id != *by) && cursor.pos < pos
+            };
+            let held = self.cursors().filter(holds).count() as u64;
+            ensure(copy.held == held && held > 0, "a copy that nobody holds, or that is gone too soon")?;
+        }
+        Ok(())
     }
 }
 
@@ -62,7 +76,7 @@ impl State {
     fn audit_group(&self, name: &GroupId, group: &Group) -> Result<(), &'static str> {
         ensure(!group.is_vacant(), "a group about which there is nothing to know")?;
         // How many more hold the message there than the one before: one step a device, however much it holds.
-        let places: Vec<Pos> = group.iter().map(|waiting| waiting.message.pos).collect();
+        let places: Vec<Pos> = group.log.iter().map(|waiting| waiting.message.pos).collect();
         let mut more = vec![0_i64; places.len() + 1];
         let mut holders = 0;
         let known = group.members.keys().chain(&group.leavers);
@@ -84,7 +98,7 @@ impl State {
         }
         ensure(holders == group.holders, "a group that miscounts its members' devices")?;
         let mut held = 0;
-        let counted = group.iter().zip(more).all(|(waiting, more)| {
+        let counted = group.log.iter().zip(more).all(|(waiting, more)| {
             held += more;
             held > 0 && waiting.held == held.unsigned_abs()
         });

@@ -16,7 +16,7 @@ use super::message::{Body, Message, Stored};
 use super::nodes::NodeRecord;
 use super::revocation::Revocation;
 use super::shard::Shard;
-use super::wire::{BodyWire, GroupWire, GroupsOfUser, Names, UserWire};
+use super::wire::{BodyWire, CopiesWire, GroupWire, GroupsOfUser, Names, UserWire};
 use crate::id::{Boot, Generation, NodeId, Pos, UserId};
 
 /// First byte of an encoded head or shard in which there is nothing of groups: builds that know none
@@ -28,6 +28,9 @@ const FORMAT_WITH_GROUPS: u8 = 2;
 
 /// First byte of an encoded head while the breaker is open, or tokens are revoked.
 const FORMAT_WITH_SWITCHES: u8 = 3;
+
+/// First byte of an encoded shard in which copies wait for their sender's other devices.
+const FORMAT_WITH_COPIES: u8 = 4;
 
 /// The state as it was after one log entry.
 #[derive(Debug)]
@@ -45,7 +48,7 @@ pub struct Frozen {
 pub enum RestoreError {
     /// Written by another build.
     #[error(
-        "a checkpoint of format {0}, this build reads up to format {FORMAT_WITH_SWITCHES}: run the newer build on this node"
+        "a checkpoint of format {0}, this build reads up to format {FORMAT_WITH_COPIES}: run the newer build on this node"
     )]
     Format(u8),
     /// Not well-formed.
@@ -121,7 +124,17 @@ impl Shard {
             (Body::Memory(bytes), None) => BodyWire::Inline(bytes.clone()),
         };
         let users: Vec<_> = self.users.iter().map(|(name, user)| UserWire::of(name, user, body)).collect();
-        write(&users, self.groups_wire(body).as_ref()).into()
+        let groups = self.groups_wire(body);
+        let copies = self.copies_wire(body);
+        if copies.is_empty() {
+            return write(&users, groups.as_ref()).into();
+        }
+        let all = (users, groups.unwrap_or_default(), copies);
+        postcard::to_extend(&all, vec![FORMAT_WITH_COPIES]).expect("encoding into memory cannot fail").into()
+    }
+
+    fn copies_wire(&self, body: impl Fn(&Message) -> BodyWire + Copy) -> Vec<CopiesWire> {
+        self.users.iter().filter_map(|(name, user)| CopiesWire::of(name, user, body)).collect()
     }
 
     /// What is there of groups, if there is anything.
@@ -138,7 +151,13 @@ impl Shard {
     pub fn decode(bytes: &[u8]) -> Result<Self, RestoreError> {
         let mut names = Names::default();
         let mut users = BTreeMap::new();
-        let (in_bytes, of_groups) = read::<Vec<UserWire>, GroupsWire>(bytes)?;
+        let (in_bytes, of_groups, copies) = match bytes.split_first() {
+            Some((&FORMAT_WITH_COPIES, rest)) => {
+                let (users, groups, copies): (Vec<UserWire>, GroupsWire, Vec<CopiesWire>) = all(rest)?;
+                (users, Some(groups), copies)
+            }
+            _ => read::<Vec<UserWire>, GroupsWire>(bytes).map(|(users, groups)| (users, groups, Vec::new()))?,
+        };
         for user in in_bytes {
             let (name, user) = user.read(&mut names).map_err(RestoreError::Contradiction)?;
             if users.insert(name, user).is_some() {
@@ -151,6 +170,11 @@ impl Shard {
             let user = users.get_mut(of_user.name());
             let user = user.ok_or(RestoreError::Contradiction("groups of a user who is not there"))?;
             of_user.read(user).map_err(RestoreError::Contradiction)?;
+        }
+        for of_user in copies {
+            let user = users.get_mut(of_user.name());
+            let user = user.ok_or(RestoreError::Contradiction("copies of a user who is not there"))?;
+            of_user.read(user, &mut names).map_err(RestoreError::Contradiction)?;
         }
         for group in in_bytes {
             let (name, group) = group.read(&mut names).map_err(RestoreError::Contradiction)?;
@@ -304,6 +328,9 @@ impl State {
             }
             if let Some(groups) = shard.groups_wire(body) {
                 part(&write(&groups, None::<&()>));
+            }
+            for copies in shard.copies_wire(body) {
+                part(&write(&copies, None::<&()>));
             }
         }
         hash.finalize().into()

@@ -10,7 +10,7 @@ use super::limits::{GroupLimits, Limits};
 use crate::id::{Boot, DeviceId, Epoch, Generation, GroupId, MessageId, NodeId, Pos, UserId};
 
 /// The highest feature level this build understands.
-pub const FEATURE_LEVEL: u32 = 3;
+pub const FEATURE_LEVEL: u32 = 4;
 
 /// From this level on there are groups: [`Op::GroupSend`], [`Op::Group`], [`Command::SetGroupLimits`].
 pub const GROUPS_LEVEL: u32 = 2;
@@ -20,6 +20,9 @@ pub const BREAKER_LEVEL: u32 = 3;
 
 /// From this level on tokens can be revoked: [`Command::Revoke`].
 pub const REVOCATION_LEVEL: u32 = 3;
+
+/// From this level on a user's other devices get copies of direct messages: what [`Op::Send`] means.
+pub const COPIES_LEVEL: u32 = 4;
 
 /// First byte of every encoded command.
 const FORMAT: u8 = 1;
@@ -88,7 +91,7 @@ pub struct Batch {
 pub enum Op {
     /// Begins a session.
     Register(Register),
-    /// Stores a message.
+    /// Stores a message. From [`COPIES_LEVEL`] on for the sender's other devices too.
     Send(Send),
     /// Moves a device's cursor to `upto`, under the session's epoch.
     Ack {

@@ -45,15 +45,15 @@ pub(super) struct Cursor {
     pub passed: u64,
     /// What was lost from here on.
     pub gap: Option<Gap>,
-    /// What was lost of groups from here on. Written with the user's memberships.
+    /// What was lost of groups and copies from here on. Written with the user's memberships.
     #[serde(skip)]
-    pub groups: Option<GroupGap>,
+    pub scattered: Option<ScatteredGap>,
 }
 
-/// Messages of groups that a device missed and has not yet acknowledged as missed. Unlike those of
-/// the user's own inbox, not all from the cursor on up to `seq`.
+/// Messages of groups, and copies of the user's own, that a device missed and has not yet acknowledged as
+/// missed. Unlike those of the user's inbox, not all from the cursor on up to `seq`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct GroupGap {
+pub(super) struct ScatteredGap {
     /// Position of the last message missed.
     pub seq: Pos,
     /// How many.
@@ -69,7 +69,7 @@ impl Cursor {
 
     /// Whether the device has yet to be told of a loss.
     pub fn has_gap(&self) -> bool {
-        self.gap.is_some() || self.groups.is_some()
+        self.gap.is_some() || self.scattered.is_some()
     }
 
     /// Messages in the pending gap.
@@ -90,12 +90,13 @@ impl Cursor {
         }
     }
 
-    /// Loses `lost` messages of a group, the last of them at `seq`. As [`Cursor::lose`] otherwise.
-    pub fn lose_of_group(&mut self, seq: Pos, lost: u64, reason: GapReason) {
+    /// Loses `lost` messages that are not all from here on, the last of them at `seq`. As [`Cursor::lose`]
+    /// otherwise.
+    pub fn lose_scattered(&mut self, seq: Pos, lost: u64, reason: GapReason) {
         assert!(seq > self.pos, "what was passed is not lost");
-        self.groups = Some(match self.groups {
-            None => GroupGap { seq, lost, reason },
-            Some(gap) => GroupGap {
+        self.scattered = Some(match self.scattered {
+            None => ScatteredGap { seq, lost, reason },
+            Some(gap) => ScatteredGap {
                 seq: gap.seq.max(seq),
                 lost: gap.lost + lost,
                 reason: if gap.reason == GapReason::InboxLimit { gap.reason } else { reason },

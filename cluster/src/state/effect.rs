@@ -59,7 +59,7 @@ pub enum Effect {
         /// The session that ended.
         epoch: Epoch,
     },
-    /// A device lost messages at an inbox limit, and has a gap for them, now or when it is back. A
+    /// A device lost messages at an inbox limit, or copies at theirs, and has a gap for them, now or when it is back. A
     /// live session's reader must look at its inbox again. Each loss is counted once, when it is certain.
     Lapsed {
         /// Whose inbox.
@@ -75,11 +75,11 @@ pub enum Effect {
         node: NodeId,
         /// That session.
         epoch: Epoch,
-        /// How many direct messages the cursor passed.
+        /// How many direct messages the cursor passed, copies of the user's own among them.
         count: u64,
         /// How many messages of groups.
         group: u64,
-        /// The direct ones that no device of the recipient had passed before, and those of groups
+        /// The direct ones to this user that no device of theirs had passed before, and those of groups
         /// that no device of another member than the sender had.
         first: Vec<FirstAck>,
     },

@@ -10,13 +10,11 @@ use std::sync::Arc;
 use super::command::{GroupAct, GroupOp, GroupSend};
 use super::device::GapReason;
 use super::effect::{Effect, GroupRefusal, Outcome, SendRefusal};
-use super::group::{Membership, Waiting};
+use super::group::Membership;
+use super::held::Waiting;
 use super::machine::State;
 use super::message::{Body, Destination, Message, Told};
 use crate::id::{DeviceId, GroupId, NodeId, Pos, UserId};
-
-/// At its limit a group lets this part of what may wait go at once, because it looks at each member then.
-const DROPPED_PART: u32 = 8;
 
 /// Who has something to read after a batch; each is woken once.
 #[derive(Default)]
@@ -159,27 +157,16 @@ impl State {
                 told: Told::default(),
             };
             let held = group.holders;
-            group.push(Waiting { message: Arc::new(message), held, acked: false });
+            group.log.push(Waiting { message: Arc::new(message), held, acked: false });
         });
     }
 
     /// Lets the oldest messages go until one of so many bytes has space.
     fn make_space_in_group(&mut self, name: &GroupId, bytes: u64, effects: &mut Vec<Effect>) {
         let Some(group) = self.store.group(name) else { return };
-        let (most, most_bytes) = (self.limits.inbox_messages as usize, self.limits.inbox_bytes);
-        if group.len() < most && group.bytes() + bytes <= most_bytes {
+        let dropped = group.log.surplus(bytes, &self.limits);
+        if dropped.is_empty() {
             return;
-        }
-        let part = (self.limits.inbox_messages / DROPPED_PART) as usize;
-        let (mut count, mut left) = (group.len(), group.bytes());
-        let mut dropped = Vec::new();
-        for waiting in group.iter() {
-            if count < most && left + bytes <= most_bytes && dropped.len() >= part {
-                break;
-            }
-            count -= 1;
-            left -= waiting.message.body.len() as u64;
-            dropped.push(waiting.message.pos);
         }
         self.drop_from_group(name, &dropped, GapReason::InboxLimit, effects);
     }
@@ -187,9 +174,8 @@ impl State {
     /// Drops messages that are too old, at most `budget`; returns how much work it was.
     pub(super) fn expire_of_group(&mut self, name: &GroupId, budget: usize, effects: &mut Vec<Effect>) -> usize {
         let Some(group) = self.store.group(name) else { return 0 };
-        let (oldest_ms, work) = (group.oldest_ms(), group.members.len() + group.leavers.len());
-        let old = group.iter().take_while(|waiting| waiting.message.stored_at_ms == oldest_ms);
-        let dropped: Vec<Pos> = old.take(budget).map(|waiting| waiting.message.pos).collect();
+        let work = group.members.len() + group.leavers.len();
+        let dropped = group.log.oldest(budget);
         self.drop_from_group(name, &dropped, GapReason::Expired, effects);
         work + dropped.len()
     }
@@ -207,7 +193,7 @@ impl State {
                 effects.push(Effect::Wake(name_of_user.clone()));
             }
         }
-        self.store.with_group(name, |_, group| dropped.iter().for_each(|pos| group.remove(*pos)));
+        self.store.with_group(name, |_, group| dropped.iter().for_each(|pos| group.log.remove(*pos)));
         if !lost.is_empty() {
             effects.push(Effect::GroupLost { reason, lost });
         }
@@ -242,7 +228,7 @@ impl State {
                 for of in &mine {
                     let held = held(of, cursor.pos);
                     let Some(last) = held.last() else { continue };
-                    cursor.lose_of_group(*last, held.len() as u64, reason);
+                    cursor.lose_scattered(*last, held.len() as u64, reason);
                     let counts = node.filter(|_| reason == GapReason::InboxLimit);
                     *lost.entry(counts).or_default() += held.len() as u64;
                     live |= node.is_some();
@@ -267,16 +253,17 @@ impl State {
         for of in groups {
             let (from, upto) = of.range(before);
             let range = (from, upto.min(after));
-            if self.store.group(&of.group).is_none_or(|group| !group.has(range)) {
+            if self.store.group(&of.group).is_none_or(|group| !group.log.has(range)) {
                 continue;
             }
             self.store.with_group(&of.group, |_, group| {
-                group.release(range, |waiting| {
+                group.log.release(range, |waiting| {
                     count += 1;
                     if !waiting.acked && waiting.message.from != *by {
                         waiting.acked = true;
                         first.push(waiting.message.clone());
                     }
+                    true
                 });
             });
         }
@@ -303,8 +290,8 @@ impl State {
                 });
             }
             for range in gone.iter().map(|pos| of.range(*pos)) {
-                if self.store.group(&of.group).is_some_and(|group| group.has(range)) {
-                    self.store.with_group(&of.group, |_, group| group.release(range, |_| {}));
+                if self.store.group(&of.group).is_some_and(|group| group.log.has(range)) {
+                    self.store.with_group(&of.group, |_, group| group.log.release(range, |_| true));
                 }
             }
         }
@@ -316,7 +303,7 @@ impl State {
         let Some(user) = self.store.user(name) else { return };
         let first = user.cursors().map(|(_, cursor)| cursor.pos).min().unwrap_or_default();
         let over = |of: &Membership| {
-            let waits = self.store.group(&of.group).is_some_and(|group| group.has(of.range(first)));
+            let waits = self.store.group(&of.group).is_some_and(|group| group.log.has(of.range(first)));
             of.until.is_some() && !waits
         };
         let over: Vec<Membership> = user.groups.iter().filter(|of| over(of)).cloned().collect();

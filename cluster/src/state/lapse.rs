@@ -11,16 +11,16 @@ use super::effect::{Effect, SendRefusal};
 use super::message::Message;
 use super::ring::SendResult;
 use super::user::{Context, User};
-use crate::id::UserId;
+use crate::id::{Pos, UserId};
 
 impl User {
     /// Stores a message for this user, or refuses it.
-    pub fn store(&mut self, name: &UserId, message: Message, ctx: &mut Context) -> SendResult {
+    pub fn store(&mut self, name: &UserId, message: Arc<Message>, ctx: &mut Context) -> SendResult {
         self.make_space(name, message.body.len() as u64, ctx)?;
         if self.inbox.is_empty() {
             self.oldest_ms = self.oldest_ms.min(message.stored_at_ms);
         }
-        self.inbox.push(Arc::new(message), false);
+        self.inbox.push(message, false);
         Ok(())
     }
 
@@ -96,7 +96,15 @@ impl User {
             self.inbox.drop_before(base + 1);
             dropped += 1;
         }
-        self.oldest_ms = self.inbox.front().map_or(NEVER, |slot| slot.message.stored_at_ms);
+        let old = self.copies.iter().filter(|copies| copies.oldest_ms() == self.oldest_ms);
+        let old: Vec<Pos> = old.flat_map(|copies| copies.oldest(budget - dropped)).collect();
+        for (node, lost) in self.drop_copies(&old, GapReason::Expired) {
+            wake |= node.is_some();
+            pairs += lost;
+        }
+        dropped += old.len();
+        let copies_ms = self.copies.as_ref().map_or(NEVER, |copies| copies.oldest_ms());
+        self.oldest_ms = self.inbox.front().map_or(NEVER, |slot| slot.message.stored_at_ms).min(copies_ms);
         if dropped > 0 {
             self.date_heir(ctx.now_ms, ctx.limits);
             ctx.effects.push(Effect::Expired { count: pairs });

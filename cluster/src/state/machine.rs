@@ -1,8 +1,9 @@
 //! Applying commands: which part of the state each one changes.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
-use super::command::{Batch, Command, NodeUp, Op, Register, Send};
+use super::command::{Batch, COPIES_LEVEL, Command, NodeUp, Op, Register, Send};
 use super::effect::{Effect, FirstAck, Outcome, SendRefusal};
 use super::groups::Wakes;
 use super::limits::{GroupLimits, Limits};
@@ -201,20 +202,31 @@ impl State {
     ) -> Outcome {
         let mid = send.mid;
         let Some((from, device)) = self.session_of(node, send.epoch) else { return Outcome::Fenced };
-        if let Some(first) = self.store.user(&from).and_then(|user| user.sent(&device, &mid)) {
+        let sender = self.store.user(&from);
+        if let Some(first) = sender.and_then(|user| user.sent(&device, &mid)) {
             return Outcome::of_send(mid, first, true);
         }
+        let to_others = self.feature_level >= COPIES_LEVEL && from != send.to;
+        let copied = to_others && sender.is_some_and(|user| user.devices.len() > 1);
         let (ts_ms, stored_at_ms) = (send.ts_ms, self.time_ms);
         let result = self.with(&send.to, effects, |name, user, ctx| {
             let (from, device, to) = (from.clone(), device.clone(), Destination::User(name.clone()));
             let (body, told) = (Body::Memory(send.body.clone()), Told::default());
             let message = Message { pos, mid, from, device, to, origin: node, ts_ms, stored_at_ms, body, told };
-            user.store(name, message, ctx)?;
+            let message = Arc::new(message);
+            user.store(name, message.clone(), ctx)?;
             if user.has_live() && !wake.contains(name) {
                 wake.insert(name.clone());
             }
-            Ok(())
+            Ok(message)
         });
+        if let Ok(message) = &result
+            && copied
+            && self.with(&from, effects, |name, user, ctx| user.copy(name, message.clone(), ctx))
+        {
+            wake.insert(from.clone());
+        }
+        let result = result.map(|_| ());
         self.remember(&from, &device, mid, result);
         Outcome::of_send(mid, result, false)
     }

@@ -242,19 +242,23 @@ impl State {
         items
     }
 
-    /// What a device has to read behind `after`: its gaps, its user's inbox, its user's groups; each in log order.
+    /// What a device has to read behind `after`: its gaps, its user's inbox, what its user's other devices sent,
+    /// its user's groups; each in log order.
     fn sources<'a>(&'a self, user: &'a User, device: &'a Device, after: Pos) -> Vec<Peekable<Source<'a>>> {
         let cursor = &device.cursor;
         let gap = cursor.gap.map(|gap| Item::Gap { seq: gap.seq, reason: gap.reason, lost: cursor.lost() });
-        let of_groups = cursor.groups.map(|gap| Item::Gap { seq: gap.seq, reason: gap.reason, lost: gap.lost });
-        let gaps = [gap, of_groups].into_iter().flatten().filter(move |gap| gap.seq() > after);
+        let scattered = cursor.scattered.map(|gap| Item::Gap { seq: gap.seq, reason: gap.reason, lost: gap.lost });
+        let gaps = [gap, scattered].into_iter().flatten().filter(move |gap| gap.seq() > after);
         let from = cursor.front().max(user.inbox.ordinal_after(after));
         let own = user.inbox.from(from).map(|slot| Head::Message(&slot.message));
         let mut sources: Vec<Source<'a>> = gaps.map(|gap| Box::new(once(Head::Gap(gap))) as Source<'a>).collect();
         sources.push(Box::new(own));
+        if user.has_copies() {
+            sources.push(Box::new(user.copies_for(&device.id, cursor.pos.max(after)).map(Head::Message)));
+        }
         for membership in &user.groups {
             let Some(group) = self.store.group(&membership.group) else { continue };
-            let mut waiting = group.range(membership.range(cursor.pos.max(after))).peekable();
+            let mut waiting = group.log.range(membership.range(cursor.pos.max(after))).peekable();
             if waiting.peek().is_some() {
                 sources.push(Box::new(waiting.map(|waiting| Head::Message(&waiting.message))));
             }

@@ -21,13 +21,12 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// The bodies that are in memory only, each with its message's position.
+    /// The bodies that are in memory only, by their messages' positions: two users here may have one message.
     #[must_use]
-    pub fn memory_bodies(&self) -> Vec<(Pos, Bytes)> {
-        let users = self.users.values().filter(|user| user.inbox.memory_bytes() > 0);
-        let users = users.flat_map(|user| user.inbox.iter().map(|slot| slot.message.as_ref()));
-        let groups = self.groups.values().filter(|group| group.memory_bytes() > 0);
-        let groups = groups.flat_map(|group| group.iter().map(|waiting| waiting.message.as_ref()));
+    pub fn memory_bodies(&self) -> BTreeMap<Pos, Bytes> {
+        let users = self.users.values().filter(|user| user.memory_bytes() > 0).flat_map(|user| user.messages());
+        let groups = self.groups.values().filter(|group| group.log.memory_bytes() > 0);
+        let groups = groups.flat_map(|group| group.log.iter().map(|waiting| waiting.message.as_ref()));
         let in_memory = users.chain(groups).filter_map(|message| match &message.body {
             Body::Memory(bytes) => Some((message.pos, bytes.clone())),
             Body::Stored(_) => None,
@@ -36,29 +35,31 @@ impl Shard {
     }
 
     fn messages(&self) -> impl Iterator<Item = &Message> {
-        let users = self.users.values().flat_map(|user| user.inbox.iter()).map(|slot| slot.message.as_ref());
-        let groups = self.groups.values().flat_map(|group| group.iter());
+        let users = self.users.values().flat_map(|user| user.messages());
+        let groups = self.groups.values().flat_map(|group| group.log.iter());
         users.chain(groups.map(|waiting| waiting.message.as_ref()))
     }
 
-    /// The blob ranges that bodies of this shard are read from, each with its message's position.
-    pub fn stored_bodies(&self) -> impl Iterator<Item = (Pos, Stored)> {
-        self.messages().filter_map(|message| match message.body {
+    /// The blob ranges that bodies of this shard are read from, by their messages' positions.
+    #[must_use]
+    pub fn stored_bodies(&self) -> BTreeMap<Pos, Stored> {
+        let stored = self.messages().filter_map(|message| match message.body {
             Body::Stored(stored) => Some((message.pos, stored)),
             Body::Memory(_) => None,
-        })
+        });
+        stored.collect()
     }
 
     /// Puts bodies to where they were stored, or stored anew.
     pub(super) fn evict(&mut self, stored: &HashMap<Pos, Stored>) {
         for user in self.users.values_mut() {
-            if user.inbox.iter().any(|slot| stored.contains_key(&slot.pos)) {
-                Arc::make_mut(user).inbox.relocate(|pos| stored.get(&pos).copied());
+            if user.messages().any(|message| stored.contains_key(&message.pos)) {
+                Arc::make_mut(user).relocate(|pos| stored.get(&pos).copied());
             }
         }
         for group in self.groups.values_mut() {
-            if group.iter().any(|waiting| stored.contains_key(&waiting.message.pos)) {
-                Arc::make_mut(group).relocate(|pos| stored.get(&pos).copied());
+            if group.log.iter().any(|waiting| stored.contains_key(&waiting.message.pos)) {
+                Arc::make_mut(group).log.relocate(|pos| stored.get(&pos).copied());
             }
         }
     }

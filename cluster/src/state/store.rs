@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::device::NEVER;
 use super::group::Group;
+use super::held::Held;
 use super::shard::{Shard, shard_of};
 use super::user::User;
 use crate::id::{GroupId, UserId};
@@ -29,7 +30,7 @@ pub struct Totals {
     pub revocations: u64,
     /// Groups that are remembered: with a member, or a message.
     pub groups: u64,
-    /// Messages that wait; one to a group counts once.
+    /// Messages that wait; one to a group counts once, and so does what waits for a sender's other devices.
     pub inbox_messages: u64,
     /// Bytes of their bodies.
     pub inbox_bytes: u64,
@@ -46,18 +47,18 @@ impl Totals {
             sessions: 0,
             revocations: 0,
             groups: 0,
-            inbox_messages: user.inbox.len() as u64,
-            inbox_bytes: user.inbox.bytes(),
-            memory_bytes: user.inbox.memory_bytes(),
+            inbox_messages: user.inbox.len() as u64 + user.held_copies().map_or(0, |copies| copies.len() as u64),
+            inbox_bytes: user.inbox.bytes() + user.held_copies().map_or(0, Held::bytes),
+            memory_bytes: user.memory_bytes(),
         }
     }
 
     fn of_group(group: &Group) -> Self {
         Self {
             groups: 1,
-            inbox_messages: group.len() as u64,
-            inbox_bytes: group.bytes(),
-            memory_bytes: group.memory_bytes(),
+            inbox_messages: group.log.len() as u64,
+            inbox_bytes: group.log.bytes(),
+            memory_bytes: group.log.memory_bytes(),
             ..Self::default()
         }
     }
@@ -135,7 +136,7 @@ impl Store {
                 return Err("a group is in a foreign shard");
             }
             self.totals.replace(Totals::default(), Totals::of_group(group));
-            reschedule(&mut self.oldest_of_groups, name, NEVER, group.oldest_ms());
+            reschedule(&mut self.oldest_of_groups, name, NEVER, group.log.oldest_ms());
         }
         self.shards[id] = Arc::new(shard);
         Ok(())
@@ -215,9 +216,9 @@ impl Store {
         let mut before = Totals::default();
         let group = entry.and_modify(|group| before = Totals::of_group(group)).or_default();
         let group = Arc::make_mut(group);
-        let oldest_ms = group.oldest_ms();
+        let oldest_ms = group.log.oldest_ms();
         let result = change(&name, group);
-        reschedule(&mut self.oldest_of_groups, &name, oldest_ms, group.oldest_ms());
+        reschedule(&mut self.oldest_of_groups, &name, oldest_ms, group.log.oldest_ms());
         let mut after = Totals::default();
         if group.is_vacant() {
             shard.groups.remove(&name);
@@ -242,8 +243,8 @@ impl Store {
     pub fn relocate(&mut self, id: usize, change: impl FnOnce(&mut Shard)) {
         let shard = Arc::make_mut(&mut self.shards[id]);
         let memory = |shard: &Shard| {
-            let users = shard.users.values().map(|user| user.inbox.memory_bytes());
-            users.chain(shard.groups.values().map(|group| group.memory_bytes())).sum::<u64>()
+            let users = shard.users.values().map(|user| user.memory_bytes());
+            users.chain(shard.groups.values().map(|group| group.log.memory_bytes())).sum::<u64>()
         };
         let before = memory(shard);
         change(shard);

@@ -103,7 +103,7 @@ impl User {
     /// Nobody came for the inbox in all this time: what was lost from it is forgotten, unless
     /// messages wait still.
     fn drop_heir_gap(&mut self, limits: &Limits, now_ms: u64) {
-        if !self.inbox.is_empty() || !self.groups.is_empty() {
+        if self.may_be_owed() {
             return self.date_heir(now_ms, limits);
         }
         if let Some(heir) = &mut self.heir {

@@ -9,9 +9,10 @@ use super::command::Register;
 use super::device::{Cursor, Device, Heir, NEVER, Registration, Retired, deadline};
 use super::effect::{Effect, RegisterRefusal};
 use super::group::Membership;
+use super::held::Held;
 use super::inbox::Inbox;
 use super::limits::Limits;
-use super::message::Message;
+use super::message::{Message, Stored};
 use super::ring::{Ring, SendResult};
 use crate::id::{DeviceId, Epoch, MessageId, NodeId, Pos, UserId};
 
@@ -38,6 +39,8 @@ pub(super) struct User {
     /// Sorted; at most `group_limits.per_user` when one is added. What the groups know of this user's devices
     /// follows them in `State::with`.
     pub groups: Vec<Membership>,
+    /// What this user's devices sent and other ones of them have still to read; `None` while that is nothing.
+    pub copies: Option<Box<Held>>,
     /// No waiting message was stored before; [`NEVER`] if none can be waiting. A bound only, so
     /// that it need not move with each message; a tick that comes to it makes it exact.
     pub oldest_ms: u64,
@@ -53,6 +56,7 @@ impl Default for User {
             heir: Some(Heir::default()),
             inbox: Inbox::default(),
             groups: Vec::new(),
+            copies: None,
             oldest_ms: NEVER,
             check_ms: NEVER,
         }
@@ -69,8 +73,12 @@ impl User {
     /// Nothing has to be remembered of this user.
     pub fn is_vacant(&self) -> bool {
         let inherits = self.heir.is_some_and(|heir| heir.cursor.has_gap());
-        let remembers = inherits || !self.groups.is_empty() || !self.inbox.is_empty();
-        self.devices.is_empty() && self.retired.is_empty() && !remembers
+        self.devices.is_empty() && self.retired.is_empty() && !inherits && !self.may_be_owed()
+    }
+
+    /// Somebody may have something to read: what waits, or what comes to a group.
+    pub fn may_be_owed(&self) -> bool {
+        !self.groups.is_empty() || !self.inbox.is_empty() || self.has_copies()
     }
 
     /// The devices' cursors, or the heir's.
@@ -115,6 +123,25 @@ impl User {
 
     pub fn has_live(&self) -> bool {
         self.devices.iter().any(|device| device.session.is_some())
+    }
+
+    /// All that waits here, of the inbox first.
+    pub fn messages(&self) -> impl Iterator<Item = &Message> {
+        let copies = self.copies().map(|waiting| waiting.message.as_ref());
+        self.inbox.iter().map(|slot| slot.message.as_ref()).chain(copies)
+    }
+
+    /// Bytes of the waiting bodies that are in memory on this replica.
+    pub fn memory_bytes(&self) -> u64 {
+        self.inbox.memory_bytes() + self.held_copies().map_or(0, Held::memory_bytes)
+    }
+
+    /// Lets bodies in memory go of which `locate` knows where they are stored.
+    pub fn relocate(&mut self, locate: impl Fn(Pos) -> Option<Stored>) {
+        self.inbox.relocate(&locate);
+        if let Some(copies) = &mut self.copies {
+            copies.relocate(locate);
+        }
     }
 
     /// Asks for a check at `due_ms` at the latest.
@@ -177,7 +204,8 @@ impl User {
             }
         };
         let cursor = match self.heir.take() {
-            Some(Heir { cursor, .. }) if cursor.has_gap() || !self.groups.is_empty() || !self.inbox.is_empty() => {
+            Some(Heir { cursor, .. }) if cursor.has_gap() || self.may_be_owed() => {
+                self.inherit_copies(id);
                 cursor
             }
             _ => Cursor { pos: epoch, passed: self.inbox.next(), ..Cursor::default() },
@@ -230,6 +258,7 @@ impl User {
     pub fn forget(&mut self, name: &UserId, id: &DeviceId, ctx: &mut Context) -> Option<(NodeId, Epoch)> {
         let device = self.devices.remove(self.find(id).ok()?);
         let ended = device.session.map(|node| (node, device.last.epoch));
+        self.release_copies(&device);
         let drop_ms = match ended {
             Some(_) => deadline(ctx.now_ms, ctx.limits.ring_ttl_ms),
             None => device.ring_ms,
@@ -265,29 +294,30 @@ impl User {
     }
 
     /// Moves the cursor of a live session's device, at `now` in the log. Within a pending gap of the
-    /// inbox it stays, but for what is read of groups: what was lost is passed as a whole, and not
-    /// counted as received.
+    /// inbox it stays, but for what is read of groups and copies: what was lost is passed as a whole, and
+    /// not counted as received.
     pub fn ack(&mut self, id: &DeviceId, upto: Pos, now: Pos) -> Passed {
         let mut passed = Passed { count: 0, first: Vec::new() };
         let index = self.find(id).expect("a live session's device is known");
-        let grouped = !self.groups.is_empty();
+        let beside = !self.groups.is_empty() || self.has_copies();
         let device = &mut self.devices[index];
         let cursor = &mut device.cursor;
-        let lost = cursor.groups.map_or(Pos::ZERO, |gap| gap.seq);
-        let upto = upto.min(if grouped { now } else { self.inbox.last().max(lost) });
+        let lost = cursor.scattered.map_or(Pos::ZERO, |gap| gap.seq);
+        let upto = upto.min(if beside { now } else { self.inbox.last().max(lost) });
         let within_gap = cursor.gap.is_some_and(|gap| upto < gap.seq);
-        if upto <= cursor.pos || (within_gap && !grouped && cursor.groups.is_none()) {
+        if upto <= cursor.pos || (within_gap && !beside && cursor.scattered.is_none()) {
             return passed;
         }
-        let groups = cursor.groups.filter(|gap| upto < gap.seq);
+        let (before, scattered) = (cursor.pos, cursor.scattered.filter(|gap| upto < gap.seq));
         if within_gap {
-            *cursor = Cursor { pos: upto, groups, ..*cursor };
+            *cursor = Cursor { pos: upto, scattered, ..*cursor };
+            passed.count = self.pass_copies(id, before, upto);
             return passed;
         }
         let front = cursor.front();
         let next = self.inbox.ordinal_after(upto);
-        *cursor = Cursor { pos: upto, passed: next, gap: None, groups };
-        passed.count = next - front;
+        *cursor = Cursor { pos: upto, passed: next, gap: None, scattered };
+        passed.count = next - front + self.pass_copies(id, before, upto);
         for slot in self.inbox.range_mut(front..next) {
             if !slot.acked {
                 slot.acked = true;

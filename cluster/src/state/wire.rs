@@ -10,8 +10,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::device::{Device, GroupGap, Heir, Retired};
-use super::group::{Group, Members, Membership, Waiting};
+use super::device::{Device, Heir, Retired, ScatteredGap};
+use super::group::{Group, Members, Membership};
+use super::held::{Held, Waiting};
 use super::inbox::{Inbox, Slot};
 use super::message::{Body, Destination, Message, Stored, Told};
 use super::user::User;
@@ -110,7 +111,7 @@ impl UserWire {
         }
     }
 
-    /// The user, without its groups: see [`GroupsOfUser`].
+    /// The user, without its groups and copies: see [`GroupsOfUser`] and [`CopiesWire`].
     ///
     /// # Errors
     /// What does not.
@@ -135,7 +136,8 @@ impl UserWire {
         }
         let devices = self.devices;
         let (retired, heir, oldest_ms, check_ms) = (self.retired, self.heir, self.oldest_ms, self.check_ms);
-        let user = User { devices, retired, heir, inbox, groups: Vec::new(), oldest_ms, check_ms };
+        let (groups, copies) = (Vec::new(), None);
+        let user = User { devices, retired, heir, inbox, groups, copies, oldest_ms, check_ms };
         Ok((name, user))
     }
 }
@@ -146,13 +148,13 @@ pub(super) struct GroupsOfUser {
     name: UserId,
     groups: Vec<Membership>,
     /// One for each device, else one for the heir.
-    gaps: Vec<Option<GroupGap>>,
+    gaps: Vec<Option<ScatteredGap>>,
 }
 
 impl GroupsOfUser {
     /// `None` when there is nothing to say.
     pub fn of(name: &UserId, user: &User) -> Option<Self> {
-        let gaps: Vec<_> = user.cursors().map(|(_, cursor)| cursor.groups).collect();
+        let gaps: Vec<_> = user.cursors().map(|(_, cursor)| cursor.scattered).collect();
         let any = !user.groups.is_empty() || gaps.iter().any(Option::is_some);
         any.then(|| Self { name: name.clone(), groups: user.groups.clone(), gaps })
     }
@@ -171,8 +173,52 @@ impl GroupsOfUser {
         }
         user.groups = self.groups;
         for ((_, cursor), gap) in user.cursors_mut().zip(self.gaps) {
-            cursor.groups = gap;
+            cursor.scattered = gap;
         }
+        Ok(())
+    }
+}
+
+/// What of a user's own the user's other devices have still to read, as encoded: for each message how many, and
+/// to whom it went.
+#[derive(Serialize, Deserialize)]
+pub(super) struct CopiesWire {
+    name: UserId,
+    messages: Vec<(u64, UserId, MessageWire)>,
+}
+
+impl CopiesWire {
+    /// `None` when there is nothing to say. `body` says how each body is written.
+    pub fn of(name: &UserId, user: &User, body: impl Fn(&Message) -> BodyWire) -> Option<Self> {
+        let message = |waiting: &Waiting| {
+            let Destination::User(to) = &waiting.message.to else { unreachable!("copies are of direct messages") };
+            (waiting.held, to.clone(), MessageWire::of(&waiting.message, waiting.acked, body(&waiting.message)))
+        };
+        let messages: Vec<_> = user.copies().map(message).collect();
+        (!messages.is_empty()).then(|| Self { name: name.clone(), messages })
+    }
+
+    pub fn name(&self) -> &UserId {
+        &self.name
+    }
+
+    /// Adds it to the user.
+    ///
+    /// # Errors
+    /// What does not fit together.
+    pub fn read(self, user: &mut User, names: &mut Names) -> Result<(), &'static str> {
+        let mut copies = Held::default();
+        let mut last = Pos::ZERO;
+        for (held, to, wire) in self.messages {
+            if wire.pos <= last {
+                return Err("copies out of order");
+            }
+            last = wire.pos;
+            let acked = wire.acked;
+            let to = Destination::User(intern(&mut names.users, to));
+            copies.push(Waiting { message: Arc::new(wire.read(to, names)?), held, acked });
+        }
+        user.copies = Some(Box::new(copies));
         Ok(())
     }
 }
@@ -201,7 +247,7 @@ impl GroupWire {
             members: group.members.iter().map(|(user, since)| (user.clone(), *since)).collect(),
             leavers: group.leavers.iter().cloned().collect(),
             holders: group.holders,
-            messages: group.iter().map(message).collect(),
+            messages: group.log.iter().map(message).collect(),
         }
     }
 
@@ -220,7 +266,7 @@ impl GroupWire {
             last = wire.pos;
             let acked = wire.acked;
             let message = Arc::new(wire.read(Destination::Group(self.name.clone()), names)?);
-            group.push(Waiting { message, held, acked });
+            group.log.push(Waiting { message, held, acked });
         }
         let members = self.members.into_iter().map(|(user, since)| (intern(&mut names.users, user), since));
         group.members = Arc::new(members.collect::<Members>());

@@ -75,6 +75,7 @@ pub fn run(args: &ChatArgs) -> Result<(), Failure> {
 
 struct Chat {
     client: Client,
+    user: String,
     device: String,
     to: Option<To>,
     lines: Lines<BufReader<Stdin>>,
@@ -118,6 +119,7 @@ impl Chat {
         let client = client.first(first).connect();
         let mut chat = Self {
             client: client.map_err(|error| Failure::Usage(format!("--url: {error}")))?,
+            user: args.user.clone(),
             device: args.device.clone(),
             to: None,
             lines: BufReader::new(tokio::io::stdin()).lines(),
@@ -295,7 +297,10 @@ impl Chat {
         match event {
             Event::Message(message) => {
                 let group = message.group.as_ref().map_or_else(String::new, |group| format!("[{}] ", visible(group)));
-                print(&format!("{group}{}: {}", visible(&message.from), text_of(&message)))
+                // What another device of this user wrote to somebody else.
+                let elsewhere = message.to.as_ref().filter(|to| **to != self.user);
+                let to = elsewhere.map_or_else(String::new, |to| format!(" to {}", visible(to)));
+                print(&format!("{group}{}{to}: {}", visible(&message.from), text_of(&message)))
             }
             Event::Gap { lost, .. } => self.note(&format!("… {lost} messages are missing here")),
             Event::Typing { .. } | Event::Read { .. } => Ok(()),

@@ -88,7 +88,8 @@ impl Future for Receipt {
     }
 }
 
-/// A message for this device.
+/// A message for this device. One that another device of its own user sent to somebody else comes as a copy:
+/// `from` is its user then, and `to` is not.
 #[derive(Debug, Clone)]
 pub struct Incoming {
     /// Its place in this device's order; grows, not by ones.

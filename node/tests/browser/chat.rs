@@ -221,6 +221,37 @@ async fn each_tab_is_a_device_of_its_own() {
     assert_eq!(first.tab.eval(TEXTS, &[]).await, json!(["bob 1", "bob 2"]));
 }
 
+#[tokio::test]
+async fn what_a_user_writes_in_one_tab_shows_in_the_other() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let Some(browser) = browser().await else { return };
+    let cluster = TestCluster::start(3).await;
+    cluster.knows_all_types().await;
+    let mut first = Writer::open(&browser, &cluster.addr(0), "alice", "bob").await;
+    let second = Writer::open(&browser, &cluster.addr(1), "alice", "carol").await;
+    let mut bob = Writer::open(&browser, &cluster.addr(2), "bob", "alice").await;
+    first.write().await;
+    first.tab.until(MARK, &["delivered"]).await;
+    // Where it was written to, as her own and nothing to read.
+    let row = "document.querySelector('#peers [data-peer=\"bob\"] .last')?.textContent === 'You: alice 1'";
+    second.tab.until(row, &[]).await;
+    assert_eq!(second.tab.eval("document.querySelectorAll('#peers .badge').length", &[]).await, json!(0));
+    second.tab.click("#peers [data-peer=\"bob\"]").await;
+    bob.write().await;
+    first.write().await;
+    for tab in [&first.tab, &second.tab] {
+        tab.until(LAST_OF_THEIRS, &["bob 1"]).await;
+        tab.until("document.querySelectorAll('.message.mine').length === 2", &[]).await;
+        assert_eq!(tab.eval(MINE, &[]).await, json!(["alice 1", "alice 2"]), "once in each");
+    }
+    // Nor does a reload show them again.
+    second.tab.reload().await;
+    second.tab.until(ONLINE, &[]).await;
+    bob.write().await;
+    second.tab.until(LAST_OF_THEIRS, &["bob 2"]).await;
+    assert_eq!(second.tab.eval(MINE, &[]).await, json!(["alice 1", "alice 2"]));
+}
+
 /// The name of the device that a page says it is.
 async fn device(tab: &Tab<'_>) -> String {
     let device = tab.until("document.getElementById('my-device').textContent", &[]).await;

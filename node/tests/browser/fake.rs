@@ -94,12 +94,13 @@ impl Socket {
         }
     }
 
-    /// The page's next frame, other than whom it watches, which it says when it likes.
+    /// The page's next frame, other than whom it watches, that it types and what was read, which it says when it
+    /// likes.
     pub async fn receive(&mut self) -> Value {
         loop {
             let text = self.text().await.expect("the page's socket is open");
             let frame: Value = serde_json::from_str(&text).expect("the page speaks JSON");
-            if frame["watch"].is_null() {
+            if ["watch", "typing", "read"].iter().all(|kind| frame[kind].is_null()) {
                 return frame;
             }
         }

@@ -122,6 +122,57 @@ async fn acknowledged(socket: &mut Socket, seq: u64) {
 }
 
 #[tokio::test]
+async fn typing_is_told_now_and_then_and_reading_once_for_the_newest_message() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let Some(browser) = browser().await else { return };
+    let mut fake = Fake::start(HOUR).await;
+    let tab = browser.tab(&format!("{}/?user=alice&to=bob", fake.url)).await;
+    let (mut socket, _) = fake.welcome(CALM_MS, 8).await;
+    tab.until(ONLINE, &[]).await;
+    // Much faster than it is told.
+    let keys = "for (let n = 0; n < 50; n++) { text.value += 'x'; text.dispatchEvent(new Event('input')); }";
+    tab.eval(&format!("(() => {{ const text = document.getElementById('text'); {keys} }})()"), &[]).await;
+    assert_eq!(signals(&mut socket).await, [json!({"typing": {"to": "bob"}})]);
+    for (seq, mid) in [(10, 1), (11, 2)] {
+        socket.send(message(seq, mid, "words")).await;
+    }
+    tab.until("document.querySelectorAll('.message').length === 2", &[]).await;
+    let read = |mid: u32| json!({"read": {"from": "bob", "mid": format!("{mid:032x}")}});
+    assert_eq!(signals(&mut socket).await, [read(1), read(2)]);
+    // Opened anew there is nothing new to say.
+    tab.click("#peers [data-peer=\"bob\"]").await;
+    assert_eq!(signals(&mut socket).await, Vec::<Value>::new());
+    // What is told of the other one is shown, and forgotten when a message comes.
+    let does = "document.getElementById('peer-does').textContent === arguments[0]";
+    socket.send(json!({"typing": {"from": "bob"}})).await;
+    tab.until(does, &["is writing"]).await;
+    socket.send(message(12, 3, "more")).await;
+    tab.until(does, &[""]).await;
+    tab.type_into("#text", "\n").await;
+    let (send, _) = receive_send(&mut socket).await;
+    ok(&mut socket, &send, 9).await;
+    tab.until(MARK, &["stored"]).await;
+    socket.send(json!({"read": {"by": "bob", "mid": format!("{:032x}", 9)}})).await;
+    tab.until(does, &["has read it"]).await;
+    assert_eq!(tab.console().await, Vec::<String>::new());
+}
+
+/// What the page has said so far of typing and reading.
+async fn signals(socket: &mut Socket) -> Vec<Value> {
+    socket.send(json!({"ping": {}})).await;
+    let mut said = Vec::new();
+    loop {
+        let frame: Value =
+            serde_json::from_str(&socket.text().await.expect("it is open")).expect("the page speaks JSON");
+        match &frame {
+            frame if frame["pong"].is_object() => return said,
+            frame if frame["typing"].is_object() || frame["read"].is_object() => said.push(frame.clone()),
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
 async fn answers_pings_refreshes_its_token_and_leaves_a_silent_or_departing_node() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let Some(browser) = browser().await else { return };

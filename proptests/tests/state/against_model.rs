@@ -48,8 +48,12 @@ fn compare(state: &State, model: &mut Model) -> Result<(), TestCaseError> {
         let expected = (!members.is_empty()).then_some((members, false));
         prop_assert_eq!(state.members(group, None, usize::MAX), expected);
     }
-    for (name, user) in &model.users {
+    for (name, user) in &mut model.users {
         let waiting = user.waiting();
+        let copies = user.copies_waiting();
+        totals.inbox_messages += copies.len() as u64;
+        totals.inbox_bytes += user.copies_bytes(&copies);
+        totals.memory_bytes += user.copies_bytes(&copies);
         totals.users += u64::from(user.remembered());
         totals.devices += user.devices.len() as u64;
         totals.retired_devices += user.gone.len() as u64;
@@ -72,9 +76,10 @@ fn compare(state: &State, model: &mut Model) -> Result<(), TestCaseError> {
                 prop_assert_eq!(state.session(session.epoch), Some((name, &id, session.node)));
             }
             let gap = device.share.gap.iter().map(|&(seq, lost, reason)| (seq, Some((lost, reason))));
-            let of_groups = device.share.group_gap.iter().map(|&(seq, lost, reason)| (seq, Some((lost, reason))));
-            let owed = device.share.owed.iter().chain(device.share.group_owed.iter().map(|(_, pos)| pos));
-            let mut expected: Vec<_> = gap.chain(of_groups).chain(owed.map(|pos| (*pos, None))).collect();
+            let scattered = device.share.scattered_gap.iter().map(|&(seq, lost, reason)| (seq, Some((lost, reason))));
+            let owed = device.share.owed.iter().chain(&device.share.copies_owed);
+            let owed = owed.chain(device.share.group_owed.iter().map(|(_, pos)| pos));
+            let mut expected: Vec<_> = gap.chain(scattered).chain(owed.map(|pos| (*pos, None))).collect();
             expected.sort_by_key(|(pos, _)| *pos);
             if view.lapsed {
                 expected.clear();

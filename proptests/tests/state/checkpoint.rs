@@ -61,8 +61,11 @@ impl Disk {
         let mut written = Written::new();
         for (id, shard) in &frozen.shards {
             let mut stored = BTreeMap::new();
-            let old =
-                shard.stored_bodies().filter(|_| rewrite).map(|(pos, at)| (pos, self.read(&Body::Stored(at)).into()));
+            let old = shard
+                .stored_bodies()
+                .into_iter()
+                .filter(|_| rewrite)
+                .map(|(pos, at)| (pos, self.read(&Body::Stored(at)).into()));
             for (pos, bytes) in shard.memory_bodies().into_iter().chain(old) {
                 let (offset, len) = (blob.len() as u64, bytes.len() as u32);
                 stored.insert(pos, Stored { blob: self.blobs.len() as u64, offset, len });
@@ -85,7 +88,7 @@ impl Disk {
     /// The ranges that the sections refer to, so that blobs nobody needs can be deleted.
     fn needed(&self) -> BTreeSet<(u64, u64)> {
         let shards = self.sections.values().map(|section| Shard::decode(section).unwrap());
-        let stored = shards.flat_map(|shard| shard.stored_bodies().collect::<Vec<_>>());
+        let stored = shards.flat_map(|shard| shard.stored_bodies());
         stored.map(|(_, at)| (at.blob, at.offset)).collect()
     }
 

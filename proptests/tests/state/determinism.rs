@@ -95,7 +95,7 @@ fn logs_reach_everything() {
     }
 }
 
-const EVERYTHING: [&str; 46] = [
+const EVERYTHING: [&str; 49] = [
     "stored",
     "stored before",
     "refused",
@@ -139,6 +139,9 @@ const EVERYTHING: [&str; 46] = [
     "too many groups",
     "message of a group",
     "message of a group that was left",
+    "copy",
+    "copy for the only device",
+    "gap without groups",
     "breaker opened",
     "breaker closed",
     "revoked",
@@ -209,6 +212,13 @@ fn situations(state: &State) -> Vec<&'static str> {
             let items = state.inbox(&user, id, Pos::ZERO, usize::MAX, usize::MAX);
             for item in &items {
                 let Item::Message(message) = item else { continue };
+                if matches!(&message.to, Destination::User(to) if *to != user) {
+                    found.push("copy");
+                    found.extend(
+                        (views.iter().filter(|(view, _)| view.known).count() == 1)
+                            .then_some("copy for the only device"),
+                    );
+                }
                 let Destination::Group(group) = &message.to else { continue };
                 let member = state.is_member(group, &user);
                 found.push(if member { "message of a group" } else { "message of a group that was left" });
@@ -217,6 +227,9 @@ fn situations(state: &State) -> Vec<&'static str> {
                 let limit = *reason == GapReason::InboxLimit;
                 found.push(if limit { "gap by limit" } else { "gap by age" });
                 found.extend((items.len() > 1).then_some("gap before messages"));
+                // Of the inbox and of copies.
+                let gaps = items.iter().filter(|item| matches!(item, Item::Gap { .. })).count();
+                found.extend((gaps > 1 && !state.has_groups()).then_some("gap without groups"));
             }
         }
     }

@@ -8,8 +8,8 @@ use std::fmt;
 use bytes::Bytes;
 use cluster::id::{Boot, DeviceId, Epoch, GroupId, MessageId, NodeId, Pos, UserId};
 use cluster::state::{
-    Batch, Command, Effect, GroupAct, GroupLimits, GroupOp, GroupSend, Limits, NodeUp, Op, Outcome, Register, Send,
-    State,
+    Batch, Command, Effect, FEATURE_LEVEL, GroupAct, GroupLimits, GroupOp, GroupSend, Limits, NodeUp, Op, Outcome,
+    Register, Send, State,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -202,7 +202,7 @@ fn step(ops: usize) -> impl Strategy<Value = Step> {
         2 => (0..USERS, 0..100_u64).prop_map(|(user, before_ms)| Step::Revoke { user, before_ms }),
         1 => Just(Step::Blank),
         1 => prop_oneof![
-            4 => (0..4_u32).prop_map(Step::FeatureLevel),
+            4 => (0..=FEATURE_LEVEL).prop_map(Step::FeatureLevel),
             1 => (0..NODES).prop_map(|node| Step::NodeForgotten { node }),
         ],
     ]
@@ -210,25 +210,27 @@ fn step(ops: usize) -> impl Strategy<Value = Step> {
 
 /// Any log. It begins with limits and two nodes, as every cluster does.
 pub fn any_log(steps: usize) -> impl Strategy<Value = Log> {
-    (limits(), vec(step(5), 0..steps)).prop_map(|(limits, steps)| make(limits, &steps))
+    let level = prop_oneof![1 => 1..FEATURE_LEVEL, 3 => Just(FEATURE_LEVEL)];
+    (limits(), level, vec(step(5), 0..steps)).prop_map(|(limits, level, steps)| make(limits, level, &steps))
 }
 
-/// A log that can be followed from outside: one operation in a batch, limits that stay, no groups or drills, and
-/// only ephemeral devices are forgotten for their age.
+/// A log that can be followed from outside: one operation in a batch, limits that stay, no groups, copies or
+/// drills, and only ephemeral devices are forgotten for their age.
 pub fn plain_log(steps: usize) -> impl Strategy<Value = Log> {
     (limits(), vec(step(1), 0..steps)).prop_map(|(limits, mut steps)| {
-        steps.retain(|step| !matches!(step, Step::Limits(_) | Step::GroupLimits(_)));
+        steps.retain(|step| !matches!(step, Step::Limits(_) | Step::GroupLimits(_) | Step::FeatureLevel(_)));
         for step in &mut steps {
             let Step::Batch { ops, .. } = step else { continue };
             ops.retain(|op| !matches!(op, OpStep::GroupSend { .. } | OpStep::Group { .. } | OpStep::Refuse { .. }));
         }
-        make(Limits { device_ttl_ms: u64::MAX, ..limits }, &steps)
+        make(Limits { device_ttl_ms: u64::MAX, ..limits }, 1, &steps)
     })
 }
 
-fn make(limits: Limits, steps: &[Step]) -> Log {
+fn make(limits: Limits, level: u32, steps: &[Step]) -> Log {
     let mut maker = Maker::new();
     maker.step(&Step::Limits(limits));
+    maker.step(&Step::FeatureLevel(level));
     maker.step(&Step::NodeUp { node: 0, reboot: false, again: None });
     maker.step(&Step::NodeUp { node: 1, reboot: false, again: None });
     steps.iter().for_each(|step| maker.step(step));
@@ -286,7 +288,7 @@ impl Maker {
         self.append(Some(command));
     }
 
-    fn step(&mut self, step: &Step) {
+    pub fn step(&mut self, step: &Step) {
         match *step {
             Step::NodeUp { node: n, reboot, again } => {
                 let up = self.announcement(node(n), reboot, again);

@@ -6,6 +6,7 @@
 mod against_model;
 mod checkpoint;
 mod codec;
+mod copies;
 mod delivery;
 mod determinism;
 mod ledger;

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cluster::id::{Boot, DeviceId, Epoch, GroupId, MessageId, NodeId, Pos, UserId};
 use cluster::state::{
-    Batch, BatchRefusal, Command, GapReason, GroupLimits, GroupOp, GroupSend, Limits, NodeUp, Op, Outcome,
-    REVOCATION_KEPT_MS, Register, RegisterRefusal, Send, SendRefusal,
+    Batch, BatchRefusal, COPIES_LEVEL, Command, GapReason, GroupLimits, GroupOp, GroupSend, Limits, NodeUp, Op,
+    Outcome, REVOCATION_KEPT_MS, Register, RegisterRefusal, Send, SendRefusal,
 };
 
 use crate::model_groups::MGroup;
@@ -15,6 +15,7 @@ use crate::seen::{Seen, in_order};
 #[derive(Debug, Default)]
 pub struct Model {
     pub time_ms: u64,
+    pub level: u32,
     pub limits: Limits,
     pub nodes: BTreeMap<NodeId, MNode>,
     pub users: BTreeMap<UserId, MUser>,
@@ -56,7 +57,7 @@ impl Model {
                 while self.due(&mut effects) {}
             }
             Command::SetLimits(limits) => self.limits = limits.clone(),
-            Command::SetFeatureLevel(_) => {}
+            Command::SetFeatureLevel(level) => self.level = self.level.max(*level),
             Command::Revoke { user, before_ms } => {
                 let known = self.revoked.get(user).map_or(0, |(known, _)| *known);
                 let before_ms = known.max(*before_ms);
@@ -169,11 +170,13 @@ impl Model {
             if user.devices.len() >= self.limits.devices_per_user as usize {
                 return Outcome::RegisterRefused(RegisterRefusal::TooManyDevices);
             }
-            let owed = !user.heir.owed.is_empty() || user.heir.has_gap() || !user.groups.is_empty();
+            let waits = !user.heir.owed.is_empty() || !user.heir.copies_owed.is_empty();
+            let owed = waits || user.heir.has_gap() || !user.groups.is_empty();
             let inherits = user.devices.is_empty() && owed;
             let mut share = Share { cursor: epoch, ..Share::default() };
             if inherits {
                 share = std::mem::take(&mut user.heir);
+                share.copies_owed.retain(|pos| user.copies[pos].0 != new.device);
             }
             user.heir = Share::default();
             user.heir_gap_until = None;
@@ -225,6 +228,11 @@ impl Model {
             }
             result = Ok(());
         }
+        let now = self.time_ms;
+        let user = self.users.get_mut(from).unwrap();
+        if result.is_ok() && self.level >= COPIES_LEVEL && send.to != *from && user.devices.len() > 1 {
+            user.copy(from, pos, (id, len, now), &self.limits, effects);
+        }
         self.remember(from, id, mid, result);
         outcome(result, false)
     }
@@ -250,18 +258,20 @@ impl Model {
 
     fn ack(&mut self, (now, node): (Pos, NodeId), name: &UserId, id: &DeviceId, upto: Pos, effects: &mut Vec<Seen>) {
         let user = self.users.get_mut(name).unwrap();
+        let copies = !user.copies_waiting().is_empty();
         let last = user.messages.keys().next_back().copied().unwrap_or_default();
         let share = &mut user.devices.get_mut(id).unwrap().share;
-        let lost = share.group_gap.map_or(Pos::ZERO, |(seq, ..)| seq);
-        let in_groups = !user.groups.is_empty();
-        let upto = upto.min(if in_groups { now } else { last.max(lost) });
+        let lost = share.scattered_gap.map_or(Pos::ZERO, |(seq, ..)| seq);
+        let beside = !user.groups.is_empty() || copies;
+        let upto = upto.min(if beside { now } else { last.max(lost) });
         let within_gap = share.gap.is_some_and(|(seq, ..)| seq > upto);
-        if upto <= share.cursor || (within_gap && !in_groups && share.group_gap.is_none()) {
+        if upto <= share.cursor || (within_gap && !beside && share.scattered_gap.is_none()) {
             return;
         }
         share.cursor = upto;
-        share.group_gap = share.group_gap.filter(|(seq, ..)| *seq > upto);
+        share.scattered_gap = share.scattered_gap.filter(|(seq, ..)| *seq > upto);
         let passed_of_groups: Vec<_> = share.group_owed.extract_if(.., |(_, pos)| *pos <= upto).collect();
+        let copies = share.copies_owed.extract_if(.., |pos| *pos <= upto).count() as u64;
         let mut passed = Vec::new();
         if !within_gap {
             share.gap = None;
@@ -280,7 +290,7 @@ impl Model {
                 first.push(message.mid);
             }
         }
-        let (direct, group) = (passed.len() as u64, passed_of_groups.len() as u64);
+        let (direct, group) = (passed.len() as u64 + copies, passed_of_groups.len() as u64);
         if direct + group > 0 {
             effects.push(Seen::Acked(node, direct, group, first));
         }
@@ -324,10 +334,12 @@ impl Model {
     /// Does the one thing that is due longest.
     fn due(&mut self, effects: &mut Vec<Seen>) -> bool {
         let mut due = BTreeSet::new();
-        for (name, user) in &self.users {
+        for (name, user) in &mut self.users {
             let name = || name.clone();
-            if let Some(pos) = user.waiting().first() {
-                due.insert((user.messages[pos].stored_at + self.limits.message_ttl_ms, 0, name(), 0, None));
+            let direct = user.waiting().first().map(|pos| user.messages[pos].stored_at);
+            let copy = user.copies_waiting().first().map(|pos| user.copies[pos].2);
+            if let Some(stored_at) = direct.into_iter().chain(copy).min() {
+                due.insert((stored_at + self.limits.message_ttl_ms, 0, name(), 0, None));
             }
             for (id, device) in &user.devices {
                 device.ring_until.map(|at| due.insert((at, 1, name(), 0, Some(id.clone()))));
@@ -360,7 +372,7 @@ impl Model {
             }
             (_, 1, Some(id)) => drop(user.gone.remove(&id)),
             (_, 2, Some(id)) => user.forget(&name, &id, self.time_ms, &self.limits.clone(), effects),
-            _ if user.waiting().is_empty() && user.groups.is_empty() => {
+            _ if user.waiting().is_empty() && user.copies_waiting().is_empty() && user.groups.is_empty() => {
                 user.heir_gap_until = None;
                 let cursor = user.messages.keys().next_back().copied().unwrap_or_default();
                 user.heir = Share { cursor, ..Share::default() };
@@ -374,16 +386,28 @@ impl Model {
 
     fn expire(&mut self, name: &UserId, effects: &mut Vec<Seen>) {
         let user = self.users.get_mut(name).unwrap();
-        let front = *user.waiting().first().unwrap();
         let mut pairs = 0;
         let mut wake = false;
-        for device in user.devices.values_mut().filter(|device| device.lapsed.is_none()) {
-            let lost = device.share.lose(front, GapReason::Expired);
-            pairs += lost;
-            wake |= lost > 0 && device.node.is_some();
+        let front = user.waiting().first().copied();
+        let copy = user.copies_waiting().first().copied();
+        let direct_at = front.map(|pos| user.messages[&pos].stored_at);
+        let copy_at = copy.map(|pos| user.copies[&pos].2);
+        if let Some(front) = front.filter(|_| copy_at.is_none_or(|copy_at| direct_at <= Some(copy_at))) {
+            for device in user.devices.values_mut().filter(|device| device.lapsed.is_none()) {
+                let lost = device.share.lose(front, GapReason::Expired);
+                pairs += lost;
+                wake |= lost > 0 && device.node.is_some();
+            }
+            if user.devices.is_empty() {
+                pairs += user.heir.lose(front, GapReason::Expired);
+            }
+        } else {
+            for node in user.drop_copy(copy.unwrap(), GapReason::Expired) {
+                pairs += 1;
+                wake |= node.is_some();
+            }
         }
         if user.devices.is_empty() {
-            pairs += user.heir.lose(front, GapReason::Expired);
             user.heir_gap_until = Some(self.time_ms + self.limits.device_ttl_ms);
         }
         effects.push(Seen::Expired(pairs));

@@ -12,6 +12,9 @@ use crate::seen::Seen;
 pub struct MUser {
     /// Every message there ever was.
     pub messages: BTreeMap<Pos, MMessage>,
+    /// Every message there ever was that one of the devices sent while there were others: its sender, its length
+    /// and when it was stored.
+    pub copies: BTreeMap<Pos, (DeviceId, u64, u64)>,
     pub devices: BTreeMap<DeviceId, MDevice>,
     pub gone: BTreeMap<DeviceId, MGone>,
     /// Client instances that were replaced, the last ones first.
@@ -37,7 +40,10 @@ pub struct Share {
     pub owed: Vec<Pos>,
     pub gap: Option<(Pos, u64, GapReason)>,
     pub group_owed: BTreeSet<(GroupId, Pos)>,
-    pub group_gap: Option<(Pos, u64, GapReason)>,
+    /// What other devices of the user sent.
+    pub copies_owed: BTreeSet<Pos>,
+    /// Of groups and copies.
+    pub scattered_gap: Option<(Pos, u64, GapReason)>,
 }
 
 pub type Ring = Vec<(MessageId, Result<(), SendRefusal>)>;
@@ -64,18 +70,31 @@ pub struct MGone {
 
 impl Share {
     pub fn has_gap(&self) -> bool {
-        self.gap.is_some() || self.group_gap.is_some()
+        self.gap.is_some() || self.scattered_gap.is_some()
     }
 
     /// Loses one message of a group, if it is owed.
     pub fn lose_of_group(&mut self, group: &GroupId, pos: Pos, reason: GapReason) -> bool {
-        if !self.group_owed.remove(&(group.clone(), pos)) {
-            return false;
+        let owed = self.group_owed.remove(&(group.clone(), pos));
+        if owed {
+            self.lose_scattered(pos, reason);
         }
-        let (seq, before, was) = self.group_gap.unwrap_or((pos, 0, reason));
+        owed
+    }
+
+    /// Loses one copy, if it is owed.
+    pub fn lose_copy(&mut self, pos: Pos, reason: GapReason) -> bool {
+        let owed = self.copies_owed.remove(&pos);
+        if owed {
+            self.lose_scattered(pos, reason);
+        }
+        owed
+    }
+
+    fn lose_scattered(&mut self, pos: Pos, reason: GapReason) {
+        let (seq, before, was) = self.scattered_gap.unwrap_or((pos, 0, reason));
         let reason = if was == GapReason::InboxLimit { was } else { reason };
-        self.group_gap = Some((seq.max(pos), before + 1, reason));
-        true
+        self.scattered_gap = Some((seq.max(pos), before + 1, reason));
     }
 
     pub fn lose(&mut self, upto: Pos, reason: GapReason) -> u64 {
@@ -102,12 +121,56 @@ impl MUser {
         self.holders().iter().flat_map(|share| share.owed.iter().copied()).collect()
     }
 
+    /// Copies that somebody is owed.
+    pub fn copies_waiting(&mut self) -> BTreeSet<Pos> {
+        self.shares().into_iter().flat_map(|(_, share)| share.copies_owed.clone()).collect()
+    }
+
+    /// Their bytes.
+    pub fn copies_bytes(&self, copies: &BTreeSet<Pos>) -> u64 {
+        copies.iter().map(|pos| self.copies[pos].1).sum()
+    }
+
+    /// Somebody loses a copy: with whose node.
+    pub fn drop_copy(&mut self, pos: Pos, reason: GapReason) -> Vec<Option<NodeId>> {
+        let shares = self.shares().into_iter();
+        shares.filter_map(|(node, share)| share.lose_copy(pos, reason).then_some(node)).collect()
+    }
+
+    /// A device sent this to somebody else: it is owed to the other ones.
+    pub fn copy(
+        &mut self,
+        name: &UserId,
+        pos: Pos,
+        (by, len, now): (&DeviceId, u64, u64),
+        limits: &Limits,
+        effects: &mut Vec<Seen>,
+    ) {
+        loop {
+            let waiting = self.copies_waiting();
+            let bytes = self.copies_bytes(&waiting);
+            let fits = waiting.len() < limits.inbox_messages as usize && bytes + len <= limits.inbox_bytes;
+            let Some(oldest) = waiting.first().filter(|_| !fits) else { break };
+            for node in self.drop_copy(*oldest, GapReason::InboxLimit) {
+                effects.push(Seen::Lapsed(name.clone(), node, 1));
+            }
+        }
+        self.copies.insert(pos, (by.clone(), len, now));
+        for (_, device) in self.devices.iter_mut().filter(|(id, _)| *id != by) {
+            device.share.copies_owed.insert(pos);
+            if device.node.is_some() {
+                effects.push(Seen::Wake(name.clone()));
+            }
+        }
+    }
+
     pub fn bytes(&self, messages: &BTreeSet<Pos>) -> u64 {
         messages.iter().map(|pos| self.messages[pos].len).sum()
     }
 
     pub fn remembered(&self) -> bool {
-        let inherited = !self.heir.owed.is_empty() || self.heir.has_gap() || !self.groups.is_empty();
+        let waits = !self.heir.owed.is_empty() || !self.heir.copies_owed.is_empty();
+        let inherited = waits || self.heir.has_gap() || !self.groups.is_empty();
         !self.devices.is_empty() || !self.gone.is_empty() || inherited
     }
 
@@ -136,7 +199,7 @@ impl MUser {
         if let Some(upto) = last_lost {
             let lost = device.share.lose(upto, GapReason::InboxLimit);
             if lost > reported {
-                effects.push(Seen::Lapsed(name.clone(), lost - reported, device.node));
+                effects.push(Seen::Lapsed(name.clone(), device.node, lost - reported));
             }
         }
     }
@@ -160,7 +223,7 @@ impl MUser {
                 }
                 if device.node.is_some() {
                     let lost = device.share.lose(last.unwrap(), GapReason::InboxLimit);
-                    effects.push(Seen::Lapsed(name.clone(), lost, device.node));
+                    effects.push(Seen::Lapsed(name.clone(), device.node, lost));
                 } else {
                     device.lapsed = Some(0);
                     away.push(id.clone());
@@ -172,7 +235,7 @@ impl MUser {
             let device = self.devices.get_mut(&id).unwrap();
             let lost = device.share.owed.iter().filter(|pos| !waiting.contains(pos)).count() as u64;
             device.lapsed = Some(lost);
-            effects.push(Seen::Lapsed(name.clone(), lost, None));
+            effects.push(Seen::Lapsed(name.clone(), None, lost));
         }
         true
     }
@@ -201,7 +264,7 @@ impl MUser {
                 let upto = device.share.owed.iter().rfind(|pos| !waiting.contains(pos)).copied();
                 let lost = upto.map_or(0, |upto| device.share.lose(upto, GapReason::InboxLimit));
                 if lost > reported {
-                    effects.push(Seen::Lapsed(name.clone(), lost - reported, None));
+                    effects.push(Seen::Lapsed(name.clone(), None, lost - reported));
                 }
             }
             self.heir = Share::default();

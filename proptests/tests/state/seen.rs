@@ -6,7 +6,7 @@ use cluster::state::{Effect, GapReason};
 /// An effect, in comparable form.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Seen {
-    Lapsed(UserId, u64, Option<NodeId>),
+    Lapsed(UserId, Option<NodeId>, u64),
     Superseded(NodeId, Epoch),
     Acked(NodeId, u64, u64, Vec<MessageId>),
     Expired(u64),
@@ -39,7 +39,7 @@ pub fn seen(effects: &[Effect]) -> Vec<Seen> {
         Effect::BatchRefused { node, seq, refusal, .. } => Seen::Batch(*node, *seq, format!("{refusal:?}")),
         Effect::Wake(user) => Seen::Wake(user.clone()),
         Effect::Superseded { node, epoch } => Seen::Superseded(*node, *epoch),
-        Effect::Lapsed { user, lost, node } => Seen::Lapsed(user.clone(), *lost, *node),
+        Effect::Lapsed { user, lost, node } => Seen::Lapsed(user.clone(), *node, *lost),
         Effect::Acked { node, epoch: _, count, group, first } => {
             Seen::Acked(*node, *count, *group, first.iter().map(|first| first.message.mid).collect())
         }
@@ -62,6 +62,10 @@ pub fn in_order(effects: Vec<Seen>) -> Vec<Seen> {
     }
     rest.sort();
     rest.dedup_by(|later, sum| match (later, sum) {
+        (Seen::Lapsed(user, node, more), Seen::Lapsed(of, at, count)) if (&*user, &*node) == (&*of, &*at) => {
+            *count += *more;
+            true
+        }
         (Seen::GroupLost(a, b, more), Seen::GroupLost(c, d, count)) if (*a, *b) == (*c, *d) => {
             *count += *more;
             true

@@ -135,6 +135,9 @@ impl Ledger {
     /// A client surfaced a message.
     pub fn received(&self, id: ClientId, message: Incoming) {
         let name = Name::of_body(message.body.get());
+        if message.to.as_ref().is_some_and(|to| *to != self.book().clients[id].device.user) {
+            coverage::reached("another device of the sender got a copy");
+        }
         let what = Surfaced::Message {
             name,
             mid: message.mid,

@@ -1,7 +1,7 @@
 //! G1, G2, G3: what clients were told and shown fits the log, message by message.
 //!
-//! Each device gets the log's messages to its user and to the groups that the user is in at their place,
-//! one after the other, from its first session on
+//! Each device gets the log's messages to its user, to the groups that the user is in at their place, and
+//! those that other devices of its user sent, one after the other, from its first session on
 //! (a user's first device: from the beginning); what it does not get, a gap counts.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -33,6 +33,12 @@ impl<'a> Index<'a> {
             first_user: HashMap::new(),
             members: Members::of(history.facts),
         };
+        for registered in &history.facts.registered {
+            index.first_device.entry(&registered.device).or_insert(registered.epoch);
+            index.first_user.entry(&registered.device.user).or_insert(registered.epoch);
+        }
+        let mut devices: HashMap<&str, usize> = HashMap::new();
+        index.first_device.keys().for_each(|device| *devices.entry(&device.user).or_default() += 1);
         for stored in &history.facts.stored {
             if stored.to.starts_with('#') {
                 for member in index.members.at(&stored.to, stored.pos) {
@@ -41,20 +47,20 @@ impl<'a> Index<'a> {
             } else {
                 index.by_user.entry(&stored.to).or_default().push(stored);
             }
+            if let Some(from) = stored.copied_from.as_ref().filter(|from| devices.get(from.user.as_str()) > Some(&1)) {
+                index.by_user.entry(&from.user).or_default().push(stored);
+            }
             if let Some(name) = stored.name {
                 index.by_name.entry(name).or_insert(stored);
             }
         }
-        for registered in &history.facts.registered {
-            index.first_device.entry(&registered.device).or_insert(registered.epoch);
-            index.first_user.entry(&registered.device.user).or_insert(registered.epoch);
-        }
         index
     }
 
-    /// The messages to a user, in log order.
-    fn to(&self, user: &str) -> &[&'a Stored] {
-        self.by_user.get(user).map_or(&[], Vec::as_slice)
+    /// The messages to a device, in log order.
+    fn to(&self, device: &Device) -> Vec<&'a Stored> {
+        let of_user = self.by_user.get(device.user.as_str()).into_iter().flatten();
+        of_user.filter(|stored| stored.copied_from.as_ref() != Some(device)).copied().collect()
     }
 }
 
@@ -67,8 +73,9 @@ pub fn check(history: &History, broken: &mut Vec<Violation>) {
     }
     for (id, client) in history.book.clients.iter().enumerate() {
         let who = history.book.client(id);
+        let messages = index.to(&client.device);
         for got in &client.received {
-            check_received(history, &index, &who, client, got, broken);
+            check_received(history, &messages, &who, got, broken);
         }
     }
     for ((device, _), clients) in devices(history.book) {
@@ -149,14 +156,7 @@ fn check_fate(history: &History, index: &Index, name: Name, sent: &Sent, broken:
 }
 
 /// G1, G2: what a client is shown is in the log, durable, as it was sent and for it.
-fn check_received(
-    history: &History,
-    index: &Index,
-    who: &str,
-    client: &Client,
-    got: &Received,
-    broken: &mut Vec<Violation>,
-) {
+fn check_received(history: &History, sent_to_us: &[&Stored], who: &str, got: &Received, broken: &mut Vec<Violation>) {
     let mut wrong = |text: String| broken.push(safety(text).at(got.at));
     if got.durable < facts::index(got.seq) {
         wrong(format!("G1: {who} was shown {}, when only the entries up to {} were durable", got.seq, got.durable));
@@ -167,7 +167,6 @@ fn check_received(
         }
         return;
     };
-    let sent_to_us = index.to(&client.device.user);
     let place = sent_to_us.binary_search_by_key(&got.seq, |stored| stored.pos);
     match place.map(|at| sent_to_us[at]) {
         Ok(stored) if stored.mid == *mid && stored.name == *name => {}
@@ -206,13 +205,13 @@ fn walk(
     clients: &[(usize, &Client)],
     broken: &mut Vec<Violation>,
 ) -> usize {
-    let messages = index.to(&device.user);
+    let messages = index.to(device);
     let mut covered = vec![false; messages.len()];
-    let begins = begins(index, device, clients, messages);
+    let begins = begins(index, device, clients, &messages);
     covered[..begins].fill(true);
     // A second copy is nothing new, and not surfaced.
     let mut mids = HashSet::new();
-    for (covered, stored) in covered.iter_mut().zip(messages) {
+    for (covered, stored) in covered.iter_mut().zip(&messages) {
         *covered |= !mids.insert(stored.mid);
     }
     // What came is no part of what a gap counts: of several groups, only some may have lost messages.
@@ -293,7 +292,7 @@ pub fn missing(history: &History) -> Vec<String> {
             missing.push(format!("{device} never got a session"));
             continue;
         }
-        let messages = index.to(&device.user);
+        let messages = index.to(device);
         let seen = walk(history, &index, device, &clients, &mut Vec::new());
         if let Some(first) = messages.get(seen) {
             let (left, first) = (messages.len() - seen, called(book, first));

@@ -18,6 +18,9 @@ pub struct Stored {
     pub name: Option<Name>,
     /// To whom: a user, or a group with `#` before its name.
     pub to: String,
+    /// The device that sent it, where the other ones of its user get a copy: of direct messages to others, from
+    /// the entry on by which all nodes know of copies.
+    pub copied_from: Option<Device>,
 }
 
 /// Something that was done with a group.
@@ -104,6 +107,8 @@ pub struct Counted {
 pub struct Facts {
     /// Messages, each once, in log order.
     pub stored: Vec<Stored>,
+    /// When all nodes knew of copies, in ns.
+    pub copied_since: Option<u64>,
     /// What was done with groups, in log order.
     pub grouped: Vec<Grouped>,
     /// Whom the log refused to join or make a group, and why.

@@ -7,21 +7,35 @@ use im_gateway::client::Fate;
 
 use super::{Violation, safety};
 use crate::ledger::{Book, Client, Device, Name, Surfaced};
+use crate::workload::GROUP;
 
 /// Losses are told by windows of this length, in ns.
 const WINDOW: u64 = 15_000_000_000;
 
-/// What devices that are connected lack, when everything has come to rest.
-pub fn check(book: &Book) -> Vec<Violation> {
+/// What devices that are connected lack, when everything has come to rest; copies of what other devices of
+/// their users sent since `copied_since`, in ns, included.
+pub fn check(book: &Book, copied_since: Option<u64>) -> Vec<Violation> {
     let mut to: BTreeMap<&str, Vec<(Name, u64)>> = BTreeMap::new();
     for (name, sent) in book.all_sent().filter(|(_, sent)| matches!(sent.fate, Some(Fate::Stored(_)))) {
         to.entry(&sent.to).or_default().push((name, sent.at));
+        let from = &book.clients[name.client].device.user;
+        let direct = *from != sent.to && !sent.to.starts_with(GROUP);
+        if direct && copied_since.is_some_and(|since| sent.at > since) {
+            to.entry(from).or_default().push((name, sent.at));
+        }
     }
     let mut devices: BTreeMap<&Device, Vec<&Client>> = BTreeMap::new();
     for client in book.clients.iter().filter(|client| !client.ephemeral) {
         devices.entry(&client.device).or_default().push(client);
     }
-    devices.into_iter().filter_map(|(device, clients)| lost(device, &clients, to.get(device.user.as_str())?)).collect()
+    let owed = |device: &Device| {
+        let of_user = to.get(device.user.as_str())?.iter();
+        // What this device sent itself, to others, it does not get.
+        let own = |name: Name| book.clients[name.client].device == *device;
+        let own_to_other = |name: Name| own(name) && book.sent(name).is_some_and(|sent| sent.to != device.user);
+        Some(of_user.filter(|(name, _)| !own_to_other(*name)).copied().collect::<Vec<_>>())
+    };
+    devices.into_iter().filter_map(|(device, clients)| lost(device, &clients, &owed(device)?)).collect()
 }
 
 /// What a device lacks of the messages to its user, each with its time.
@@ -60,7 +74,7 @@ mod tests {
     use super::*;
 
     fn texts(scene: &Scene) -> Vec<String> {
-        check(&scene.book).into_iter().map(|broken| broken.text).collect()
+        check(&scene.book, None).into_iter().map(|broken| broken.text).collect()
     }
 
     #[test]
@@ -85,6 +99,19 @@ mod tests {
         assert_eq!(texts(&scene).len(), 1);
         scene.book.clients[1].received[0] = gap(2);
         assert_eq!(texts(&scene), Vec::<String>::new());
+    }
+
+    #[test]
+    fn other_devices_of_the_sender_get_a_copy() {
+        let mut scene = Scene::good();
+        let other = Device::new("u", "b");
+        let sessions = scene.book.clients[0].sessions.clone();
+        scene.book.clients.push(Client { sessions, ..Client::new(other.clone(), false, 1) });
+        assert_eq!(texts(&scene), Vec::<String>::new(), "nobody knew of copies");
+        let said = |scene: &Scene, since| check(&scene.book, Some(since)).len();
+        assert_eq!((said(&scene, 0), said(&scene, 1_000)), (1, 0));
+        scene.book.clients[2].received = scene.book.clients[1].received.clone();
+        assert_eq!(said(&scene, 0), 0);
     }
 
     #[test]

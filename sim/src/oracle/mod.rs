@@ -156,8 +156,8 @@ pub fn check_rest(rest: &Rest) -> Vec<Violation> {
 }
 
 /// What devices lack when everything has come to rest, by the senders' books.
-pub fn check_loss(book: &Book) -> Vec<Violation> {
-    loss::check(book)
+pub fn check_loss(facts: &Facts, book: &Book) -> Vec<Violation> {
+    loss::check(book, facts.copied_since)
 }
 
 /// What users would say of a run in which nothing went wrong.

@@ -7,7 +7,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use cluster::id::{MessageId, NodeId, UserId};
-use cluster::state::{Batch, BatchRefusal, Command, Effect, GapReason, GroupAct, Op, Outcome, SendRefusal, State};
+use cluster::state::{
+    Batch, BatchRefusal, COPIES_LEVEL, Command, Effect, GapReason, GroupAct, Op, Outcome, SendRefusal, State,
+};
 
 use super::facts::{Counted, Facts, Generation, Grouped, Pause, Present, Registered, Revoked, Stored};
 use super::presence::Live;
@@ -103,8 +105,12 @@ impl Reference {
             self.state.apply(index, &command, &mut effects);
             self.broken.extend(self.account.entry(index, &command, &effects));
             self.check_time(at);
-            if let Command::SetGroupLimits(limits) = &command {
-                self.rolls.limits = limits.clone();
+            match &command {
+                Command::SetGroupLimits(limits) => self.rolls.limits = limits.clone(),
+                Command::SetFeatureLevel(level) if *level >= COPIES_LEVEL => {
+                    self.facts.copied_since.get_or_insert(at);
+                }
+                _ => {}
             }
             self.note_generations(at, &effects);
             self.note_presence(index, at, &command);
@@ -263,11 +269,15 @@ impl Reference {
                     self.facts.registered.push(Registered { epoch: epoch.0, device, instance, node });
                 }
                 (Op::Send(send), Outcome::Stored { duplicate: false, .. }) => {
-                    self.note_stored(pos, send.mid, &send.body, send.to.as_str().to_owned());
+                    let session = self.sessions.get(&send.epoch.0).expect("who sent it had a session");
+                    let from = &self.facts.registered[*session].device;
+                    let to_others = self.facts.copied_since.is_some() && from.user != send.to.as_str();
+                    let copied_from = to_others.then(|| from.clone());
+                    self.note_stored(pos, send.mid, &send.body, send.to.as_str().to_owned(), copied_from);
                 }
                 (Op::GroupSend(send), Outcome::Stored { duplicate: false, .. }) => {
                     coverage::reached("a message to a group was stored");
-                    self.note_stored(pos, send.mid, &send.body, format!("#{}", send.group));
+                    self.note_stored(pos, send.mid, &send.body, format!("#{}", send.group), None);
                 }
                 (Op::Group(op), Outcome::Done) => {
                     let (group, left) = (format!("#{}", op.group), op.act == GroupAct::Leave);
@@ -310,12 +320,12 @@ impl Reference {
         }
     }
 
-    fn note_stored(&mut self, pos: u64, mid: MessageId, body: &[u8], to: String) {
+    fn note_stored(&mut self, pos: u64, mid: MessageId, body: &[u8], to: String, copied_from: Option<Device>) {
         let name = std::str::from_utf8(body).ok().and_then(Name::of_body);
         if self.state.breaker_open() {
             coverage::reached("a message was stored while the breaker was open");
         }
-        self.facts.stored.push(Stored { pos, mid, name, to });
+        self.facts.stored.push(Stored { pos, mid, name, to, copied_from });
     }
 
     fn note_counts(&mut self, index: u64, node: NodeId, refused: u64, duplicates: u64) {

@@ -168,7 +168,11 @@ pub fn latencies(book: &Book) -> Vec<(u64, u64)> {
     for client in &book.clients {
         by_user.entry(&client.device.user).or_default().push(client);
         for got in &client.received {
-            if let Surfaced::Message { name: Some(name), .. } = got.what {
+            // A copy for another device of the sender is no delivery.
+            if let Surfaced::Message { name: Some(name), to: Some(to), .. } = &got.what
+                && *to == client.device.user
+            {
+                let name = *name;
                 first.entry(name).and_modify(|at| *at = got.at.min(*at)).or_insert(got.at);
             }
         }

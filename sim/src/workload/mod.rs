@@ -21,6 +21,7 @@ use im_gateway::client::Client;
 use madsim::runtime::Handle;
 use tokio::sync::watch;
 
+pub use groups::GROUP;
 pub use mix::{Mix, draw_group_limits, draw_limits, is_tight};
 pub use probe::{Probe, Prober};
 pub use scrape::Scraper;

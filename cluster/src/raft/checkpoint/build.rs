@@ -178,7 +178,7 @@ async fn write_shard(
         put.insert(pos, writer.body(body).await?);
     }
     let (to_move, staying): (Vec<_>, Vec<_>) =
-        shard.stored_bodies().partition(|(_, stored)| moving.contains(&stored.blob));
+        shard.stored_bodies().into_iter().partition(|(_, stored)| moving.contains(&stored.blob));
     if !to_move.is_empty() {
         let places: Vec<Stored> = to_move.iter().map(|(_, stored)| *stored).collect();
         let bodies = Bodies::new(store.blobs.clone()).read_many(&places).await?;

@@ -160,3 +160,49 @@ fn two_gaps_that_overlap_each_count_their_own() {
     scene.book.clients[1].received.push(gap(5, 1));
     assert_eq!(scene.broken_by(check), Vec::<String>::new());
 }
+
+/// A copy of what `u/a` sent, for `u/b`, who is there from entry 2 on.
+fn copied() -> Scene {
+    let mut scene = Scene::good();
+    scene.client("u", 2);
+    let other = Device::new("u", "b");
+    scene.book.clients[2].device = other.clone();
+    scene.facts.registered[2].device = other;
+    scene.facts.stored.iter_mut().for_each(|stored| stored.copied_from = Some(Device::new("u", "a")));
+    scene.book.clients[2].received = scene.book.clients[1].received.clone();
+    scene
+}
+
+#[test]
+fn other_devices_of_the_sender_get_a_copy() {
+    let mut scene = copied();
+    assert_eq!(scene.broken_by(check), Vec::<String>::new());
+    assert_eq!(missing(&scene.history()), Vec::<String>::new());
+    scene.book.clients[2].received.remove(1);
+    found(&missing(&scene.history()), "u/b did not get 1 messages from u/a@0#1 on");
+    let mut scene = copied();
+    scene.book.clients[2].received.remove(0);
+    found(&scene.broken_by(check), "without 1 messages");
+    let mut scene = copied();
+    scene.book.clients[2].received.swap(0, 1);
+    found(&scene.broken_by(check), "twice, or out of order");
+}
+
+#[test]
+fn the_device_that_sent_it_gets_no_copy() {
+    let mut scene = copied();
+    scene.book.clients[0].received = scene.book.clients[1].received.clone();
+    found(
+        &scene.broken_by(check),
+        "u/a@0 got 01010101010101010101010101010101 at 12288, where the log has nothing for it",
+    );
+}
+
+#[test]
+fn nobody_gets_a_copy_before_all_know_of_them() {
+    let mut scene = copied();
+    scene.facts.stored[0].copied_from = None;
+    found(&scene.broken_by(check), "where the log has nothing for it");
+    scene.book.clients[2].received.remove(0);
+    assert_eq!(scene.broken_by(check), Vec::<String>::new());
+}
