@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{App, Peer, answer};
+use crate::telemetry::Levels;
 
 /// How far ahead of this node's clock a revocation may reach, in ms: clocks differ, but a slip must not
 /// lock a user out for good.
@@ -58,6 +59,53 @@ pub async fn drain(State(app): State<Arc<App>>, Extension(peer): Extension<Peer>
     let drain = app.drain.clone();
     tokio::spawn(async move { drain.run().await });
     answer::json(StatusCode::ACCEPTED, &json!({ "connections": app.connections.len() }))
+}
+
+/// What this node logs.
+pub async fn log_level(State(app): State<Arc<App>>, Extension(peer): Extension<Peer>, headers: HeaderMap) -> Response {
+    match levels(&app, peer, &headers) {
+        Ok(levels) => filter_in_force(&app, levels),
+        Err(refusal) => *refusal,
+    }
+}
+
+/// See [`set_log_level`].
+#[derive(Deserialize)]
+pub struct Filter {
+    /// A level, or a filter such as `info,cluster=debug`.
+    filter: Option<String>,
+}
+
+/// Changes what this node logs, until it ends.
+pub async fn set_log_level(
+    State(app): State<Arc<App>>,
+    Extension(peer): Extension<Peer>,
+    Query(Filter { filter }): Query<Filter>,
+    headers: HeaderMap,
+) -> Response {
+    let levels = match levels(&app, peer, &headers) {
+        Ok(levels) => levels,
+        Err(refusal) => return *refusal,
+    };
+    let Some(filter) = filter else {
+        return answer::error(StatusCode::BAD_REQUEST, "bad_filter", "give a filter, such as ?filter=debug");
+    };
+    // Before, because the new filter may leave it out.
+    tracing::info!(filter, remote_addr = %peer.0.ip(), "an operator changes what is logged");
+    match levels.set(&filter) {
+        Ok(()) => filter_in_force(&app, levels),
+        Err(error) => answer::error(StatusCode::BAD_REQUEST, "bad_filter", &error.to_string()),
+    }
+}
+
+fn levels<'a>(app: &'a App, peer: Peer, headers: &HeaderMap) -> Result<&'a Levels, Box<Response>> {
+    app.admin(peer, headers)?;
+    let none = || Box::new(answer::error(StatusCode::CONFLICT, "refused", "this process writes no log of its own"));
+    app.levels.as_deref().ok_or_else(none)
+}
+
+fn filter_in_force(app: &App, levels: &Levels) -> Response {
+    answer::json(StatusCode::OK, &json!({ "node": app.node.name, "filter": levels.filter() }))
 }
 
 /// Where leadership is to go.
