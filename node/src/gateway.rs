@@ -13,7 +13,7 @@ use crate::auth::{AuthConfig, AuthConfigError, Masked, Verifier};
 use crate::drain::Drain;
 use crate::http::{self, Admission, AdmissionLimits, App, HttpLimits};
 use crate::session::{Connections, Limits, Node, TestHooks, UserPaces};
-use crate::telemetry::{Metrics, Sampler, Seldom, Trail};
+use crate::telemetry::{Levels, Metrics, Sampler, Seldom, Trail};
 
 /// How long clients may take to hear that the node ends.
 const STOP_WITHIN: Duration = Duration::from_secs(4);
@@ -43,6 +43,8 @@ pub struct GatewayConfig {
     pub streams: usize,
     /// One delivery in so many is logged; 0: none. Failures are always.
     pub log_one_in: u64,
+    /// What is logged, where this process logs: to be changed by `/admin/log-level`.
+    pub levels: Option<Arc<Levels>>,
 }
 
 impl Default for GatewayConfig {
@@ -57,6 +59,7 @@ impl Default for GatewayConfig {
             admission: AdmissionLimits::default(),
             streams: usize::MAX,
             log_one_in: 100,
+            levels: None,
         }
     }
 }
@@ -171,6 +174,7 @@ impl Gateway {
             dev: config.dev,
             admin_token: config.admin_token,
             auth: config.auth,
+            levels: config.levels,
         });
         tasks::spawn(http::accept(listener, http::router(app), limits, metrics, stopped.clone()));
         if verifier.secret().is_none() {

@@ -1,4 +1,4 @@
-//! `status`, `member` and `leader`: what operators ask of a node.
+//! `status`, `member`, `leader` and others: what operators ask of a node.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use cluster::id::UserId;
 use http::Method;
 use serde_json::Value;
 
-use super::args::{AdminTarget, BreakerCommand, LeaderCommand, MemberCommand, RevokeArgs, StatusArgs};
+use super::args::{AdminTarget, BreakerCommand, LeaderCommand, LogLevelArgs, MemberCommand, RevokeArgs, StatusArgs};
 use super::dial::Dial;
 use super::failure::{Failure, failed};
 use super::http::{Answer, Endpoint, encode};
@@ -83,6 +83,21 @@ pub fn drain(target: &AdminTarget) -> Result<(), Failure> {
             clock::sleep(DRAIN_POLL).await;
         }
     })
+}
+
+/// Shows what a node logs, or changes it.
+///
+/// # Errors
+/// A node that does not answer, or a filter that is none.
+pub fn log_level(args: &LogLevelArgs) -> Result<(), Failure> {
+    let (method, path) = match &args.filter {
+        Some(filter) => (Method::POST, format!("/admin/log-level?filter={}", encode(filter))),
+        None => (Method::GET, "/admin/log-level".to_owned()),
+    };
+    let answer = local_runtime()?.block_on(ask(&args.target, method, &path))?;
+    let answer: Value = serde_json::from_slice(&answer.body)
+        .or_else(|error| failed(format!("{} answered no filter: {error}", args.target.url)))?;
+    print(&format!("{} logs {}", field(&answer, "node"), field(&answer, "filter")))
 }
 
 /// Changes who belongs to the cluster.

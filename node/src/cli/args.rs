@@ -36,6 +36,8 @@ pub enum Command {
     Breaker(BreakerCommand),
     /// Send a node's clients elsewhere and hand leadership over, so that it can be stopped
     Drain(AdminTarget),
+    /// Show or change what a node logs, until it ends
+    LogLevel(LogLevelArgs),
     /// Change who belongs to the cluster
     #[command(subcommand, arg_required_else_help = false)]
     Member(MemberCommand),
@@ -225,6 +227,14 @@ pub struct TraceArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct LogLevelArgs {
+    /// What to log from now on: error, warn, info, debug, trace, or a filter such as info,cluster=debug
+    pub filter: Option<String>,
+    #[command(flatten)]
+    pub target: AdminTarget,
 }
 
 #[derive(Debug, Subcommand)]

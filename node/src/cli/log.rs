@@ -1,23 +1,26 @@
 //! Begins to log as configured.
 
-use im_gateway::telemetry::logs::{Format, LogError, init};
+use std::sync::Arc;
 
-use super::failure::{Failure, usage};
+use im_gateway::telemetry::logs::{Format, init};
+use im_gateway::telemetry::{Levels, LogError};
+
+use super::failure::{Failure, failed, usage};
 use crate::config::{Log, LogFormat};
 
-/// Begins to log as configured.
+/// Begins to log as configured; what is logged can be changed by what it returns.
 ///
 /// # Errors
 /// A level or filter that is none.
-pub fn start(log: &Log) -> Result<(), Failure> {
+pub fn start(log: &Log) -> Result<Arc<Levels>, Failure> {
     let format = match log.format {
         LogFormat::Auto => Format::Auto,
         LogFormat::Json => Format::Json,
         LogFormat::Text => Format::Text,
     };
     match init(&log.level, format) {
-        // A second subscriber is possible in no command, so the first one is always taken.
-        Ok(()) | Err(LogError::Twice) => Ok(()),
+        Ok(levels) => Ok(Arc::new(levels)),
         Err(error @ LogError::Filter { .. }) => usage(format!("`log.level`: {error}")),
+        Err(error @ LogError::Twice) => failed(error.to_string()),
     }
 }

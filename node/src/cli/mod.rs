@@ -44,6 +44,7 @@ pub fn run() -> Result<(), Failure> {
         Some(Command::Trace(args)) => trace::run(&args),
         Some(Command::Breaker(command)) => admin::breaker(&command),
         Some(Command::Drain(target)) => admin::drain(&target),
+        Some(Command::LogLevel(args)) => admin::log_level(&args),
         Some(Command::Member(command)) => admin::member(&command),
         Some(Command::Revoke(args)) => admin::revoke(&args),
         Some(Command::Leader(command)) => admin::leader(&command),

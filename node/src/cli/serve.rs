@@ -65,7 +65,7 @@ pub fn run_alone() -> Result<(), Failure> {
 }
 
 fn node(config: &Config, warnings: &[String], alone: bool) -> Result<(), Failure> {
-    super::log::start(&config.log)?;
+    let levels = super::log::start(&config.log)?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     im_gateway::env::end_process_on_panic();
     let streams = room_for_clients()?;
@@ -89,7 +89,7 @@ fn node(config: &Config, warnings: &[String], alone: bool) -> Result<(), Failure
     let (for_nodes, for_clients) = secured(config, &env, &metrics, &above)?;
     let starting = Cluster::start(for_nodes, config.cluster(), metrics.clone());
     let cluster = below.block_on(starting).or_else(|error| failed(explain(&error)))?;
-    let gateway = GatewayConfig { streams, ..config.gateway() };
+    let gateway = GatewayConfig { streams, levels: Some(levels), ..config.gateway() };
     let starting = Gateway::start(for_clients, cluster.clone(), gateway, metrics);
     let outcome = above.block_on(serve(config, starting, &cluster, alone));
     if below.block_on(async { clock::timeout(STOP, cluster.stop()).await }).is_err() {

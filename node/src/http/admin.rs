@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::guard::Operator;
 use super::{App, answer};
+use crate::telemetry::Levels;
 
 /// How far ahead of this node's clock a revocation may reach, in ms: clocks differ, but a slip must not
 /// lock a user out for good.
@@ -44,6 +45,51 @@ pub async fn drain(operator: Operator, State(app): State<Arc<App>>) -> Response 
     let drain = app.drain.clone();
     tasks::spawn(async move { drain.run().await });
     answer::json(StatusCode::ACCEPTED, &json!({ "connections": app.connections.len() }))
+}
+
+/// What this node logs.
+pub async fn log_level(_: Operator, State(app): State<Arc<App>>) -> Response {
+    match levels(&app) {
+        Ok(levels) => filter_in_force(&app, levels),
+        Err(refusal) => *refusal,
+    }
+}
+
+/// See [`set_log_level`].
+#[derive(Deserialize)]
+pub struct Filter {
+    /// A level, or a filter such as `info,cluster=debug`.
+    filter: Option<String>,
+}
+
+/// Changes what this node logs, until it ends.
+pub async fn set_log_level(
+    operator: Operator,
+    State(app): State<Arc<App>>,
+    Query(Filter { filter }): Query<Filter>,
+) -> Response {
+    let levels = match levels(&app) {
+        Ok(levels) => levels,
+        Err(refusal) => return *refusal,
+    };
+    let Some(filter) = filter else {
+        return answer::error(StatusCode::BAD_REQUEST, "bad_filter", "give a filter, such as ?filter=debug");
+    };
+    // Before, because the new filter may leave it out.
+    tracing::info!(filter, remote_addr = %operator.ip, "an operator changes what is logged");
+    match levels.set(&filter) {
+        Ok(()) => filter_in_force(&app, levels),
+        Err(error) => answer::error(StatusCode::BAD_REQUEST, "bad_filter", &error.to_string()),
+    }
+}
+
+fn levels(app: &App) -> Result<&Levels, Box<Response>> {
+    let none = || Box::new(answer::error(StatusCode::CONFLICT, "refused", "this process writes no log of its own"));
+    app.levels.as_deref().ok_or_else(none)
+}
+
+fn filter_in_force(app: &App, levels: &Levels) -> Response {
+    answer::json(StatusCode::OK, &json!({ "node": app.node.name, "filter": levels.filter() }))
 }
 
 /// Where leadership is to go.

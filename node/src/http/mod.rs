@@ -32,7 +32,7 @@ pub use page::{ASSETS, Asset};
 use crate::auth::{AuthConfig, Masked};
 use crate::drain::Drain;
 use crate::session::{Connections, Node};
-use crate::telemetry::Seldom;
+use crate::telemetry::{Levels, Seldom};
 
 /// What all requests share.
 pub struct App {
@@ -54,6 +54,8 @@ pub struct App {
     pub admin_token: Option<Masked>,
     /// How tokens are to be, for those that development mode gives out.
     pub auth: AuthConfig,
+    /// What is logged, where this process logs.
+    pub levels: Option<Arc<Levels>>,
 }
 
 /// Where a request comes from; every request carries one.
@@ -70,6 +72,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/admin/status", get(admin::status))
         .route("/admin/trace", get(admin::trace))
         .route("/admin/drain", post(admin::drain))
+        .route("/admin/log-level", get(admin::log_level).post(admin::set_log_level))
         .route("/admin/breaker/{state}", post(admin::breaker))
         .route("/admin/revoke", post(admin::revoke))
         .route("/admin/leader/transfer", post(admin::transfer_leader))

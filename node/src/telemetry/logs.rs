@@ -10,11 +10,14 @@ use cluster::env::clock;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use super::levels::{Levels, LogError};
 
 /// The field `service` of every line.
 const SERVICE: &str = "im-gateway-service";
@@ -30,48 +33,21 @@ pub enum Format {
     Text,
 }
 
-/// Logs could not be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum LogError {
-    /// The filter is not one.
-    #[error(
-        "`{filter}` is no log filter ({why}): use error, warn, info, debug or trace, or such as info,cluster=debug"
-    )]
-    Filter {
-        /// The filter.
-        filter: String,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// Somebody else logs already.
-    #[error("logging is set up already")]
-    Twice,
-}
-
 /// Writes this process' log to stderr, in `format`, as far as `filter` lets it.
 ///
 /// # Errors
 /// When the filter is malformed, or logging was set up before.
-pub fn init(filter: &str, format: Format) -> Result<(), LogError> {
-    // The libraries' own reports are for those who ask for them. openraft warns of every heartbeat
-    // that a dead node misses; that the node is lost is in the log once, from us.
-    let directives = match filter.parse::<Level>() {
-        Ok(Level::ERROR) => filter.to_owned(),
-        Ok(_) => format!("{filter},openraft=error,sled=warn"),
-        Err(_) if filter == "off" || filter.contains(['=', ',', '[']) => filter.to_owned(),
-        // It would be taken for a module's name: a typing error, and then silence.
-        Err(_) => return Err(LogError::Filter { filter: filter.to_owned(), why: "it is no level".to_owned() }),
-    };
-    let filter = EnvFilter::try_new(directives)
-        .map_err(|error| LogError::Filter { filter: filter.to_owned(), why: error.to_string() })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+pub fn init(filter: &str, format: Format) -> Result<Levels, LogError> {
+    let (levels, in_force) = Levels::new(filter)?;
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     let terminal = io::stderr().is_terminal();
+    let log = tracing_subscriber::registry().with(in_force);
     let done = if format == Format::Json || (format == Format::Auto && !terminal) {
-        builder.event_format(JsonLines).try_init()
+        log.with(lines.event_format(JsonLines)).try_init()
     } else {
-        builder.with_timer(Time).with_target(false).with_ansi(terminal).try_init()
+        log.with(lines.with_timer(Time).with_target(false).with_ansi(terminal)).try_init()
     };
-    done.map_err(|_| LogError::Twice)
+    done.map(|()| levels).map_err(|_| LogError::Twice)
 }
 
 /// One JSON object a line: `timestamp`, `level`, `service`, `trace_id`, `span_id`, `message`, then

@@ -3,6 +3,7 @@
 mod connections;
 mod disk;
 mod gauges;
+mod levels;
 pub mod logs;
 mod metrics;
 #[cfg(feature = "real")]
@@ -14,6 +15,7 @@ mod seldom;
 mod trail;
 
 pub use connections::{CONNECTION_LOST, ConnectionError, Part};
+pub use levels::{Levels, LogError};
 pub use metrics::Metrics;
 pub use sample::Sampler;
 pub use seldom::Seldom;

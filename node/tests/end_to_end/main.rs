@@ -18,6 +18,7 @@ mod groups;
 mod hooks;
 mod leader;
 mod limits;
+mod log_level;
 mod membership;
 mod presence;
 mod profiles;
