@@ -41,6 +41,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 
+use alerts::scrapes::Keep;
 use clap::{Parser, Subcommand};
 use madsim::runtime::Runtime;
 
@@ -91,6 +92,12 @@ enum Command {
         /// Where to write every scrape of every node, as JSON lines.
         #[arg(long, hide = true)]
         scrapes: Option<PathBuf>,
+        /// Where to write what Prometheus would have of the objectives, as OpenMetrics text of 2026-10.
+        #[arg(long, requires = "scenario")]
+        openmetrics: Option<PathBuf>,
+        /// Which day of the month that is.
+        #[arg(long, hide = true, default_value_t = 0)]
+        day: u64,
         /// Runs of the scenario under seeds from this one on, side by side, held against the objectives.
         #[arg(long, requires = "scenario")]
         days: Option<u64>,
@@ -180,19 +187,20 @@ fn seeds(text: &str) -> Result<Range<u64>, String> {
 
 fn main() -> ExitCode {
     let success = match Args::parse().command {
-        Command::Run { seed, scenario: Some(scenario), report, days: Some(days), jobs, .. } => {
-            slo::days(&scenario, seed, days, jobs, report.as_deref())
+        Command::Run { seed, scenario: Some(scenario), report, openmetrics, days: Some(days), jobs, .. } => {
+            slo::days(&scenario, seed, days, jobs, report.as_deref(), openmetrics.as_deref())
         }
-        Command::Run { seed, scenario, sled, trace, expect, report, summary, scrapes, .. } => {
+        Command::Run { seed, scenario, sled, trace, expect, report, summary, scrapes, openmetrics, day, .. } => {
             let of = scenario.as_ref().map_or(String::new(), |scenario| format!(" --scenario {scenario}"));
             let replay = format!("cargo sim run{of} --seed {seed}{}", if sled { " --sled" } else { "" });
-            let files = Files { replay, trace, expect, report, summary, scrapes };
+            let openmetrics = openmetrics.map(|path| (path, day));
+            let files = Files { replay, trace, expect, report, summary, scrapes, openmetrics };
             let plan = plan_of(seed, scenario.as_deref());
             return run_one(if sled { plan.map(Plan::on_sled) } else { plan }, &files);
         }
         Command::Replay { file, trace, report } => {
             let replay = format!("cargo sim replay {}", file.display());
-            let files = Files { replay, trace, expect: None, report, summary: None, scrapes: None };
+            let files = Files { replay, trace, report, ..Files::default() };
             return run_one(Plan::read(&file), &files);
         }
         Command::Alerts { scenario, seed } => alerts::judge(scenario.as_deref(), seed),
@@ -223,6 +231,7 @@ fn plan_of(seed: u64, scenario: Option<&str>) -> Result<Plan, String> {
 }
 
 /// What a run reads and writes.
+#[derive(Default)]
 struct Files {
     /// The command that makes it again.
     replay: String,
@@ -231,6 +240,18 @@ struct Files {
     report: Option<PathBuf>,
     summary: Option<PathBuf>,
     scrapes: Option<PathBuf>,
+    /// And which day it is.
+    openmetrics: Option<(PathBuf, u64)>,
+}
+
+impl Files {
+    fn keep(&self) -> Keep {
+        match (&self.scrapes, &self.openmetrics) {
+            (Some(_), _) => Keep::Everything,
+            (None, Some(_)) => Keep::Objectives,
+            (None, None) => Keep::Nothing,
+        }
+    }
 }
 
 fn run_one(plan: Result<Plan, String>, files: &Files) -> ExitCode {
@@ -258,7 +279,7 @@ fn run_one(plan: Result<Plan, String>, files: &Files) -> ExitCode {
     remember_panics();
     let runtime = Runtime::with_seed_and_config(seed, madsim::Config::default());
     let watch = child::Watch::start();
-    let ran = catch_unwind(AssertUnwindSafe(|| runtime.block_on(run::run(plan, trace.clone()))));
+    let ran = catch_unwind(AssertUnwindSafe(|| runtime.block_on(run::run(plan, trace.clone(), files.keep()))));
     if sled {
         disk::twin::clear();
     }
@@ -299,6 +320,9 @@ fn write_down(outcome: &mut Outcome, files: &Files, trace: &Trace) -> io::Result
     }
     if let Some(path) = &files.scrapes {
         alerts::scrapes::write(&mut io::BufWriter::new(std::fs::File::create(path)?), &outcome.samples)?;
+    }
+    if let Some((path, day)) = &files.openmetrics {
+        slo::openmetrics::write(path, &outcome.samples, slo::openmetrics::day_s(*day))?;
     }
     if let Some(path) = &files.report {
         let page = report::page(&report::Report {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use im_gateway::client::Fate;
 use serde_json::json;
 
-use crate::alerts::scrapes::Sample;
+use crate::alerts::scrapes::{Keep, Sample};
 use crate::coverage;
 use crate::evidence;
 use crate::judge::{Judge, Verdict};
@@ -45,21 +45,20 @@ pub struct Outcome {
     pub summary: Summary,
     /// When each message was sent and how long it took, in ns.
     pub latencies: Vec<(u64, u64)>,
-    /// Every scrape, where the plan says which alerts must ring.
+    /// What was kept of the scrapes.
     pub samples: Vec<Sample>,
 }
 
 /// Makes the run of a plan, within its runtime.
-pub async fn run(plan: Plan, trace: Trace) -> Outcome {
+pub async fn run(plan: Plan, trace: Trace, keep: Keep) -> Outcome {
     time::start();
     trace.event("plan", plan.to_json());
     let journal = Journal::default();
     let world = World::new(&plan, trace.clone(), journal.clone());
     let ledger = Ledger::new(world.client_addrs(), journal.clone(), trace.clone());
     let long = plan.traffic() >= LONG;
-    let monitored = plan.alerts.is_some();
-    let period = if long || monitored { LONG_PERIOD } else { SCRAPE };
-    let scraper = Scraper::start(world.clone(), journal.clone(), period, monitored);
+    let period = if long || plan.alerts.is_some() { LONG_PERIOD } else { SCRAPE };
+    let scraper = Scraper::start(world.clone(), journal.clone(), period, keep);
     let judge = Judge::new(world.clone(), ledger.clone(), journal, scraper.clone(), &plan);
     let prober = Prober::new(world.clone(), ledger.clone(), plan.seed);
     let mut run = Run { world, ledger, judge, scraper, prober, long };

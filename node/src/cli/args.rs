@@ -339,8 +339,11 @@ pub struct BenchArgs {
     /// How long to send before measuring
     #[arg(long, default_value = "2s", value_parser = duration::parse)]
     pub warmup: std::time::Duration,
+    /// Further pairs whose recipients connect and read nothing; how the others fare is measured
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub stalled: usize,
     /// Connections that do nothing, instead of messages: what memory they take
-    #[arg(long, value_name = "N", conflicts_with_all = ["pairs", "rate", "saturate"])]
+    #[arg(long, value_name = "N", conflicts_with_all = ["pairs", "rate", "saturate", "stalled"])]
     pub idle: Option<usize>,
     /// Break all idle connections at once, and see how fast they are back
     #[arg(long, requires = "idle")]

@@ -10,13 +10,8 @@ use std::process::Command;
 
 use serde_json::json;
 
-use super::scrapes::{Sample, input_series};
+use super::scrapes::{JOB, STEP_S, Sample, input_series};
 use crate::child;
-
-/// Between two scrapes, and two evaluations of the rules, in seconds.
-pub const STEP_S: u64 = 15;
-/// The job of the nodes, in the rules.
-const JOB: &str = "im-gateway-service";
 
 /// When an alert rang, in seconds of the run.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -48,6 +43,7 @@ pub fn rang(samples: &[Sample]) -> io::Result<BTreeMap<String, Rang>> {
     let series = input_series(samples, JOB);
     let series: Vec<_> = series.iter().map(|(series, values)| json!({ "series": series, "values": values })).collect();
     let files = rules()?;
+    // The rules are computed as often as there are scrapes.
     let test = json!({
         "rule_files": files,
         "evaluation_interval": format!("{STEP_S}s"),

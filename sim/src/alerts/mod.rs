@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 use std::io::{self, BufReader};
 use std::{fs, path::Path};
 
-use engine::{Rang, STEP_S, rang};
+use engine::{Rang, rang};
+use scrapes::STEP_S;
 
 use crate::child;
 use crate::plan::{Plan, SCENARIOS};

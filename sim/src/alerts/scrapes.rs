@@ -36,6 +36,34 @@ pub fn read(from: impl BufRead) -> io::Result<Vec<Sample>> {
     from.lines().map(|line| Ok(serde_json::from_str(&line?)?)).collect()
 }
 
+/// Between two scrapes of a run that is monitored, in seconds.
+pub const STEP_S: u64 = 15;
+/// The job of the nodes, in the rules.
+pub const JOB: &str = "im-gateway-service";
+
+/// Which scrapes are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// None.
+    Nothing,
+    /// All.
+    Everything,
+    /// Of each what the objectives' rules read: a day of it fits into memory.
+    Objectives,
+}
+
+/// A line of an answer as a series with the labels that Prometheus adds, and its value; none, if it is
+/// a comment.
+pub fn labelled<'a>(line: &'a str, job: &str, machine: usize) -> Option<(String, &'a str)> {
+    let (series, value) = line.rsplit_once(' ').filter(|_| !line.starts_with('#'))?;
+    let target = format!("job=\"{job}\",instance=\"n{machine}:8080\"");
+    let series = match series.split_once('{') {
+        Some((name, labels)) => format!("{name}{{{target},{labels}"),
+        None => format!("{series}{{{target}}}"),
+    };
+    Some((series, value))
+}
+
 /// A series, and its values by number of the scrape.
 type Series = BTreeMap<String, BTreeMap<usize, String>>;
 
@@ -45,15 +73,9 @@ pub fn input_series(samples: &[Sample], job: &str) -> Vec<(String, String)> {
     let mut all = Series::new();
     let count = samples.iter().map(|sample| sample.number + 1).max().unwrap_or(0);
     for sample in samples {
-        let target = format!("job=\"{job}\",instance=\"n{}:8080\"", sample.machine);
-        let up = if sample.text.is_some() { "1" } else { "0" };
-        all.entry(format!("up{{{target}}}")).or_default().insert(sample.number, up.to_owned());
-        let lines = sample.text.iter().flat_map(|text| text.lines());
-        for (series, value) in lines.filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' ')) {
-            let series = match series.split_once('{') {
-                Some((name, labels)) => format!("{name}{{{target},{labels}"),
-                None => format!("{series}{{{target}}}"),
-            };
+        let up = if sample.text.is_some() { "up 1" } else { "up 0" };
+        let lines = std::iter::once(up).chain(sample.text.iter().flat_map(|text| text.lines()));
+        for (series, value) in lines.filter_map(|line| labelled(line, job, sample.machine)) {
             all.entry(series).or_default().insert(sample.number, value.to_owned());
         }
     }

@@ -124,7 +124,12 @@ impl Disk {
         match lost {
             Ok(Some(lost)) => return lost,
             Ok(None) => self.broken("sled holds what no prefix of its batches with all that were synced is"),
-            Err(error) => self.broken(&format!("sled cannot be read after a crash: {error}")),
+            Err(error) => {
+                self.broken(&format!("sled cannot be read after a crash: {error}"));
+                // The run is lost, and goes on without it.
+                *self.twin() = None;
+                return self.records().crash(&self.shared.dice);
+            }
         }
         0
     }

@@ -2,6 +2,7 @@
 //! clients saw them. Pure.
 
 mod histogram;
+pub mod openmetrics;
 mod verdict;
 
 use std::collections::{BTreeMap, HashMap};

@@ -3,17 +3,33 @@
 use std::io;
 use std::path::Path;
 
-use super::{AVAILABILITY, P99_NS, SUCCESS, Slo};
+use super::{AVAILABILITY, P99_NS, SUCCESS, Slo, openmetrics};
 use crate::report::{self, Seed};
 use crate::sweep;
 
 /// Plays `days` days of `scenario`, `jobs` at a time, the first under `seed`; prints the verdict, and
-/// writes a page where `page` says. Returns whether the objectives are met and no promise was broken.
+/// writes a page where `page` says, and a month for Prometheus where `month` says. Returns whether the objectives are met and no promise was broken.
 ///
 /// # Errors
-/// When processes cannot be started, or the page not be written.
-pub fn days(scenario: &str, seed: u64, days: u64, jobs: usize, page: Option<&Path>) -> io::Result<bool> {
-    let args = |seed: u64| ["run", "--scenario", scenario, "--seed", &seed.to_string()].map(str::to_owned).to_vec();
+/// When processes cannot be started, or a file not be written.
+pub fn days(
+    scenario: &str,
+    seed: u64,
+    days: u64,
+    jobs: usize,
+    page: Option<&Path>,
+    month: Option<&Path>,
+) -> io::Result<bool> {
+    let day_file = |path: &Path, day: u64| path.with_extension(format!("day-{day}"));
+    let args = |number: u64| {
+        let mut args = ["run", "--scenario", scenario, "--seed", &number.to_string()].map(str::to_owned).to_vec();
+        if let Some(path) = month {
+            let day = number - seed;
+            let file = day_file(path, day).to_string_lossy().into_owned();
+            args.extend(["--openmetrics".to_owned(), file, "--day".to_owned(), day.to_string()]);
+        }
+        args
+    };
     let replay = |seed: u64| format!("cargo sim run --scenario {scenario} --seed {seed}");
     let done = sweep::each(seed..seed + days, jobs, &args, &replay)?;
     let mut slo = Slo::default();
@@ -21,6 +37,10 @@ pub fn days(scenario: &str, seed: u64, days: u64, jobs: usize, page: Option<&Pat
     print!("{}", table(scenario, &slo, &done));
     if let Some(page) = page {
         std::fs::write(page, report::sweep_page(&format!("{days} days of the scenario {scenario}"), &done))?;
+    }
+    if let Some(path) = month {
+        let files: Vec<_> = (0..days).map(|day| day_file(path, day)).collect();
+        openmetrics::join(path, &files)?;
     }
     Ok(slo.is_met() && done.iter().all(|day| day.code == 0))
 }

@@ -8,9 +8,10 @@ use cluster::env::{Net, clock};
 use madsim::runtime::Handle;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::alerts::scrapes::Sample;
+use crate::alerts::scrapes::{Keep, Sample};
 use crate::net::SimNet;
 use crate::oracle::{Journal, Life, Scrape};
+use crate::slo::openmetrics;
 use crate::time;
 use crate::world::World;
 
@@ -28,16 +29,16 @@ pub struct Scraper {
     net: Arc<SimNet>,
     /// The last answer of each process, and its text, which is not read before it is known to be the last.
     lives: Arc<Mutex<Lives>>,
-    /// Every scrape, if they are wanted.
-    samples: Option<Arc<Mutex<Vec<Sample>>>>,
+    keep: Keep,
+    /// What is kept.
+    samples: Arc<Mutex<Vec<Sample>>>,
 }
 
 impl Scraper {
-    /// Asks every node, every `period`, from a machine of its own; keeps all answers, if wanted.
-    pub fn start(world: World, journal: Journal, period: Duration, keep: bool) -> Self {
+    /// Asks every node, every `period`, from a machine of its own, and keeps what is wanted of the answers.
+    pub fn start(world: World, journal: Journal, period: Duration, keep: Keep) -> Self {
         let net = world.client_net();
-        let samples = keep.then(Arc::default);
-        let scraper = Self { world, journal, net, lives: Arc::default(), samples };
+        let scraper = Self { world, journal, net, lives: Arc::default(), keep, samples: Arc::default() };
         let machine = Handle::current().create_node().name("scraper").build();
         for n in 0..scraper.world.len() {
             let scraper = scraper.clone();
@@ -48,10 +49,7 @@ impl Scraper {
                     let due = began + time::nanos(period) * number;
                     time::sleep(Duration::from_nanos(due.saturating_sub(time::now()))).await;
                     let text = scraper.ask(n).await;
-                    if let Some(samples) = &scraper.samples {
-                        let sample = Sample { number: number as usize, machine: n, text };
-                        samples.lock().unwrap_or_else(PoisonError::into_inner).push(sample);
-                    }
+                    scraper.keep(Sample { number: number as usize, machine: n, text });
                 }
             });
         }
@@ -75,10 +73,18 @@ impl Scraper {
         Some(text)
     }
 
-    /// Every scrape so far, if they were wanted.
+    fn keep(&self, mut sample: Sample) {
+        match self.keep {
+            Keep::Nothing => return,
+            Keep::Everything => {}
+            Keep::Objectives => sample.text = sample.text.as_deref().map(openmetrics::read_by_rules),
+        }
+        self.samples.lock().unwrap_or_else(PoisonError::into_inner).push(sample);
+    }
+
+    /// What was kept so far; nothing is left.
     pub fn samples(&self) -> Vec<Sample> {
-        let samples = self.samples.iter().map(|samples| samples.lock().unwrap_or_else(PoisonError::into_inner).clone());
-        samples.flatten().collect()
+        std::mem::take(&mut self.samples.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     async fn get(&self, n: usize) -> Option<String> {

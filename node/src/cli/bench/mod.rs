@@ -44,7 +44,7 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
         return usage("--pairs and --rate must be more than 0");
     }
     let files = im_gateway::env::raise_file_limit().unwrap_or(1_024);
-    let connections = args.idle.unwrap_or(args.pairs * 2) as u64;
+    let connections = args.idle.unwrap_or((args.pairs + args.stalled) * 2) as u64;
     if connections + FILES_SPARE > files {
         return failed(format!(
             "{connections} connections need more open files than the {files} that one process may have; \
@@ -70,12 +70,17 @@ async fn traffic(args: &BenchArgs) -> Result<Report, Failure> {
     let mut plan = Plan::new(args)?;
     let before = servers::reach(&plan).await?;
     plan.begin(LEAD, args.warmup, args.duration);
+    let beside = Arc::new(plan.beside(args, args.stalled)?);
     let plan = Arc::new(plan);
     let mut tasks = Vec::new();
     for nth in 0..plan.pairs {
         let done = watch::Sender::new(None);
         tasks.push(tokio::spawn(traffic::receive(plan.clone(), nth, done.subscribe())));
         tasks.push(tokio::spawn(traffic::send(plan.clone(), nth, done)));
+    }
+    for nth in 0..beside.pairs {
+        tasks.push(tokio::spawn(traffic::stall(beside.clone(), nth)));
+        tasks.push(tokio::spawn(traffic::send(beside.clone(), nth, watch::Sender::new(None))));
     }
     for outcome in join_all(tasks).await {
         outcome.or_else(|error| failed(format!("the load generator broke: {error}")))??;
@@ -84,7 +89,7 @@ async fn traffic(args: &BenchArgs) -> Result<Report, Failure> {
     if value(&plan.stats.stored) == 0 {
         return unreachable_nodes(&plan);
     }
-    let traffic = Traffic::of(&plan.stats, &plan, args.duration);
+    let traffic = Traffic { stalled: args.stalled, ..Traffic::of(&plan.stats, &plan, args.duration) };
     Ok(report(&plan, Some(traffic), None, servers::compare(&plan, &before, &after)))
 }
 

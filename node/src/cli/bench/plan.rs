@@ -124,6 +124,12 @@ impl Plan {
         })
     }
 
+    /// A run beside this one, of the same times and pace, with users and figures of its own.
+    pub fn beside(&self, args: &BenchArgs, pairs: usize) -> Result<Self, Failure> {
+        let rate = self.rate.map(|rate| rate * pairs as f64 / self.pairs as f64);
+        Ok(Self { pairs, rate, start: self.start, measure: self.measure, end: self.end, ..Self::new(args)? })
+    }
+
     /// Sets the run's times, from now on.
     pub fn begin(&mut self, lead: Duration, warmup: Duration, duration: Duration) {
         self.start = clock::now() + lead;

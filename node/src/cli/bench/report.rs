@@ -42,6 +42,8 @@ impl Times {
 #[derive(Debug, Serialize)]
 pub struct Traffic {
     pub pairs: usize,
+    /// Further pairs, in no other figure, whose recipients read nothing.
+    pub stalled: usize,
     pub size_bytes: usize,
     /// What was asked for; `None` for as many as go.
     pub rate_per_s: Option<f64>,
@@ -116,6 +118,7 @@ impl Traffic {
         let per_s = |count: u64| count as f64 / duration.as_secs_f64();
         Self {
             pairs: plan.pairs,
+            stalled: 0,
             size_bytes: plan.size,
             rate_per_s: plan.rate,
             inflight: plan.inflight,
@@ -138,6 +141,9 @@ impl Traffic {
     fn show(&self, text: &mut String) {
         let rate = self.rate_per_s.map_or_else(|| "as many as go".to_owned(), |rate| format!("{rate}/s"));
         line(text, "asked", format!("{rate}, {} pairs, {} bytes, {} s", self.pairs, self.size_bytes, self.duration_s));
+        if self.stalled > 0 {
+            line(text, "beside them", format!("{} pairs whose recipients read nothing", self.stalled));
+        }
         let per_s = |count: u64, per_s: f64| format!("{count}  {per_s:.0}/s");
         line(text, "stored", per_s(self.stored, self.stored_per_s));
         line(text, "delivered", per_s(self.delivered, self.delivered_per_s));

@@ -238,6 +238,15 @@ pub async fn receive(plan: Arc<Plan>, nth: usize, mut done: watch::Receiver<Opti
     Ok(())
 }
 
+/// Runs a recipient that connects, and reads nothing until the run's end.
+pub async fn stall(plan: Arc<Plan>, nth: usize) -> Result<(), Failure> {
+    let mut seat = Seat::new(plan.login("r", nth)?, nth, nth + 1);
+    let connected = seat.connect(&plan, plan.end).await;
+    clock::sleep_until(plan.end).await;
+    drop(connected);
+    Ok(())
+}
+
 impl Recipient {
     /// Receives until all that was stored has come, or until the connection breaks.
     async fn run(
