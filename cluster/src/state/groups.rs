@@ -14,6 +14,7 @@ use super::group::{Membership, Waiting};
 use super::machine::State;
 use super::message::{Body, Destination, Message, Told};
 use crate::id::{DeviceId, GroupId, NodeId, Pos, UserId};
+use crate::trace::{Mark, TraceContext};
 
 /// At its limit a group lets this part of what may wait go at once, because it looks at each member then.
 const DROPPED_PART: u32 = 8;
@@ -112,7 +113,7 @@ impl State {
         &mut self,
         pos: Pos,
         node: NodeId,
-        send: &GroupSend,
+        (send, trace): (&GroupSend, Option<TraceContext>),
         effects: &mut Vec<Effect>,
         wakes: &mut Wakes,
     ) -> Outcome {
@@ -123,7 +124,9 @@ impl State {
         }
         let result = self.may_send(&from, &send.group);
         if result.is_ok() {
-            self.store_in_group(pos, node, (&from, &device), send, effects);
+            let trace = Mark::new(trace);
+            effects.extend(trace.get().cloned().map(Effect::Traced));
+            self.store_in_group(pos, node, (&from, &device), (send, trace), effects);
             wakes.groups.insert(send.group.clone());
         }
         self.remember(&from, &device, mid, result);
@@ -140,7 +143,7 @@ impl State {
         pos: Pos,
         node: NodeId,
         (from, device): (&UserId, &DeviceId),
-        send: &GroupSend,
+        (send, trace): (&GroupSend, Mark),
         effects: &mut Vec<Effect>,
     ) {
         self.make_space_in_group(&send.group, send.body.len() as u64, effects);
@@ -157,6 +160,7 @@ impl State {
                 stored_at_ms,
                 body: Body::Memory(send.body.clone()),
                 told: Told::default(),
+                trace,
             };
             let held = group.holders;
             group.push(Waiting { message: Arc::new(message), held, acked: false });

@@ -95,7 +95,7 @@ fn logs_reach_everything() {
     }
 }
 
-const EVERYTHING: [&str; 46] = [
+const EVERYTHING: [&str; 47] = [
     "stored",
     "stored before",
     "refused",
@@ -142,6 +142,7 @@ const EVERYTHING: [&str; 46] = [
     "breaker opened",
     "breaker closed",
     "revoked",
+    "traced",
 ];
 
 fn reached(effect: &Effect) -> Vec<&'static str> {
@@ -150,6 +151,7 @@ fn reached(effect: &Effect) -> Vec<&'static str> {
         Effect::BatchRefused { refusal: BatchRefusal::Repeated, .. } => vec!["batch repeated"],
         Effect::BatchRefused { refusal: BatchRefusal::Gap { .. }, .. } => vec!["batch after gap"],
         Effect::BatchRefused { refusal: BatchRefusal::Fenced, .. } => vec!["batch fenced"],
+        Effect::Traced(_) => vec!["traced"],
         Effect::Wake(_) => vec!["wake"],
         Effect::Presence(_) => vec!["presence"],
         Effect::WakeGroup(_) => vec!["group woken"],
