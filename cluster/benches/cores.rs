@@ -132,13 +132,14 @@ fn origin(criterion: &mut Criterion) {
     let spec = SessionSpec { user: user(0), device: device(), instance: 1, attempt: 1, ephemeral: false };
     let body = Bytes::from(vec![b'x'; BODY_BYTES]);
     let mid = MessageId::direct(&user(0), &device(), &user(1), "k", &body);
-    let out = Outgoing { mid, to: Destination::User(user(1)), ts_ms: 0, body, arrived: Instant::default() };
+    let out =
+        Outgoing { mid, to: Destination::User(user(1)), ts_ms: 0, body, arrived: Instant::default(), trace: None };
     let queued = || {
         let mut origin = Origin::new(NODE);
         origin.open(1, spec.clone());
         origin.on_node_up(Pos::new(1, 0));
         origin.cut(LATE, |_, _| None);
-        origin.on_applied(Pos::new(1, 0), 1, &[Outcome::Registered(Pos::new(2, 0))]);
+        origin.on_applied(Pos::new(1, 0), 1, &[Outcome::Registered(Pos::new(2, 0))], Instant::default());
         for token in 0..BATCH as u64 {
             origin.ask(1, token, Request::Send(out.clone()));
         }
@@ -152,7 +153,7 @@ fn origin(criterion: &mut Criterion) {
             |mut origin| {
                 origin.cut(LATE, |_, _| None).expect("a batch");
                 let outcomes = vec![Outcome::Stored { mid, duplicate: false }; BATCH];
-                origin.on_applied(Pos::new(1, 0), 2, &outcomes)
+                origin.on_applied(Pos::new(1, 0), 2, &outcomes, Instant::default())
             },
             BatchSize::SmallInput,
         );

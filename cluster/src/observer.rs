@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::state::Destination;
+use crate::trace::TraceContext;
 
 /// Whom a message was for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,7 +36,8 @@ pub trait Observer: Send + Sync + 'static {
     /// `count` sends were repeats of stored messages.
     fn duplicate(&self, _count: u64) {}
     /// From a send's arrival to a recipient device's first acknowledgement.
-    fn delivery_latency(&self, _audience: Audience, _latency: Duration) {}
+    /// With the send, if it is traced.
+    fn delivery_latency(&self, _audience: Audience, _latency: Duration, _trace: Option<&TraceContext>) {}
     /// `count` messages that clients of this node sent waited for an absent device.
     fn delivered_late(&self, _count: u64) {}
     /// Sessions of this node were told `count` times who is there.

@@ -10,15 +10,16 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::env::clock::Instant;
+use crate::env::clock::{self, Instant};
 use crate::id::{DeviceId, MessageId, NodeId, UserId};
 use crate::observer::{Audience, Observer};
 use crate::origin::{Events, Key, Origin};
 use crate::presence::{Count, Desk, Presence};
 use crate::raft::{ApplySink, LogId};
-use crate::session::{Event, SessionSpec};
+use crate::session::{Event, Outgoing, SessionSpec};
 use crate::signal::Signal;
 use crate::state::{Effect, FirstAck, GapReason, Outcome, SendRefusal};
+use crate::trace::TraceContext;
 
 /// Sent messages whose delivery is awaited for the latency and the `delivered` frame, at most:
 /// beyond it the oldest are measured no more, and told by the cursor move alone.
@@ -211,20 +212,21 @@ impl Router {
     }
 
     /// Remembers when a message arrived.
-    pub fn await_delivery(inner: &mut Inner, mid: MessageId, audience: Audience, arrived: Instant) {
-        inner.awaited.insert(mid, audience, arrived);
+    pub fn await_delivery(inner: &mut Inner, out: &Outgoing) {
+        let (audience, arrived, trace) = ((&out.to).into(), out.arrived, out.trace.map(Box::new));
+        inner.awaited.insert(out.mid, Awaiting { arrived, audience, told: false, trace });
     }
 
     /// A recipient's node says that one of its devices has a message of ours.
     pub fn noticed(&self, notice: &Notice) {
         let mut inner = self.lock();
-        if let Some((audience, arrived)) = inner.awaited.tell(&notice.mid) {
+        if let Some(sent) = inner.awaited.tell(&notice.mid) {
             if notice.waited {
                 self.observer.delivered_late(1);
             } else {
-                self.observer.delivery_latency(audience, arrived.elapsed());
+                self.observer.delivery_latency(sent.audience, sent.arrived.elapsed(), sent.trace.as_deref());
             }
-            inner.tell_sender(&notice.from, &notice.device, notice.mid, &notice.by);
+            inner.tell_sender(&notice.from, &notice.device, notice.mid, &notice.by, sent.trace);
         }
     }
 
@@ -258,7 +260,7 @@ impl Router {
                 if inner.counting {
                     self.count(&outcomes);
                 }
-                let events = inner.origin.on_applied(generation, seq, &outcomes);
+                let events = inner.origin.on_applied(generation, seq, &outcomes, clock::now());
                 inner.dispatch(events);
                 self.settled.notify_one();
             }
@@ -267,6 +269,7 @@ impl Router {
                 inner.dispatch(events);
                 self.settled.notify_one();
             }
+            Effect::Traced(traced) => traced.stored(clock::now()),
             Effect::Presence(users) => self.desk.changed(&users),
             Effect::Wake(user) => inner.wake(&user),
             Effect::Revoked { user, before_ms } => inner.revoked(&user, before_ms),
@@ -359,15 +362,16 @@ impl Router {
 
     fn first_ack(&self, inner: &mut Inner, ack: &FirstAck, epoch: crate::id::Epoch) {
         let message = &ack.message;
+        let trace = message.trace.context();
         match inner.awaited.settle(&message.mid) {
             Some(Awaiting { told: true, .. }) => return,
-            Some(Awaiting { arrived, audience, told: false }) if epoch < message.pos => {
-                self.observer.delivery_latency(audience, arrived.elapsed());
+            Some(Awaiting { arrived, audience, .. }) if epoch < message.pos => {
+                self.observer.delivery_latency(audience, arrived.elapsed(), trace.as_ref());
             }
             Some(_) => self.observer.delivered_late(1),
             None => {}
         }
-        inner.tell_sender(&message.from, &message.device, message.mid, &ack.by);
+        inner.tell_sender(&message.from, &message.device, message.mid, &ack.by, trace.map(Box::new));
     }
 }
 
@@ -425,22 +429,31 @@ impl Inner {
         }
     }
 
-    fn tell_sender(&self, from: &UserId, device: &DeviceId, mid: MessageId, by: &UserId) {
+    fn tell_sender(
+        &self,
+        from: &UserId,
+        device: &DeviceId,
+        mid: MessageId,
+        by: &UserId,
+        trace: Option<Box<TraceContext>>,
+    ) {
         for key in self.by_user.get(from).into_iter().flatten() {
             if let Some((spec, mailbox)) = self.mailboxes.get(key)
                 && spec.device == *device
             {
-                mailbox.push(Event::Delivered { mid, by: by.clone() });
+                mailbox.push(Event::Delivered { mid, by: by.clone(), trace: trace.clone() });
             }
         }
     }
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Awaiting {
     arrived: Instant,
     audience: Audience,
     told: bool,
+    /// Boxed, because few are traced and many are awaited.
+    trace: Option<Box<TraceContext>>,
 }
 
 /// Messages sent from here whose delivery is awaited, the oldest forgotten first.
@@ -451,8 +464,8 @@ struct Awaited {
 }
 
 impl Awaited {
-    fn insert(&mut self, mid: MessageId, audience: Audience, arrived: Instant) {
-        if self.by_mid.insert(mid, Awaiting { arrived, audience, told: false }).is_none() {
+    fn insert(&mut self, mid: MessageId, awaiting: Awaiting) {
+        if self.by_mid.insert(mid, awaiting).is_none() {
             self.order.push_back(mid);
         }
         while self.order.len() > AWAITED {
@@ -462,11 +475,11 @@ impl Awaited {
         }
     }
 
-    /// The arrival, if the sender was not told yet.
-    fn tell(&mut self, mid: &MessageId) -> Option<(Audience, Instant)> {
+    /// What is known of it, if the sender was not told yet.
+    fn tell(&mut self, mid: &MessageId) -> Option<Awaiting> {
         let awaiting = self.by_mid.get_mut(mid).filter(|awaiting| !awaiting.told)?;
         awaiting.told = true;
-        Some((awaiting.audience, awaiting.arrived))
+        Some(awaiting.clone())
     }
 
     fn settle(&mut self, mid: &MessageId) -> Option<Awaiting> {

@@ -8,6 +8,7 @@ use crate::env::clock::Instant;
 use crate::id::{DeviceId, Epoch, GroupId, MessageId, Pos, UserId};
 use crate::signal::News;
 use crate::state::{Destination, GapReason, GroupAct, GroupRefusal, Message, SendRefusal};
+use crate::trace::TraceContext;
 
 /// Who connects.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub struct Outgoing {
     pub body: Bytes,
     /// When its frame arrived, for the latency.
     pub arrived: Instant,
+    /// Its send's place in a trace, if it is traced.
+    pub trace: Option<TraceContext>,
 }
 
 /// What a session asks of the log, in order.
@@ -97,6 +100,13 @@ pub enum Event {
     },
     /// This node cannot reach the quorum. Terminal.
     Unavailable,
+    /// The log has decided on a traced send, whose [`Event::Sent`] comes next.
+    Decided {
+        /// When it was first proposed under this generation.
+        proposed: Instant,
+        /// When this replica applied it.
+        applied: Instant,
+    },
     /// The answer to one send; answers come in the order of the requests.
     Sent {
         /// The send's token.
@@ -128,6 +138,8 @@ pub enum Event {
         mid: MessageId,
         /// The recipient.
         by: UserId,
+        /// Its send, if it is traced.
+        trace: Option<Box<TraceContext>>,
     },
 }
 

@@ -11,9 +11,9 @@ use crate::origin::Key;
 use crate::peer::Kind;
 use crate::presence::{Presence, TooMany};
 use crate::router::{Mailbox, Notice, Router};
-use crate::session::{Delivery, Event, MembersPage, MembersRefusal, Request, SessionSpec};
+use crate::session::{Delivery, Event, MembersPage, MembersRefusal, Outgoing, Request, SessionSpec};
 use crate::signal::{News, Signal};
-use crate::state::{Body, Destination, Item, Message};
+use crate::state::{Body, Destination, Item, Message, TRACES_LEVEL};
 
 /// A session on this node. Dropping it says that the connection was lost; [`Session::close`] that
 /// the client left in good order.
@@ -50,10 +50,14 @@ impl Session {
     /// [`Event::Done`] with this token, in order of the calls. The caller keeps at most
     /// `limits.inflight` of them unanswered, and asks nothing of groups before there are any
     /// ([`Session::has_groups`]).
-    pub fn ask(&self, token: u64, request: Request) {
+    pub fn ask(&self, token: u64, mut request: Request) {
+        // While there are older nodes the log carries no traces: they end at the send.
+        let traced = matches!(&request, Request::Send(Outgoing { trace: Some(_), .. }));
+        let carried = traced && self.inner.state().feature_level() >= TRACES_LEVEL;
         let mut router = self.inner.router.lock();
-        if let Request::Send(out) = &request {
-            Router::await_delivery(&mut router, out.mid, (&out.to).into(), out.arrived);
+        if let Request::Send(out) = &mut request {
+            Router::await_delivery(&mut router, out);
+            out.trace = out.trace.filter(|_| carried);
         }
         router.origin.ask(self.key, token, request);
         drop(router);

@@ -20,6 +20,7 @@ use im_gateway::env::TlsFiles;
 use im_gateway::gateway::GatewayConfig;
 use im_gateway::http::AdmissionLimits;
 use im_gateway::session::Limits;
+use im_gateway::telemetry::{OtlpConfig, TraceConfig};
 use serde::{Deserialize, Serialize};
 
 pub use check::DEV_CLUSTER_SECRET;
@@ -52,6 +53,8 @@ pub struct Config {
     /// Who may open connections.
     pub admission: AdmissionLimits,
     pub log: Log,
+    pub trace: Trace,
+    pub otlp: Otlp,
     pub threads: Threads,
 }
 
@@ -70,6 +73,8 @@ impl Default for Config {
             limits: Limits::default(),
             admission: AdmissionLimits::default(),
             log: Log::default(),
+            trace: Trace::default(),
+            otlp: Otlp::default(),
             threads: Threads::default(),
         }
     }
@@ -197,6 +202,32 @@ pub enum LogFormat {
     Text,
 }
 
+/// Which messages are traced, beside those whose sender asks for it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Trace {
+    /// One message in so many, where spans are exported; 0: none.
+    pub one_in: u64,
+    /// Spans of this node in a second, at most, whoever asks.
+    pub spans_per_s: u32,
+}
+
+impl Default for Trace {
+    fn default() -> Self {
+        Self { one_in: 1_000, spans_per_s: 1_000 }
+    }
+}
+
+/// Where spans are exported to.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Otlp {
+    /// A collector's base URL, such as `http://127.0.0.1:4318`.
+    pub endpoint: Option<String>,
+    /// Log lines too: where nothing collects them from where they are written.
+    pub logs: bool,
+}
+
 /// Worker threads of the two runtimes; 0 chooses by the machine.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -220,8 +251,21 @@ impl Config {
             limits: self.limits.clone(),
             admission: self.admission.clone(),
             log_one_in: self.log.delivered_one_in,
+            traces: self.traces(),
             ..GatewayConfig::default()
         }
+    }
+
+    /// What is traced: nothing by the node's own choice where nobody would see it.
+    fn traces(&self) -> TraceConfig {
+        let one_in = self.otlp.endpoint.as_ref().map_or(0, |_| self.trace.one_in);
+        TraceConfig { one_in, spans_per_s: self.trace.spans_per_s, sink: None }
+    }
+
+    /// Where spans and log lines are exported to, if they are.
+    #[must_use]
+    pub fn otlp(&self) -> Option<OtlpConfig> {
+        Some(OtlpConfig { endpoint: self.otlp.endpoint.clone()?, logs: self.otlp.logs })
     }
 
     /// What the cluster's side of the node is told.

@@ -13,7 +13,7 @@ use crate::auth::{AuthConfig, AuthConfigError, Masked, Verifier};
 use crate::drain::Drain;
 use crate::http::{self, Admission, AdmissionLimits, App, HttpLimits};
 use crate::session::{Connections, Limits, Node, TestHooks, UserPaces};
-use crate::telemetry::{Levels, Metrics, Sampler, Seldom, Trail};
+use crate::telemetry::{Levels, Metrics, Sampler, Seldom, TraceConfig, Tracer, Trail};
 
 /// How long clients may take to hear that the node ends.
 const STOP_WITHIN: Duration = Duration::from_secs(4);
@@ -43,6 +43,8 @@ pub struct GatewayConfig {
     pub streams: usize,
     /// One delivery in so many is logged; 0: none. Failures are always.
     pub log_one_in: u64,
+    /// Which messages are traced, and where that goes.
+    pub traces: TraceConfig,
     /// What is logged, where this process logs: to be changed by `/admin/log-level`.
     pub levels: Option<Arc<Levels>>,
 }
@@ -59,6 +61,7 @@ impl Default for GatewayConfig {
             admission: AdmissionLimits::default(),
             streams: usize::MAX,
             log_one_in: 100,
+            traces: TraceConfig::default(),
             levels: None,
         }
     }
@@ -162,6 +165,7 @@ impl Gateway {
                 verifier: verifier.clone(),
                 metrics: metrics.clone(),
                 deliveries: Sampler::new(config.log_one_in),
+                tracer: Tracer::new(config.traces, metrics.clone()),
                 trail: Trail::default(),
                 hooks: config.test_hooks.then(TestHooks::default),
                 users: UserPaces::new(config.admission.user_send_per_s),

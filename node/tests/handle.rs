@@ -67,7 +67,7 @@ async fn open(cluster: &Cluster, name: &str) -> Session {
 fn outgoing(from: &str, to: &str, number: usize) -> Outgoing {
     let body = Bytes::from(format!("{{\"number\":{number},\"text\":\"{}\"}}", "x".repeat(170)));
     let mid = MessageId::direct(&user(from), &device(), &user(to), &number.to_string(), &body);
-    Outgoing { mid, to: Destination::User(user(to)), ts_ms: clock::wall_ms(), body, arrived: clock::now() }
+    Outgoing { mid, to: Destination::User(user(to)), ts_ms: clock::wall_ms(), body, arrived: clock::now(), trace: None }
 }
 
 /// Sends `count` messages with at most `window` unanswered.

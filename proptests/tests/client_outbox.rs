@@ -91,7 +91,7 @@ impl World {
     fn give(&mut self) {
         let body = format!("{{ \"n\": {} }}", self.given);
         let body = RawValue::from_string(body).expect("JSON");
-        let message = Outgoing { to: "bob".into(), key: self.given.to_string(), body };
+        let message = Outgoing { to: "bob".into(), key: self.given.to_string(), body, trace: None };
         self.outbox.push(Request::Send(message), self.given, now());
         self.given += 1;
     }
@@ -170,7 +170,7 @@ proptest! {
 }
 
 fn message(key: &str) -> Outgoing {
-    Outgoing { to: "bob".into(), key: key.into(), body: RawValue::from_string("1".into()).expect("JSON") }
+    Outgoing { to: "bob".into(), key: key.into(), body: RawValue::from_string("1".into()).expect("JSON"), trace: None }
 }
 
 fn at(monotonic_s: u64, wall_s: u64) -> Now {

@@ -109,7 +109,7 @@ fn message(client: usize, number: u64) -> Outgoing {
     let (from, to) = (sender(client), user("reader"));
     let body = Bytes::from(number.to_string());
     let mid = MessageId::direct(&from, &device(), &to, &number.to_string(), &body);
-    Outgoing { mid, to: Destination::User(to), ts_ms: 0, body, arrived: Instant::default() }
+    Outgoing { mid, to: Destination::User(to), ts_ms: 0, body, arrived: Instant::default(), trace: None }
 }
 
 fn node_up(node: NodeId, boot: u64, incarnation: u32) -> Command {
@@ -321,7 +321,7 @@ impl World {
 fn react(origin: &mut Origin, me: NodeId, effect: Effect) -> Events {
     match effect {
         Effect::BatchApplied { node, generation, seq, outcomes } if node == me => {
-            origin.on_applied(generation, seq, &outcomes)
+            origin.on_applied(generation, seq, &outcomes, Instant::default())
         }
         Effect::BatchRefused { node, generation, seq, refusal } if node == me => {
             origin.on_refused(generation, seq, refusal)

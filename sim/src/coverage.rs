@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// All of them.
-pub const POINTS: [&str; 31] = [
+pub const POINTS: [&str; 32] = [
     "a leader was replaced",
     "a replica was sent a checkpoint",
     "a crash lost writes that were not synced",
@@ -36,6 +36,7 @@ pub const POINTS: [&str; 31] = [
     "a disk gave an error",
     "a message was stored while the breaker was open",
     "the breaker was closed on what it had held back",
+    "a trace went from one node's send to another's ack",
 ];
 
 static REACHED: Mutex<BTreeMap<&'static str, u64>> = Mutex::new(BTreeMap::new());

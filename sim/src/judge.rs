@@ -198,6 +198,7 @@ impl Judge {
         }
         broken.extend(oracle::check_metrics(self.reference.facts(), &book, &lives));
         drop(book);
+        broken.extend(oracle::check_traces(&self.world.spans().lock()));
         broken.extend(self.ledger.complaints());
         broken.extend(self.world.violations().into_iter().map(safety));
         self.violations.extend(broken);

@@ -27,6 +27,7 @@ mod report;
 mod run;
 mod shrink;
 mod slo;
+mod spans;
 mod summary;
 mod sweep;
 mod time;

@@ -8,10 +8,12 @@ use cluster::env::{Env, clock};
 use cluster::{Cluster, ClusterConfig};
 use im_gateway::auth::{AuthConfig, Masked};
 use im_gateway::gateway::{Gateway, GatewayConfig};
-use im_gateway::telemetry::Metrics;
+use im_gateway::telemetry::{Metrics, SpanSink, TraceConfig};
 
 /// What clients' tokens are signed with.
 pub const TOKEN_SECRET: &str = "the simulated clients' secret";
+/// One message in so many is traced.
+const TRACE_ONE_IN: u64 = 4;
 /// How long a node may take to stop in good order, as in the real process.
 const STOP: Duration = Duration::from_secs(8);
 
@@ -25,9 +27,10 @@ pub enum End {
 }
 
 /// What the gateway is told, with windows so small that whatever can wait does, if `tiny`.
-pub fn gateway_config(listen: String, tiny: bool) -> GatewayConfig {
+pub fn gateway_config(listen: String, tiny: bool, spans: Arc<dyn SpanSink>) -> GatewayConfig {
     let auth = AuthConfig { secret: Some(Masked::new(TOKEN_SECRET)), ..AuthConfig::default() };
-    let mut config = GatewayConfig { listen, auth, ..GatewayConfig::default() };
+    let traces = TraceConfig { one_in: TRACE_ONE_IN, spans_per_s: u32::MAX, sink: Some(spans) };
+    let mut config = GatewayConfig { listen, auth, traces, ..GatewayConfig::default() };
     if tiny {
         (config.limits.window_messages, config.limits.window_bytes) = (3, 1 << 10);
     }

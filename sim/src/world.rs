@@ -23,6 +23,7 @@ use crate::net::{Host, Network, SimNet};
 use crate::oracle::Journal;
 use crate::plan::Plan;
 use crate::process::{self, End};
+use crate::spans::Spans;
 use crate::time::{self, MachineClock};
 use crate::trace::Trace;
 
@@ -59,6 +60,7 @@ struct Shared {
     /// For whoever restarts what ended.
     ended: Mutex<Option<mpsc::UnboundedReceiver<Ended>>>,
     violations: Mutex<Vec<String>>,
+    spans: Spans,
 }
 
 /// A process ended by itself.
@@ -144,6 +146,7 @@ impl World {
             ends,
             ended: Mutex::new(Some(ended)),
             violations: Mutex::default(),
+            spans: Spans::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -188,6 +191,11 @@ impl World {
         Arc::new(self.shared.network.start(host))
     }
 
+    /// What nodes told of traced messages.
+    pub fn spans(&self) -> &Spans {
+        &self.shared.spans
+    }
+
     /// Whether machine `n` runs a process.
     pub fn is_up(&self, n: usize) -> bool {
         self.state(n).process.is_some()
@@ -205,9 +213,11 @@ impl World {
         let (kv, blobs) = machine.disk.open();
         let env = Env { net, kv, blobs };
         let config = self.config(n);
-        let gateway = process::gateway_config(format!("{}:{CLIENT_PORT}", machine.ip), self.shared.tiny);
         // Each process has a name of its own, by which its tasks are counted.
-        let node = Handle::current().create_node().name(process_name(&machine.name, time::now())).build();
+        let name = process_name(&machine.name, time::now());
+        let listen = format!("{}:{CLIENT_PORT}", machine.ip);
+        let gateway = process::gateway_config(listen, self.shared.tiny, self.shared.spans.of(name.clone()));
+        let node = Handle::current().create_node().name(name).build();
         time::set_clock(node.id(), machine.clock.clone());
         let stop = Arc::new(Notify::new());
         state.process = Some(Process {

@@ -186,7 +186,7 @@ impl Origin {
     }
 
     /// The batch in flight was applied here.
-    pub fn on_applied(&mut self, generation: Generation, seq: u64, outcomes: &[Outcome]) -> Events {
+    pub fn on_applied(&mut self, generation: Generation, seq: u64, outcomes: &[Outcome], now: Instant) -> Events {
         if self.generation != Some(generation) || self.in_flight() != Some(seq) {
             return Vec::new();
         }
@@ -194,7 +194,7 @@ impl Origin {
         assert_eq!(batch.did.len(), outcomes.len(), "a batch has one outcome for each operation");
         let mut events = Vec::new();
         for ((key, did), outcome) in batch.did.into_iter().zip(outcomes) {
-            self.settle(key, did, outcome, &mut events);
+            self.settle(key, did, outcome, now, &mut events);
         }
         events
     }
@@ -278,7 +278,7 @@ impl Origin {
         Some(key)
     }
 
-    fn settle(&mut self, key: Key, did: Did, outcome: &Outcome, events: &mut Events) {
+    fn settle(&mut self, key: Key, did: Did, outcome: &Outcome, now: Instant, events: &mut Events) {
         let Some(slot) = self.slots.get_mut(&key) else { return };
         match (did, outcome) {
             (Did::Register, Outcome::Registered(epoch)) => {
@@ -296,8 +296,11 @@ impl Origin {
                 events.extend(self.register_refused(key, *refusal));
             }
             (Did::Ask(token), outcome) if *outcome != Outcome::Fenced => {
-                let answered = slot.answer(token).then(|| answer(token, outcome)).flatten();
-                events.extend(answered.map(|event| (key, event)));
+                let Some(request) = slot.answer(token) else { return };
+                if matches!(&request, Request::Send(out) if out.trace.is_some()) {
+                    events.push((key, Event::Decided { proposed: self.last_cut, applied: now }));
+                }
+                events.extend(answer(token, outcome).map(|event| (key, event)));
             }
             (Did::Close, _) => self.forget(key),
             // The session ended under us without a successor (its device was forgotten): begin again.

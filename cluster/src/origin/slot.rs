@@ -155,8 +155,14 @@ impl Slot {
             Request::Send(out) => {
                 let (mid, ts_ms, body) = (out.mid, out.ts_ms, out.body.clone());
                 let op = match out.to.clone() {
-                    Destination::User(to) => Op::Send(Send { epoch, mid, to, ts_ms, body }),
-                    Destination::Group(group) => Op::GroupSend(GroupSend { epoch, mid, group, ts_ms, body }),
+                    Destination::User(to) => {
+                        let send = Send { epoch, mid, to, ts_ms, body };
+                        if let Some(trace) = out.trace { Op::TracedSend(send, trace) } else { Op::Send(send) }
+                    }
+                    Destination::Group(group) => {
+                        let send = GroupSend { epoch, mid, group, ts_ms, body };
+                        if let Some(trace) = out.trace { Op::TracedGroupSend(send, trace) } else { Op::GroupSend(send) }
+                    }
                 };
                 (op, out.body.len())
             }
@@ -167,16 +173,16 @@ impl Slot {
         Some((*token, op, bytes))
     }
 
-    /// The oldest request has its answer; false if nobody waits for it any more.
-    pub fn answer(&mut self, token: u64) -> bool {
+    /// The oldest request has its answer; `None` if nobody waits for it any more.
+    pub fn answer(&mut self, token: u64) -> Option<Request> {
         if self.asked.front().is_none_or(|&(front, _)| front != token) {
-            return false;
+            return None;
         }
-        self.asked.pop_front();
+        let (_, request) = self.asked.pop_front()?;
         self.proposed = self.proposed.saturating_sub(1);
         if self.asked.is_empty() && self.asked.capacity() > IDLE_CAPACITY {
             self.asked = VecDeque::new();
         }
-        self.closing.is_none()
+        self.closing.is_none().then_some(request)
     }
 }

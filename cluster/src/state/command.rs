@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::limits::{GroupLimits, Limits};
 use crate::id::{Boot, DeviceId, Epoch, Generation, GroupId, MessageId, NodeId, Pos, UserId};
+use crate::trace::TraceContext;
 
 /// The highest feature level this build understands.
 pub const FEATURE_LEVEL: u32 = 4;
@@ -23,6 +24,8 @@ pub const REVOCATION_LEVEL: u32 = 3;
 
 /// From this level on a user's other devices get copies of direct messages: what [`Op::Send`] means.
 pub const COPIES_LEVEL: u32 = 4;
+/// From this level on messages may be traced: [`Op::TracedSend`], [`Op::TracedGroupSend`].
+pub const TRACES_LEVEL: u32 = 4;
 
 /// First byte of every encoded command.
 const FORMAT: u8 = 1;
@@ -125,6 +128,10 @@ pub enum Op {
         /// The message's id.
         mid: MessageId,
     },
+    /// As [`Op::Send`], of a message that is traced. From [`TRACES_LEVEL`] on.
+    TracedSend(Send, TraceContext),
+    /// As [`Op::GroupSend`], of a message that is traced. From [`TRACES_LEVEL`] on.
+    TracedGroupSend(GroupSend, TraceContext),
 }
 
 /// Begins a session: compare-and-set on the device's last epoch.

@@ -10,6 +10,7 @@ use super::device::GapReason;
 use super::group::Members;
 use super::message::Message;
 use crate::id::{DeviceId, Epoch, Generation, MessageId, NodeId, UserId};
+use crate::trace::Traced;
 
 /// One consequence of an applied command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub enum Effect {
     },
     /// Sessions of these users began or ended: not as many of their devices may be there as before.
     Presence(Vec<UserId>),
+    /// A traced message was stored.
+    Traced(Arc<Traced>),
     /// A user's inbox grew: its live sessions have something to read.
     Wake(UserId),
     /// A group has a new message: its members' live sessions have something to read.

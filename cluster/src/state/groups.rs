@@ -15,6 +15,7 @@ use super::held::Waiting;
 use super::machine::State;
 use super::message::{Body, Destination, Message, Told};
 use crate::id::{DeviceId, GroupId, NodeId, Pos, UserId};
+use crate::trace::{Mark, TraceContext};
 
 /// Who has something to read after a batch; each is woken once.
 #[derive(Default)]
@@ -110,7 +111,7 @@ impl State {
         &mut self,
         pos: Pos,
         node: NodeId,
-        send: &GroupSend,
+        (send, trace): (&GroupSend, Option<TraceContext>),
         effects: &mut Vec<Effect>,
         wakes: &mut Wakes,
     ) -> Outcome {
@@ -121,7 +122,9 @@ impl State {
         }
         let result = self.may_send(&from, &send.group);
         if result.is_ok() {
-            self.store_in_group(pos, node, (&from, &device), send, effects);
+            let trace = Mark::new(trace);
+            effects.extend(trace.get().cloned().map(Effect::Traced));
+            self.store_in_group(pos, node, (&from, &device), (send, trace), effects);
             wakes.groups.insert(send.group.clone());
         }
         self.remember(&from, &device, mid, result);
@@ -138,7 +141,7 @@ impl State {
         pos: Pos,
         node: NodeId,
         (from, device): (&UserId, &DeviceId),
-        send: &GroupSend,
+        (send, trace): (&GroupSend, Mark),
         effects: &mut Vec<Effect>,
     ) {
         self.make_space_in_group(&send.group, send.body.len() as u64, effects);
@@ -155,6 +158,7 @@ impl State {
                 stored_at_ms,
                 body: Body::Memory(send.body.clone()),
                 told: Told::default(),
+                trace,
             };
             let held = group.holders;
             group.log.push(Waiting { message: Arc::new(message), held, acked: false });

@@ -14,6 +14,7 @@ use super::ring::SendResult;
 use super::store::Store;
 use super::user::{Context, User};
 use crate::id::{DeviceId, Epoch, MessageId, NodeId, Pos, UserId};
+use crate::trace::{Mark, TraceContext};
 
 /// A live session. Derived from the devices.
 #[derive(Debug)]
@@ -118,8 +119,12 @@ impl State {
             let pos = Pos::new(index, offset);
             outcomes.push(match op {
                 Op::Register(register) => self.register(pos, node, register, effects),
-                Op::Send(send) => self.send(pos, node, send, effects, &mut wakes.users),
-                Op::GroupSend(send) => self.group_send(pos, node, send, effects, &mut wakes),
+                Op::Send(send) => self.send(pos, node, (send, None), effects, &mut wakes.users),
+                Op::GroupSend(send) => self.group_send(pos, node, (send, None), effects, &mut wakes),
+                Op::TracedSend(send, trace) => self.send(pos, node, (send, Some(*trace)), effects, &mut wakes.users),
+                Op::TracedGroupSend(send, trace) => {
+                    self.group_send(pos, node, (send, Some(*trace)), effects, &mut wakes)
+                }
                 Op::Group(op) => self.group_op(pos, node, op, &mut wakes),
                 Op::Refuse { epoch, mid } => self.refuse(node, *epoch, *mid),
                 Op::Ack { epoch, upto } => self.ack(pos, node, *epoch, *upto, effects),
@@ -196,7 +201,7 @@ impl State {
         &mut self,
         pos: Pos,
         node: NodeId,
-        send: &Send,
+        (send, trace): (&Send, Option<TraceContext>),
         effects: &mut Vec<Effect>,
         wake: &mut BTreeSet<UserId>,
     ) -> Outcome {
@@ -212,7 +217,9 @@ impl State {
         let result = self.with(&send.to, effects, |name, user, ctx| {
             let (from, device, to) = (from.clone(), device.clone(), Destination::User(name.clone()));
             let (body, told) = (Body::Memory(send.body.clone()), Told::default());
-            let message = Message { pos, mid, from, device, to, origin: node, ts_ms, stored_at_ms, body, told };
+            let trace = Mark::new(trace);
+            ctx.effects.extend(trace.get().cloned().map(Effect::Traced));
+            let message = Message { pos, mid, from, device, to, origin: node, ts_ms, stored_at_ms, body, told, trace };
             let message = Arc::new(message);
             user.store(name, message.clone(), ctx)?;
             if user.has_live() && !wake.contains(name) {

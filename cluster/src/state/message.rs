@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 
 use crate::id::{DeviceId, GroupId, MessageId, NodeId, Pos, UserId};
+use crate::trace::Mark;
 
 /// A message as it waits in an inbox. Shared, not copied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct Message {
     pub body: Body,
     /// Whether this node has told the sender's that a device has it.
     pub told: Told,
+    /// Whether it is traced on this replica.
+    pub trace: Mark,
 }
 
 /// Where a message goes.

@@ -17,6 +17,7 @@ use super::inbox::{Inbox, Slot};
 use super::message::{Body, Destination, Message, Stored, Told};
 use super::user::User;
 use crate::id::{DeviceId, GroupId, MessageId, NodeId, Pos, UserId};
+use crate::trace::Mark;
 
 /// A body in an encoded section.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -74,6 +75,7 @@ impl MessageWire {
             stored_at_ms: self.stored_at_ms,
             body,
             told: Told::default(),
+            trace: Mark::default(),
         })
     }
 }

@@ -9,7 +9,8 @@ use cluster::env::{Env, Net, clock};
 use cluster::{Cluster, StartError};
 use im_gateway::env::{OpenError, RESERVED_FILES, Tls, TlsError, TlsFiles, raise_file_limit, terminated};
 use im_gateway::gateway::{Gateway, GatewayConfig, GatewayError};
-use im_gateway::telemetry::Metrics;
+use im_gateway::telemetry::logs::Tap;
+use im_gateway::telemetry::{Metrics, Otlp, SpanSink};
 
 use super::args::ServeArgs;
 use super::failure::{Failure, failed};
@@ -18,6 +19,8 @@ use crate::config::{Config, Sources, load};
 
 /// How long a node may take to stop in good order.
 const STOP: Duration = Duration::from_secs(8);
+/// How long the collector may take to hear the last spans, and then the last lines.
+const FLUSH: Duration = Duration::from_secs(2);
 
 /// Reads the configuration of `args` over `defaults` and checks it. The second value holds warnings.
 fn configure(args: &ServeArgs, defaults: &Config) -> Result<(Config, Vec<String>), Failure> {
@@ -65,7 +68,8 @@ pub fn run_alone() -> Result<(), Failure> {
 }
 
 fn node(config: &Config, warnings: &[String], alone: bool) -> Result<(), Failure> {
-    let levels = super::log::start(&config.log)?;
+    let tap = Tap::default();
+    let levels = super::log::start(&config.log, tap.clone())?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     im_gateway::env::end_process_on_panic();
     let streams = room_for_clients()?;
@@ -89,16 +93,37 @@ fn node(config: &Config, warnings: &[String], alone: bool) -> Result<(), Failure
     let (for_nodes, for_clients) = secured(config, &env, &metrics, &above)?;
     let starting = Cluster::start(for_nodes, config.cluster(), metrics.clone());
     let cluster = below.block_on(starting).or_else(|error| failed(explain(&error)))?;
-    let gateway = GatewayConfig { streams, levels: Some(levels), ..config.gateway() };
+    let otlp = exporter(config, &cluster, &metrics, &above, &tap)?;
+    let mut gateway = GatewayConfig { streams, levels: Some(levels), ..config.gateway() };
+    gateway.traces.sink = otlp.clone().map(|otlp| otlp as Arc<dyn SpanSink>);
     let starting = Gateway::start(for_clients, cluster.clone(), gateway, metrics);
     let outcome = above.block_on(serve(config, starting, &cluster, alone));
     if below.block_on(async { clock::timeout(STOP, cluster.stop()).await }).is_err() {
         tracing::warn!("the node did not stop in order within {STOP:?}");
     }
+    if let Some(otlp) = otlp {
+        otlp.stop(FLUSH);
+    }
     // Whatever still runs holds nothing that was promised.
     above.shutdown_timeout(Duration::from_millis(100));
     below.shutdown_timeout(Duration::from_secs(1));
     outcome
+}
+
+/// The way to the collector, if there is one; log lines go it from here on.
+fn exporter(
+    config: &Config,
+    cluster: &Cluster,
+    metrics: &Arc<Metrics>,
+    runtime: &tokio::runtime::Runtime,
+    tap: &Tap,
+) -> Result<Option<Arc<Otlp>>, Failure> {
+    let Some(otlp) = config.otlp() else { return Ok(None) };
+    let node = cluster.node_id().to_string();
+    let started = Otlp::start(&otlp, &node, metrics, runtime.handle().clone());
+    let otlp = Arc::new(started.or_else(|error| failed(error.to_string()))?);
+    tap.open(otlp.clone());
+    Ok(Some(otlp))
 }
 
 type MakeTls = fn(Arc<dyn Net>, TlsFiles) -> Result<Tls, TlsError>;

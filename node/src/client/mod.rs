@@ -27,6 +27,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
+pub use crate::protocol::Traceparent;
 use crate::protocol::{ClientBody, ClientFrame, ErrorCode, GapReason, MAX_KEY_BYTES, Read, Typing};
 use cluster::state::GroupAct;
 pub use outbox::To;
@@ -344,7 +345,21 @@ impl Client {
     /// # Errors
     /// A body that is not JSON, a client that has ended.
     pub async fn send(&self, to: impl Into<To>, body: &impl Serialize) -> Result<Receipt, SendError> {
-        self.request(self.message(to.into(), None, body)?).await
+        self.request(self.message(to.into(), None, body, None)?).await
+    }
+
+    /// As [`Client::send`], as a part of a trace: if `trace` is sampled, the nodes record what they do with the
+    /// message, under that trace.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn send_traced(
+        &self,
+        to: impl Into<To>,
+        body: &impl Serialize,
+        trace: Traceparent,
+    ) -> Result<Receipt, SendError> {
+        self.request(self.message(to.into(), None, body, Some(trace))?).await
     }
 
     /// Makes, joins or leaves a group, in order with what is sent. Doing it twice is as doing it once,
@@ -413,16 +428,22 @@ impl Client {
     /// # Errors
     /// As [`Client::send`]; too many messages without an answer; a key that is too short or long.
     pub fn try_send(&self, to: impl Into<To>, key: Option<&str>, body: &impl Serialize) -> Result<Receipt, SendError> {
-        self.push(self.message(to.into(), key, body)?).map_err(|(error, _)| error)
+        self.push(self.message(to.into(), key, body, None)?).map_err(|(error, _)| error)
     }
 
-    fn message(&self, to: To, key: Option<&str>, body: &impl Serialize) -> Result<Request, SendError> {
+    fn message(
+        &self,
+        to: To,
+        key: Option<&str>,
+        body: &impl Serialize,
+        trace: Option<Traceparent>,
+    ) -> Result<Request, SendError> {
         if key.is_some_and(|key| key.is_empty() || key.len() > MAX_KEY_BYTES) {
             return Err(SendError::BadKey);
         }
         let body = serde_json::value::to_raw_value(body).map_err(|_| SendError::BadBody)?;
         let key = key.map_or_else(|| format!("{}{:016x}", self.0.keys, rand::random::<u64>()), str::to_owned);
-        Ok(Request::Send(Outgoing { to, key, body }))
+        Ok(Request::Send(Outgoing { to, key, body, trace }))
     }
 
     fn push(&self, request: Request) -> Result<Receipt, (SendError, Request)> {

@@ -12,7 +12,7 @@ use cluster::env::clock::Instant;
 use cluster::state::GroupAct;
 use serde_json::value::RawValue;
 
-use crate::protocol::{ClientBody, ClientFrame, Group, Send};
+use crate::protocol::{ClientBody, ClientFrame, Group, Send, Traceparent};
 
 /// How long a message is repeated before its fate is reported as unknown. Nodes remember a message
 /// id for an hour after its device was last seen; the rest is room for clocks that differ and for
@@ -48,6 +48,8 @@ pub struct Outgoing {
     pub key: String,
     /// Any JSON.
     pub body: Box<RawValue>,
+    /// The trace that it is part of.
+    pub trace: Option<Traceparent>,
 }
 
 /// To whom a message goes.
@@ -90,12 +92,13 @@ impl Request {
 
     fn frame(&self, id: u64) -> String {
         let body = match self {
-            Self::Send(Outgoing { to, key, body }) => {
+            Self::Send(Outgoing { to, key, body, trace }) => {
                 let (to, group) = match to {
                     To::User(to) => (Some(to.into()), None),
                     To::Group(group) => (None, Some(group.into())),
                 };
-                ClientBody::Send(Send { to, group, key: key.into(), body, trace: None })
+                let trace = trace.map(|trace| trace.to_string().into());
+                ClientBody::Send(Send { to, group, key: key.into(), body, trace })
             }
             Self::Group(act, name) => ClientBody::Group(Group::act(*act, name)),
         };

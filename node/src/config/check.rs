@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use cluster::env::clock;
+use http::Uri;
 use im_gateway::auth::{DEV_SECRET, Masked};
 
 use super::{Config, Invalid};
@@ -50,6 +51,7 @@ impl Config {
         self.check_secrets()?;
         self.check_tls()?;
         self.check_limits()?;
+        self.check_otlp()?;
         if !matches!(self.cluster.voters, 3 | 5) {
             return refuse(format!("`cluster.voters` = {} : set it to 3 or 5", self.cluster.voters));
         }
@@ -125,6 +127,17 @@ impl Config {
             files.check(clock::wall_ms() / 1000).map_err(|error| Invalid(format!("[{section}]: {error}")))?;
         }
         Ok(())
+    }
+
+    fn check_otlp(&self) -> Result<(), Invalid> {
+        let Some(endpoint) = &self.otlp.endpoint else { return Ok(()) };
+        let url: Option<Uri> = endpoint.parse().ok();
+        let good = url.is_some_and(|url| matches!(url.scheme_str(), Some("http" | "https")) && url.query().is_none());
+        if good {
+            Ok(())
+        } else {
+            refuse(format!("`otlp.endpoint` = \"{endpoint}\" is no URL such as http://127.0.0.1:4318"))
+        }
     }
 
     fn check_limits(&self) -> Result<(), Invalid> {

@@ -59,14 +59,14 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use super::*;
-    use crate::telemetry::logs::{Format, init};
+    use crate::telemetry::logs::{Format, Tap, init};
 
     /// Tells this test's program, run anew, what it is to do.
     const ROLE: &str = "IMGW_PANIC_TEST";
 
     /// Does in this process what would end it.
     fn play(role: &str) {
-        init("info", Format::Json).unwrap();
+        init("info", Format::Json, Tap::default()).unwrap();
         end_process_on_panic();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
         match role {

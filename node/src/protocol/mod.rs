@@ -7,6 +7,7 @@
 mod client;
 mod codes;
 mod server;
+mod traceparent;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -22,6 +23,7 @@ pub use server::{
     Delivered, ErrorBody, Gap, GapReason, GoAway, Limits, Msg, Ok, Presence, ReadBy, ServerBody, ServerFrame, Status,
     TypedBy, Welcome, write_msg,
 };
+pub use traceparent::Traceparent;
 
 /// The WebSocket subprotocol's name.
 pub const SUBPROTOCOL: &str = "imgw.v1.json";

@@ -1,6 +1,7 @@
 use bytes::Bytes;
 use cluster::id::{DeviceId, GroupId, MessageId, NodeId, Pos, UserId};
 use cluster::state::{Body, Destination, GroupAct, Message, Told};
+use cluster::trace::Mark;
 
 use super::*;
 
@@ -121,6 +122,7 @@ fn a_written_message_reads_back() {
         stored_at_ms: 0,
         body: Body::Memory(Bytes::new()),
         told: Told::default(),
+        trace: Mark::default(),
     };
     let mut out = Vec::new();
     write_msg(&mut out, &message, b"{ \"x\": 1 }");
@@ -154,6 +156,7 @@ fn a_groups_message_names_the_group() {
         stored_at_ms: 0,
         body: Body::Memory(Bytes::new()),
         told: Told::default(),
+        trace: Mark::default(),
     };
     let mut text = Vec::new();
     write_msg(&mut text, &message, b"1");

@@ -7,12 +7,13 @@ use std::collections::VecDeque;
 
 use cluster::id::MessageId;
 
+use super::core::Sending;
 use crate::protocol::ErrorCode;
 
 #[derive(Debug)]
 enum Answer {
     /// The cluster will tell.
-    Awaited { token: u64, id: Option<u64>, mid: Option<MessageId> },
+    Awaited { token: u64, id: Option<u64>, mid: Option<MessageId>, trace: Option<Box<Sending>> },
     /// Refused by its form.
     Refused { id: Option<u64>, code: ErrorCode, message: &'static str },
 }
@@ -31,10 +32,10 @@ impl Answers {
     }
 
     /// A send, or something with a group, goes to the cluster; returns the token by which its answer comes.
-    pub fn awaited(&mut self, id: Option<u64>, mid: Option<MessageId>) -> u64 {
+    pub fn awaited(&mut self, id: Option<u64>, mid: Option<MessageId>, trace: Option<Box<Sending>>) -> u64 {
         let token = self.next_token;
         self.next_token += 1;
-        self.queue.push_back(Answer::Awaited { token, id, mid });
+        self.queue.push_back(Answer::Awaited { token, id, mid, trace });
         token
     }
 
@@ -47,6 +48,14 @@ impl Answers {
     pub fn oldest(&self) -> Option<MessageId> {
         match self.queue.front() {
             Some(Answer::Awaited { mid, .. }) => *mid,
+            _ => None,
+        }
+    }
+
+    /// The oldest awaited, if it is a send that is traced.
+    pub fn oldest_trace(&self) -> Option<&Sending> {
+        match self.queue.front() {
+            Some(Answer::Awaited { trace, .. }) => trace.as_deref(),
             _ => None,
         }
     }

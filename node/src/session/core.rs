@@ -8,6 +8,7 @@
 mod inbox;
 mod presence;
 mod requests;
+mod traces;
 
 use std::sync::Arc;
 
@@ -17,8 +18,10 @@ use cluster::session::{Event, Refusal};
 use cluster::state::SendRefusal;
 
 pub use presence::PRESENCES;
+pub use traces::Sending;
 
 use self::inbox::{DELIVERY_HIGH_BYTES, Held};
+use self::traces::Unacked;
 use super::answers::Answers;
 use super::ending::End;
 use super::groups;
@@ -33,7 +36,7 @@ use crate::delivery::{Pace, Window};
 use crate::protocol::{
     self, ClientBody, ClientFrame, CloseCode, DecodeError, ErrorBody, ErrorCode, ServerBody, ServerFrame,
 };
-use crate::telemetry::{Part, What};
+use crate::telemetry::{Part, What, ids};
 
 /// While more than this waits to be written, in bytes, no frames are taken from the client, and
 /// `delivered` marks, which are news and no promise, are left out.
@@ -80,6 +83,10 @@ pub struct Core {
     held: Option<Box<Held>>,
     heart: Heart,
     bad_frames: u8,
+    /// When it was welcomed.
+    since: Instant,
+    /// Traced messages that were written to it.
+    unacked: Unacked,
 }
 
 impl Core {
@@ -111,6 +118,8 @@ impl Core {
             presence: false,
             held: None,
             bad_frames: 0,
+            since: now,
+            unacked: Unacked::default(),
             node,
         }
     }
@@ -183,6 +192,7 @@ impl Core {
             ClientBody::Ack(upto) => match self.window.ack(Pos(*upto)) {
                 Ok(true) => {
                     self.note(at.wall_ms, What::Acked { seq: Pos(*upto) });
+                    self.acked_traces(Pos(*upto), at);
                     link.ack(Pos(*upto));
                 }
                 Ok(false) => {}
@@ -285,6 +295,7 @@ impl Core {
             }
             Event::Inbox => self.inbox = true,
             Event::Presence => self.presence = true,
+            Event::Decided { proposed, applied } => self.decided(proposed, applied),
             Event::Sent { token, result } => self.sent(token, result, at, out),
             Event::Done { token, result } => self.answer(token, groups::answer(result), at, out),
             // What must go goes first: these only where nothing waits to be written.
@@ -293,9 +304,11 @@ impl Core {
                     self.say(None, signals::frame(&from, news), at, out);
                 }
             }
-            Event::Delivered { mid, by } => {
-                if self.node.deliveries.hit() {
-                    tracing::info!(event = "message_delivered", user_id = by.as_str(), msg_id = %mid, "delivered");
+            Event::Delivered { mid, by, trace } => {
+                if trace.is_some() || self.node.deliveries.hit() {
+                    let (trace_id, span_id) = ids(trace.as_deref());
+                    let (event, user_id) = ("message_delivered", by.as_str());
+                    tracing::info!(event, trace_id, span_id, user_id, msg_id = %mid, "delivered");
                 }
                 // A session that is still registering hears of what earlier ones of its device sent.
                 if self.stage != Stage::Registering && out.len() < OUT_HIGH_BYTES {
@@ -341,6 +354,7 @@ impl Core {
             },
         };
         self.say(self.hello_id, ServerBody::Welcome(welcome), at, out);
+        self.since = at.now;
         // Registering took its time, and the client could not say anything meanwhile.
         self.heart.heard(at.now);
     }
@@ -352,8 +366,11 @@ impl Core {
             Err(SendRefusal::InboxFull) => {
                 let user = self.user.as_str();
                 let mid = self.answers.oldest().map(|mid| mid.to_string());
+                let (trace_id, span_id) = ids(self.answers.oldest_trace().map(|send| &send.context));
                 tracing::error!(
                     event = "message_delivery_failed",
+                    trace_id,
+                    span_id,
                     user_id = user,
                     msg_id = mid,
                     error = "inbox_full",
@@ -365,11 +382,12 @@ impl Core {
             Err(SendRefusal::NotMember) => groups::refusal(ErrorCode::NotMember, "only members write to a group"),
         };
         if let Some(mid) = self.answers.oldest() {
-            let what = match &body {
-                ServerBody::Error(error) => What::Refused { mid, code: error.code },
-                _ => What::Stored { mid },
+            let refused = match &body {
+                ServerBody::Error(error) => Some(error.code),
+                _ => None,
             };
-            self.note(at.wall_ms, what);
+            self.note(at.wall_ms, refused.map_or(What::Stored { mid }, |code| What::Refused { mid, code }));
+            self.answered_trace(refused, at);
         }
         self.answer(token, body, at, out);
     }

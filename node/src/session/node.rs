@@ -8,7 +8,7 @@ use super::hooks::TestHooks;
 use super::user_pace::UserPaces;
 use crate::auth::{AuthError, Verifier};
 use crate::delivery::WindowLimits;
-use crate::telemetry::{ConnectionError, Metrics, Sampler, Trail};
+use crate::telemetry::{ConnectionError, Metrics, Sampler, Tracer, Trail};
 
 /// What clients must keep to, and what they can expect.
 #[derive(Debug, Clone)]
@@ -41,6 +41,8 @@ pub struct Node {
     pub metrics: Arc<Metrics>,
     /// Which deliveries are logged.
     pub deliveries: Sampler,
+    /// Which messages are traced.
+    pub tracer: Tracer,
     /// What happened lately to messages.
     pub trail: Trail,
     /// Faults on order, where the operator allows them.

@@ -14,6 +14,7 @@ use cluster::id::{DeviceId, GroupId, MessageId, NodeId, Pos, UserId};
 use cluster::presence::{Presence, TooMany};
 use cluster::session::{Delivery, Event, MembersPage, MembersRefusal, Outgoing, Request, SessionSpec};
 use cluster::state::{Body, Destination, GroupAct, Message, Told};
+use cluster::trace::Mark;
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::sync::Notify;
@@ -30,7 +31,7 @@ use super::user_pace::UserPaces;
 use crate::auth::{AuthConfig, DEV_SECRET, Identity, Verifier, issue};
 use crate::delivery::WindowLimits;
 use crate::protocol::{CloseCode, ServerFrame};
-use crate::telemetry::{Metrics, Sampler, Trail};
+use crate::telemetry::{Metrics, Sampler, TraceConfig, Tracer, Trail};
 
 /// One end of a stream in memory.
 pub struct Memory(pub DuplexStream);
@@ -124,6 +125,7 @@ impl Script {
             stored_at_ms: 0,
             body: Body::Memory(Bytes::new()),
             told: Told::default(),
+            trace: Mark::default(),
         };
         let body = Bytes::copy_from_slice(body.as_bytes());
         self.lock().inbox.push(Delivery::Message { message: Arc::new(message), body });
@@ -271,11 +273,13 @@ impl Client {
 
     pub async fn open_with(rules: Rules, pipe_bytes: usize, connections: Arc<Connections>) -> Self {
         let (ours, theirs) = tokio::io::duplex(pipe_bytes);
+        let metrics = Arc::new(Metrics::new());
         let node = Arc::new(Node {
             name: "n1".into(),
             rules,
             verifier: Arc::new(Verifier::new(&AuthConfig::default()).unwrap()),
-            metrics: Arc::new(Metrics::new()),
+            tracer: Tracer::new(TraceConfig::default(), metrics.clone()),
+            metrics,
             deliveries: Sampler::new(1),
             trail: Trail::default(),
             hooks: Some(TestHooks::default()),

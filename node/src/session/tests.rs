@@ -112,7 +112,7 @@ async fn sends_are_answered_in_order() {
     client.script.until("a send to a group", |played| played.sent.len() == 3).await;
     client.script.tell(Event::Sent { token: 2, result: Err(SendRefusal::UnknownGroup) });
     assert!(client.hear().await.starts_with(r#"{"id":5,"error":{"code":"unknown_group""#));
-    client.script.tell(Event::Delivered { mid: MessageId([9; 16]), by: bob });
+    client.script.tell(Event::Delivered { mid: MessageId([9; 16]), by: bob, trace: None });
     assert_eq!(client.hear().await, format!(r#"{{"delivered":{{"mid":"{}","by":"bob"}}}}"#, "09".repeat(16)));
 }
 
@@ -234,7 +234,7 @@ async fn the_welcome_comes_first() {
     client.say(&hello(60_000)).await;
     client.script.until("it is asked for", |played| played.spec.is_some()).await;
     // News of what an earlier session of the device sent.
-    client.script.tell(Event::Delivered { mid: MessageId([9; 16]), by: UserId::new("bob").unwrap() });
+    client.script.tell(Event::Delivered { mid: MessageId([9; 16]), by: UserId::new("bob").unwrap(), trace: None });
     client.silent(SECOND).await;
     client.script.tell(Event::Registered { epoch: Pos(7) });
     assert!(client.hear().await.contains(r#""welcome""#));

@@ -5,22 +5,27 @@
 
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal};
+use std::sync::{Arc, OnceLock};
 
 use cluster::env::clock;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::Layer;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::levels::{Levels, LogError};
 
 /// The field `service` of every line.
-const SERVICE: &str = "im-gateway-service";
+pub(super) const SERVICE: &str = "im-gateway-service";
+
+/// Where the exporter's own lines come from.
+const EXPORTER: &str = "im_gateway::telemetry::otlp";
 
 /// The form of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,15 +38,15 @@ pub enum Format {
     Text,
 }
 
-/// Writes this process' log to stderr, in `format`, as far as `filter` lets it.
+/// Writes this process' log to stderr, in `format`, as far as `filter` lets it; and to `tap`.
 ///
 /// # Errors
 /// When the filter is malformed, or logging was set up before.
-pub fn init(filter: &str, format: Format) -> Result<Levels, LogError> {
+pub fn init(filter: &str, format: Format, tap: Tap) -> Result<Levels, LogError> {
     let (levels, in_force) = Levels::new(filter)?;
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     let terminal = io::stderr().is_terminal();
-    let log = tracing_subscriber::registry().with(in_force);
+    let log = tracing_subscriber::registry().with(in_force).with(tap);
     let done = if format == Format::Json || (format == Format::Auto && !terminal) {
         log.with(lines.event_format(JsonLines)).try_init()
     } else {
@@ -60,32 +65,79 @@ where
     N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(&self, _ctx: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        writeln!(writer, "{}", line(clock::wall_ms(), event))
+        writeln!(writer, "{}", Line::of(event).json())
     }
 }
 
-fn line(wall_ms: u64, event: &Event<'_>) -> String {
-    let mut fields = Fields::default();
-    event.record(&mut fields);
-    let mut own = fields.0;
-    let mut text = String::with_capacity(256);
-    let mut put = |name: &str, value: &Value| {
-        text.push(if text.is_empty() { '{' } else { ',' });
-        // A string and a value that serde_json made are always JSON.
-        let _ = write!(text, "{}:{value}", Value::from(name));
-    };
-    put("timestamp", &timestamp(wall_ms).into());
-    put("level", &level(event.metadata().level()).into());
-    put("service", &SERVICE.into());
-    for name in ["trace_id", "span_id", "message"] {
-        put(name, &own.remove(name).unwrap_or_else(|| "".into()));
+/// What is logged at one time.
+#[derive(Debug, Clone)]
+pub struct Line {
+    /// Milliseconds since the Unix epoch.
+    pub wall_ms: u64,
+    /// How serious it is.
+    pub level: Level,
+    /// The module that logs it.
+    pub target: &'static str,
+    /// `message`, the trace's ids where there is a trace, and the event's own fields.
+    pub fields: Map<String, Value>,
+}
+
+impl Line {
+    fn of(event: &Event<'_>) -> Self {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let (level, target) = (*event.metadata().level(), event.metadata().target());
+        Self { wall_ms: clock::wall_ms(), level, target, fields: fields.0 }
     }
-    for (name, value) in &own {
-        put(name, value);
+
+    fn json(mut self) -> String {
+        let mut text = String::with_capacity(256);
+        let mut put = |name: &str, value: &Value| {
+            text.push(if text.is_empty() { '{' } else { ',' });
+            // A string and a value that serde_json made are always JSON.
+            let _ = write!(text, "{}:{value}", Value::from(name));
+        };
+        put("timestamp", &timestamp(self.wall_ms).into());
+        put("level", &level(&self.level).into());
+        put("service", &SERVICE.into());
+        for name in ["trace_id", "span_id", "message"] {
+            put(name, &self.fields.remove(name).unwrap_or_else(|| "".into()));
+        }
+        for (name, value) in &self.fields {
+            put(name, value);
+        }
+        put("target", &self.target.into());
+        text.push('}');
+        text
     }
-    put("target", &event.metadata().target().into());
-    text.push('}');
-    text
+}
+
+/// Takes log lines, from any thread; must not block, nor log.
+pub trait LineSink: Send + Sync + 'static {
+    /// Takes one.
+    fn take(&self, line: Line);
+}
+
+/// Where lines go besides; nowhere, until it is opened.
+#[derive(Clone, Default)]
+pub struct Tap(Arc<OnceLock<Arc<dyn LineSink>>>);
+
+impl Tap {
+    /// Lets lines go there from now on. Once.
+    pub fn open(&self, sink: Arc<dyn LineSink>) {
+        let _ = self.0.set(sink);
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Tap {
+    fn on_event(&self, event: &Event<'_>, _ctx: Context<'_, S>) {
+        // What is said of an export must not be exported: it would go on for ever.
+        if let Some(sink) = self.0.get()
+            && !event.metadata().target().starts_with(EXPORTER)
+        {
+            sink.take(Line::of(event));
+        }
+    }
 }
 
 fn level(level: &Level) -> &'static str {

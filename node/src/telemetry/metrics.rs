@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use cluster::observer::{Audience, Observer, PEER_REFUSALS};
 use cluster::status::Status;
+use cluster::trace::TraceContext;
 use prometheus::core::Collector;
 use prometheus::proto::LabelPair;
 use prometheus::{
@@ -17,8 +18,10 @@ use prometheus::{
 
 use super::connections::Connections;
 use super::disk::Disk;
+use super::export::Telemetry;
 use super::gauges::Gauges;
 use super::sample::Sampler;
+use super::spans::ids;
 
 /// Values of the label `type`. System messages come with later versions.
 const TYPES: [&str; 3] = ["direct", "group", "system"];
@@ -39,7 +42,7 @@ const LATENCY_BUCKETS: [f64; 14] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 
 /// Upper edges of the buckets of the time that a checkpoint takes, in seconds.
 const CHECKPOINT_BUCKETS: [f64; 9] = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 20.0, 60.0];
 
-/// Deliveries that took longer are logged, one in so many: when one is slow, thousands are.
+/// Deliveries that took longer are logged, one in so many and the traced: when one is slow, thousands are.
 const HIGH_LATENCY: Duration = Duration::from_millis(500);
 const HIGH_LATENCY_ONE_IN: u64 = 100;
 
@@ -48,6 +51,7 @@ pub struct Metrics {
     registry: Registry,
     pub(super) connections: Connections,
     pub(super) disk: Disk,
+    pub(super) telemetry: Telemetry,
     messages_delivered: IntCounterVec,
     messages_failed: IntCounterVec,
     delivery_latency: HistogramVec,
@@ -123,6 +127,7 @@ impl Metrics {
         let metrics = Self {
             connections: Connections::new(&make),
             disk: Disk::new(&make),
+            telemetry: Telemetry::new(&make),
             messages_delivered: make.counters(
                 "im_gateway_messages_delivered_total",
                 "Messages acknowledged by a recipient's device for the first time",
@@ -273,11 +278,12 @@ impl Observer for Metrics {
         self.duplicates.inc_by(count);
     }
 
-    fn delivery_latency(&self, audience: Audience, latency: Duration) {
+    fn delivery_latency(&self, audience: Audience, latency: Duration, trace: Option<&TraceContext>) {
         self.delivery_latency.with_label_values(&[label(audience)]).observe(latency.as_secs_f64());
-        if latency > HIGH_LATENCY && self.high_latency.hit() {
+        if latency > HIGH_LATENCY && (trace.is_some() || self.high_latency.hit()) {
             let latency_ms = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
-            tracing::warn!(event = "high_latency", latency_ms, "a delivery took long");
+            let (trace_id, span_id) = ids(trace);
+            tracing::warn!(event = "high_latency", trace_id, span_id, latency_ms, "a delivery took long");
         }
     }
 

@@ -6,6 +6,7 @@
 #![allow(dead_code)] // Each test binary uses its part.
 
 pub mod certificates;
+pub mod collector;
 pub mod http;
 pub mod ledger;
 pub mod person;
@@ -69,6 +70,8 @@ pub struct Options {
     pub admission: String,
     /// Lines of the `[auth]` section, instead of the one that sets [`SECRET`].
     pub auth: Option<String>,
+    /// The `[trace]` and `[otlp]` sections.
+    pub telemetry: String,
     /// Faults on order.
     pub test_hooks: bool,
     /// Files that a node may have open.
@@ -229,7 +232,7 @@ impl TestCluster {
              [log]\nlevel = \"info\"\nformat = \"json\"\n\
              [auth]\n{auth}\n[limits]\n{limits}\n[admission]\n{admission}\n\
              [cluster]\nsecret = {CLUSTER_SECRET:?}\nbootstrap = {bootstrap}\njoin = [{others}]\n\
-             [cluster.limits]\n{replicated}\n[cluster.groups]\n{groups}\n{tls}",
+             [cluster.limits]\n{replicated}\n[cluster.groups]\n{groups}\n{telemetry}{tls}",
             data = node.data,
             http = node.http,
             peer = node.peer,
@@ -240,6 +243,7 @@ impl TestCluster {
             others = others.join(","),
             replicated = self.options.replicated_limits,
             groups = self.options.groups,
+            telemetry = self.options.telemetry,
             tls = self.ca.as_ref().map_or_else(String::new, |_| {
                 let file = |kind| self.dir.path().join(format!("node-{index}.{kind}"));
                 let own = format!("cert = {:?}\nkey = {:?}\n", file("pem"), file("key"));

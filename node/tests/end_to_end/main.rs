@@ -20,6 +20,7 @@ mod leader;
 mod limits;
 mod log_level;
 mod membership;
+mod otlp;
 mod presence;
 mod profiles;
 mod quorum;

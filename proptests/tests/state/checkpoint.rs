@@ -172,9 +172,9 @@ impl Replica {
             Some(Command::Batch(batch)) => {
                 // A user's groups learn of its devices and cursors; at its limit, a group's members of that.
                 let shards = |op: &Op| match op {
-                    Op::Send(_) | Op::Group(_) => 2,
+                    Op::Send(_) | Op::TracedSend(..) | Op::Group(_) => 2,
                     Op::Refuse { .. } => 1,
-                    Op::GroupSend(_) => 1 + u64::from(GROUPS) + u64::from(USERS),
+                    Op::GroupSend(_) | Op::TracedGroupSend(..) => 1 + u64::from(GROUPS) + u64::from(USERS),
                     Op::Register(_) | Op::Ack { .. } | Op::Close { .. } | Op::Forget { .. } => 1 + u64::from(GROUPS),
                 };
                 batch.ops.iter().map(shards).sum()

@@ -8,6 +8,7 @@ use cluster::id::{Boot, MessageId, NodeId, Pos};
 use cluster::state::{
     Batch, Command, GroupLimits, GroupOp, GroupSend, Limits, NodeUp, Op, Register, Send, Shard, State,
 };
+use cluster::trace::{SpanId, TraceContext, TraceId};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -19,6 +20,11 @@ fn pos() -> impl Strategy<Value = Pos> {
 
 fn node() -> impl Strategy<Value = NodeId> {
     any::<u64>().prop_map(NodeId)
+}
+
+fn trace() -> impl Strategy<Value = TraceContext> {
+    let ids = (any::<[u8; 16]>(), any::<std::num::NonZeroU64>());
+    ids.prop_map(|(trace, span)| TraceContext { trace: TraceId(trace), span: SpanId(span) })
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -43,6 +49,14 @@ fn op() -> impl Strategy<Value = Op> {
                 ts_ms,
                 body: Bytes::from(body)
             })
+        ),
+        (pos(), any::<[u8; 16]>(), user(), any::<u8>().prop_map(group), trace()).prop_flat_map(
+            |(epoch, mid, to, group, trace)| {
+                let (mid, body, ts_ms) = (MessageId(mid), Bytes::from_static(b"1"), 7);
+                let direct = Op::TracedSend(Send { epoch, mid, to, ts_ms, body: body.clone() }, trace);
+                let group = Op::TracedGroupSend(GroupSend { epoch, mid, group, ts_ms, body }, trace);
+                prop_oneof![Just(direct), Just(group)]
+            }
         ),
         (pos(), pos()).prop_map(|(epoch, upto)| Op::Ack { epoch, upto }),
         (pos(), any::<bool>()).prop_map(|(epoch, clean)| Op::Close { epoch, clean }),

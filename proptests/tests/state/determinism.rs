@@ -95,7 +95,7 @@ fn logs_reach_everything() {
     }
 }
 
-const EVERYTHING: [&str; 49] = [
+const EVERYTHING: [&str; 50] = [
     "stored",
     "stored before",
     "refused",
@@ -145,6 +145,7 @@ const EVERYTHING: [&str; 49] = [
     "breaker opened",
     "breaker closed",
     "revoked",
+    "traced",
 ];
 
 fn reached(effect: &Effect) -> Vec<&'static str> {
@@ -153,6 +154,7 @@ fn reached(effect: &Effect) -> Vec<&'static str> {
         Effect::BatchRefused { refusal: BatchRefusal::Repeated, .. } => vec!["batch repeated"],
         Effect::BatchRefused { refusal: BatchRefusal::Gap { .. }, .. } => vec!["batch after gap"],
         Effect::BatchRefused { refusal: BatchRefusal::Fenced, .. } => vec!["batch fenced"],
+        Effect::Traced(_) => vec!["traced"],
         Effect::Wake(_) => vec!["wake"],
         Effect::Presence(_) => vec!["presence"],
         Effect::WakeGroup(_) => vec!["group woken"],

@@ -42,7 +42,8 @@ impl Ledger {
         let Some(Command::Batch(batch)) = &entry.command else { return };
         let Some(Effect::BatchApplied { outcomes, .. }) = effects.last() else { return };
         for (offset, (op, outcome)) in batch.ops.iter().zip(outcomes).enumerate() {
-            if let (Op::Send(send), Outcome::Stored { duplicate: false, .. }) = (op, outcome) {
+            if let (Op::Send(send) | Op::TracedSend(send, _), Outcome::Stored { duplicate: false, .. }) = (op, outcome)
+            {
                 let of = self.stored.entry(send.to.clone()).or_default();
                 of.insert(Pos::new(entry.index, offset), (send.mid, send.body.to_vec()));
             }

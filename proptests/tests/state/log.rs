@@ -11,6 +11,7 @@ use cluster::state::{
     Batch, Command, Effect, FEATURE_LEVEL, GroupAct, GroupLimits, GroupOp, GroupSend, Limits, NodeUp, Op, Outcome,
     Register, Send, State,
 };
+use cluster::trace::{SpanId, TraceContext, TraceId};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -237,6 +238,12 @@ fn make(limits: Limits, level: u32, steps: &[Step]) -> Log {
     Log(maker.log)
 }
 
+/// Some messages are traced.
+fn trace(key: u8) -> Option<TraceContext> {
+    let span = SpanId(u64::from(key).try_into().ok()?);
+    key.is_multiple_of(4).then_some(TraceContext { trace: TraceId([key; 16]), span })
+}
+
 fn body(key: u8) -> Bytes {
     Bytes::from(vec![b'a' + key; [4, 11, 25][usize::from(key) % 3]])
 }
@@ -385,7 +392,10 @@ impl Maker {
                 let (instance, attempt) = (u64::from(instance), u64::from(attempt));
                 Op::Register(Register { user, device, instance, attempt, ephemeral, expect })
             }
-            OpStep::Send { session, to, key } => Op::Send(self.send(self.session(node, session), user(to), key)),
+            OpStep::Send { session, to, key } => {
+                let send = self.send(self.session(node, session), user(to), key);
+                if let Some(trace) = trace(key) { Op::TracedSend(send, trace) } else { Op::Send(send) }
+            }
             OpStep::Refuse { session, to, key } => {
                 let Send { epoch, mid, .. } = self.send(self.session(node, session), user(to), key);
                 Op::Refuse { epoch, mid }
@@ -397,7 +407,8 @@ impl Maker {
             OpStep::Close { session, clean } => Op::Close { epoch: self.session(node, session), clean },
             OpStep::Forget { user: u, device: d } => Op::Forget { user: user(u), device: device(d) },
             OpStep::GroupSend { session, group: g, key } => {
-                Op::GroupSend(self.group_send(self.session(node, session), group(g), key))
+                let send = self.group_send(self.session(node, session), group(g), key);
+                if let Some(trace) = trace(key) { Op::TracedGroupSend(send, trace) } else { Op::GroupSend(send) }
             }
             OpStep::Group { session, group: g, act } => {
                 Op::Group(GroupOp { epoch: self.session(node, session), group: group(g), act })

@@ -127,15 +127,22 @@ impl Model {
                 of.forget(user, device, self.time_ms, &limits, effects);
                 return Outcome::Done;
             }
-            Op::Send(Send { epoch, .. }) | Op::Ack { epoch, .. } | Op::Close { epoch, .. } => *epoch,
+            Op::Send(Send { epoch, .. })
+            | Op::TracedSend(Send { epoch, .. }, _)
+            | Op::Ack { epoch, .. }
+            | Op::Close { epoch, .. } => *epoch,
             Op::Refuse { epoch, .. } => *epoch,
-            Op::GroupSend(GroupSend { epoch, .. }) | Op::Group(GroupOp { epoch, .. }) => *epoch,
+            Op::GroupSend(GroupSend { epoch, .. })
+            | Op::TracedGroupSend(GroupSend { epoch, .. }, _)
+            | Op::Group(GroupOp { epoch, .. }) => *epoch,
         };
         let Some((name, id)) = self.session(node, epoch) else { return Outcome::Fenced };
         match op {
-            Op::Send(send) => return self.send(pos, &name, &id, send, effects),
+            Op::Send(send) | Op::TracedSend(send, _) => return self.send(pos, &name, &id, send, effects),
             Op::Refuse { mid, .. } => return self.refuse(&name, &id, *mid),
-            Op::GroupSend(send) => return self.group_send(pos, (&name, &id), send, effects),
+            Op::GroupSend(send) | Op::TracedGroupSend(send, _) => {
+                return self.group_send(pos, (&name, &id), send, effects);
+            }
             Op::Group(op) => return self.group_op(pos, &name, op, effects),
             Op::Ack { upto, .. } => self.ack((pos, node), &name, &id, *upto, effects),
             Op::Close { clean, .. } => {

@@ -26,6 +26,7 @@ mod signals;
 mod staleness;
 #[cfg(test)]
 mod testing;
+mod traces;
 mod watches;
 
 use std::fmt;
@@ -39,6 +40,7 @@ pub use presence::Live;
 pub use raft::{Committed, Journal};
 pub use reference::Reference;
 pub use staleness::{Death, P99 as STALE_P99_NS, check as check_stale, measure as measure_stale};
+pub use traces::check as check_traces;
 pub use watches::check_soon as check_watches_soon;
 
 use crate::ledger::Book;

@@ -268,14 +268,14 @@ impl Reference {
                     }
                     self.facts.registered.push(Registered { epoch: epoch.0, device, instance, node });
                 }
-                (Op::Send(send), Outcome::Stored { duplicate: false, .. }) => {
+                (Op::Send(send) | Op::TracedSend(send, _), Outcome::Stored { duplicate: false, .. }) => {
                     let session = self.sessions.get(&send.epoch.0).expect("who sent it had a session");
                     let from = &self.facts.registered[*session].device;
                     let to_others = self.facts.copied_since.is_some() && from.user != send.to.as_str();
                     let copied_from = to_others.then(|| from.clone());
                     self.note_stored(pos, send.mid, &send.body, send.to.as_str().to_owned(), copied_from);
                 }
-                (Op::GroupSend(send), Outcome::Stored { duplicate: false, .. }) => {
+                (Op::GroupSend(send) | Op::TracedGroupSend(send, _), Outcome::Stored { duplicate: false, .. }) => {
                     coverage::reached("a message to a group was stored");
                     self.note_stored(pos, send.mid, &send.body, format!("#{}", send.group), None);
                 }
@@ -308,8 +308,8 @@ impl Reference {
     /// A send that its device's ring remembers from here on.
     fn note_handled(&mut self, pos: u64, op: &Op, outcome: &Outcome) {
         let epoch = match op {
-            Op::Send(send) => send.epoch,
-            Op::GroupSend(send) => send.epoch,
+            Op::Send(send) | Op::TracedSend(send, _) => send.epoch,
+            Op::GroupSend(send) | Op::TracedGroupSend(send, _) => send.epoch,
             _ => return,
         };
         let fresh =

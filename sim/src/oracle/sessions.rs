@@ -84,8 +84,8 @@ impl Sessions {
                     self.end_device(&Device::new(user.as_str(), device.as_str()));
                     continue;
                 }
-                Op::Send(send) => send.epoch.0,
-                Op::GroupSend(send) => send.epoch.0,
+                Op::Send(send) | Op::TracedSend(send, _) => send.epoch.0,
+                Op::GroupSend(send) | Op::TracedGroupSend(send, _) => send.epoch.0,
                 Op::Group(op) => op.epoch.0,
                 Op::Ack { epoch, .. } | Op::Close { epoch, .. } | Op::Refuse { epoch, .. } => epoch.0,
             };

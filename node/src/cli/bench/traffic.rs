@@ -162,7 +162,7 @@ impl Sender {
         body.extend(std::iter::repeat_n('x', filling));
         body.push('"');
         let body = RawValue::from_string(body).expect("a string without escapes is JSON");
-        let message = Outgoing { to: (&self.to).into(), key: format!("{}-{number}", self.key), body };
+        let message = Outgoing { to: (&self.to).into(), key: format!("{}-{number}", self.key), body, trace: None };
         self.outbox.push(Request::Send(message), (number, intended), now());
         if self.plan.is_measured(intended) {
             count(&self.plan.stats.sent, 1);

@@ -69,6 +69,7 @@ impl Core {
             match delivery {
                 Delivery::Message { message, body } => {
                     self.note(at.wall_ms, What::Sent { mid: message.mid, seq: message.pos });
+                    self.written_trace(message, at);
                     ws::put_text(out, |out| protocol::write_msg(out, message, body));
                 }
                 Delivery::Gap { seq, reason, lost } => {

@@ -49,9 +49,10 @@ impl Core {
             Ok(Outgoing { to: Destination::Group(_), .. }) if !link.has_groups() => {
                 self.answers.refused(id, NO_GROUPS.0, NO_GROUPS.1);
             }
-            Ok(outgoing) => {
+            Ok(mut outgoing) => {
                 self.note_received(&outgoing);
-                link.ask(self.answers.awaited(id, Some(outgoing.mid)), self.request(outgoing));
+                let trace = self.begin_trace(&mut outgoing, send.trace.as_deref(), at);
+                link.ask(self.answers.awaited(id, Some(outgoing.mid), trace), self.request(outgoing));
             }
             Err((code, message)) => self.answers.refused(id, code, message),
         }
@@ -101,7 +102,8 @@ impl Core {
             }
             _ => return Err((ErrorCode::BadRecipient, "a send names either a user or a group")),
         };
-        Ok(Outgoing { mid, to, ts_ms: at.wall_ms, body: Bytes::copy_from_slice(body), arrived: at.now })
+        let body = Bytes::copy_from_slice(body);
+        Ok(Outgoing { mid, to, ts_ms: at.wall_ms, body, arrived: at.now, trace: None })
     }
 
     /// Something with a group. Who is in it is answered at once, as this node knows it; all else in turn.
@@ -115,7 +117,7 @@ impl Core {
     ) {
         match Wish::of(group) {
             Ok(_) if !link.has_groups() => self.answers.refused(id, NO_GROUPS.0, NO_GROUPS.1),
-            Ok(Wish::Act(group, act)) => link.ask(self.answers.awaited(id, None), Request::Group { group, act }),
+            Ok(Wish::Act(group, act)) => link.ask(self.answers.awaited(id, None, None), Request::Group { group, act }),
             Ok(Wish::Members(group, after)) => {
                 let page = link.members(&group, after.as_ref(), groups::PAGE);
                 self.say(id, groups::members_answer(&page), at, out);
@@ -131,7 +133,7 @@ impl Core {
                 let message = "a device does not forget itself: it leaves as an ephemeral one";
                 self.answers.refused(id, ErrorCode::BadRecipient, message);
             }
-            Ok(device) => link.ask(self.answers.awaited(id, None), Request::Forget(device)),
+            Ok(device) => link.ask(self.answers.awaited(id, None, None), Request::Forget(device)),
             Err(rule) => self.answers.refused(id, ErrorCode::BadRecipient, rule.0),
         }
         self.asked(at, out);

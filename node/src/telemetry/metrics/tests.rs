@@ -54,7 +54,7 @@ fn counts() {
     metrics.delivered(Audience::Direct, 5);
     metrics.delivered(Audience::Group, 7);
     metrics.failed(Audience::Direct, "inbox_full", 2);
-    metrics.delivery_latency(Audience::Direct, Duration::from_millis(150));
+    metrics.delivery_latency(Audience::Direct, Duration::from_millis(150), None);
     let text = metrics.render("n");
     for line in [
         r#"im_gateway_active_connections{node="n"} 1"#,

@@ -1,0 +1,93 @@
+//! Requests to the collector, over the streams that everything else here uses.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use cluster::env::{Net, clock};
+use http::{HeaderValue, Request, Response, Uri, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::rt::TokioIo;
+use opentelemetry_http::{Bytes, HttpClient, HttpError};
+use tokio::runtime::Handle;
+use tracing::Dispatch;
+use tracing::instrument::WithSubscriber;
+
+use crate::client::Address;
+use crate::env::{Tcp, Tls};
+use crate::telemetry::Seldom;
+
+/// How long one request may take.
+const REQUEST_WITHIN: Duration = Duration::from_secs(5);
+/// More than any answer of a collector.
+const ANSWER_MAX_BYTES: usize = 1 << 20;
+
+/// Makes requests to one collector.
+pub struct Client {
+    base: String,
+    authority: String,
+    net: Arc<dyn Net>,
+    runtime: Handle,
+    trouble: Seldom,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("base", &self.base).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// For the collector at this URL.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn new(base: &str, runtime: Handle) -> Result<Self, String> {
+        let Address { authority, tls, .. } = Address::parse(base).map_err(|error| error.to_string())?;
+        let net: Arc<dyn Net> = Arc::new(Tcp);
+        let net = if tls { Arc::new(Tls::to_nodes(net, None).map_err(|error| error.to_string())?) } else { net };
+        Ok(Self { base: base.to_owned(), authority, net, runtime, trouble: Seldom::default() })
+    }
+}
+
+#[async_trait]
+impl HttpClient for Client {
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let exchange = exchange(self.net.clone(), self.authority.clone(), request);
+        // Whoever waits for this is no task of the runtime. And what the request makes libraries log is for
+        // nobody: it would be exported, and so cause the next request.
+        let answer = async { clock::timeout(REQUEST_WITHIN, exchange).await }.with_subscriber(Dispatch::none());
+        let answer = self.runtime.spawn(answer).await?;
+        let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {REQUEST_WITHIN:?}").into()));
+        let trouble = match &answer {
+            Ok(answer) if answer.status().is_success() => return Ok(answer.clone()),
+            Ok(answer) => answer.status().to_string(),
+            Err(error) => error.to_string(),
+        };
+        if self.trouble.hit() {
+            tracing::warn!(
+                collector = self.base,
+                error = trouble,
+                "telemetry is not taken: what cannot wait is dropped"
+            );
+        }
+        answer
+    }
+}
+
+async fn exchange(
+    net: Arc<dyn Net>,
+    authority: String,
+    mut request: Request<Bytes>,
+) -> Result<Response<Bytes>, HttpError> {
+    let stream = net.connect(&authority).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let driver = tokio::spawn(connection);
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).parse::<Uri>()?;
+    *request.uri_mut() = path;
+    request.headers_mut().insert(header::HOST, HeaderValue::from_str(&authority)?);
+    let (head, body) = sender.send_request(request.map(Full::new)).await?.into_parts();
+    let body = Limited::new(body, ANSWER_MAX_BYTES).collect().await?.to_bytes();
+    driver.abort();
+    Ok(Response::from_parts(head, body))
+}
