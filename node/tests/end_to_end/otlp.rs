@@ -1,10 +1,15 @@
 //! Traces and logs at a real OTLP receiver.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use im_gateway::client::{Client, Fate, Traceparent};
+use im_gateway::env::Tcp;
 use serde_json::{Value, json};
 
-use crate::common::collector::{Collector, Span};
+use crate::common::collector::{Collector, Record, Span};
 use crate::common::raw::Raw;
-use crate::common::{Options, TestCluster, eventually};
+use crate::common::{Options, TestCluster, eventually, free_port, http, token};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "b7ad6b7169203331";
@@ -97,7 +102,129 @@ async fn a_trace_goes_from_send_to_ack_over_two_nodes() {
     assert_eq!((&line["trace_id"], &line["span_id"]), (&TRACE.into(), &send.id.as_str().into()));
     assert_eq!((&line["event"], &line["msg_id"]), (&"message_delivered".into(), &mid.into()));
 
-    // What was exported is counted; nothing that an export causes is exported.
-    assert_eq!(cluster.metric(0, "im_gateway_otlp_exported_total", "traces").await, Some(2.0));
-    assert!(collector.records().iter().all(|record| !record.target.contains("otlp")));
+    eventually("what was exported is counted", async || {
+        (cluster.metric(0, "im_gateway_otlp_exported_total", "traces").await? == 2.0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_node_chooses_messages_and_each_device_has_its_steps() {
+    let collector = Collector::start().await;
+    let cluster = TestCluster::start_with(1, options(&collector.url(), 1)).await;
+    let mut phone = Raw::welcome(&cluster.addr(0), "bob", "phone").await;
+    let mut laptop = Raw::welcome(&cluster.addr(0), "bob", "laptop").await;
+    let tokens = Arc::new(token("alice"));
+    let client = Client::builder(Arc::new(Tcp), vec![cluster.url(0)], tokens, "desk").connect().expect("a URL");
+    let receipt = client.send("bob", &"Hello").await.expect("it is taken");
+    let Fate::Stored(mid) = receipt.await else { panic!("it is stored") };
+    let mid = mid.to_string();
+    assert_eq!([take(&mut phone).await, take(&mut laptop).await], [mid.clone(), mid.clone()]);
+    let spans = spans(&collector, &mid, 6).await;
+    let send = one(&spans, "send");
+    assert_eq!((&send.trace, &*send.parent), (&mid, ""), "the trace is named by the message");
+    for device in ["phone", "laptop"] {
+        let of: Vec<_> = spans
+            .iter()
+            .filter(|span| span.attributes.get("messaging.client.id").is_some_and(|id| id == device))
+            .cloned()
+            .collect();
+        let (deliver, ack) = (one(&of, "deliver"), one(&of, "ack"));
+        assert_eq!((&deliver.parent, &ack.parent), (&send.id, &deliver.id));
+    }
+
+    let asked = Traceparent::parse(&format!("00-{TRACE}-{PARENT}-01")).expect("well-formed");
+    let receipt = client.send_traced("bob", &"Hello again", asked).await.expect("it is taken");
+    let Fate::Stored(mid) = receipt.await else { panic!("it is stored") };
+    let mid = mid.to_string();
+    assert_eq!([take(&mut phone).await, take(&mut laptop).await], [mid.clone(), mid.clone()]);
+    let spans = self::spans(&collector, &mid, 6).await;
+    assert_eq!((&*one(&spans, "send").trace, &*one(&spans, "send").parent), (TRACE, PARENT));
+}
+
+#[tokio::test]
+async fn a_refused_message_says_why_in_its_trace_and_its_line() {
+    let collector = Collector::start().await;
+    let cluster = TestCluster::start_with(1, options(&collector.url(), 0)).await;
+    let hook = http::post(&cluster.addr(0), "/test/failure-rate?rate=1").await.expect("an answer");
+    assert_eq!(hook.status, 200, "{}", hook.body);
+    let mut alice = Raw::welcome(&cluster.addr(0), "alice", "phone").await;
+    let trace = format!("00-{TRACE}-{PARENT}-01");
+    alice.send(json!({"id": 2, "send": {"to": "bob", "key": "k", "body": 1, "trace": trace}})).await;
+    assert_eq!(alice.answer(2).await["error"]["code"], "inbox_full");
+    let send = eventually("its span", async || collector.spans().into_iter().find(|span| span.trace == TRACE)).await;
+    assert_eq!((&*send.name, &*send.attributes["error.type"]), ("send", "inbox_full"));
+    let of = |record: &Record| record.trace == TRACE && record.severity == "ERROR";
+    let failed = eventually("its line", async || collector.records().into_iter().find(of)).await;
+    assert_eq!((&*failed.attributes["event"], &failed.span), ("message_delivery_failed", &send.id));
+}
+
+#[tokio::test]
+async fn a_collector_that_takes_nothing_slows_nobody_and_gets_what_comes_later() {
+    let collector = Collector::start().await;
+    collector.answer(400);
+    let mut cluster = TestCluster::start_with(1, options(&collector.url(), 1)).await;
+    let mut alice = Raw::welcome(&cluster.addr(0), "alice", "phone").await;
+    let mut bob = Raw::welcome(&cluster.addr(0), "bob", "phone").await;
+    let lost = send(&mut alice, 2, "bob", None).await;
+    assert_eq!(take(&mut bob).await, lost);
+    eventually("what is lost is counted", async || {
+        let lost = cluster.metric(0, "im_gateway_otlp_dropped_total", "reason=\"export\",signal=\"traces\"").await?;
+        (lost >= 4.0).then_some(())
+    })
+    .await;
+    let said = || cluster.log(0).lines().filter(|line| line.contains("telemetry is not taken")).count();
+    assert_eq!((said(), collector.spans().len()), (1, 0), "said seldom");
+    assert!(collector.requests() > 1);
+
+    collector.answer(0);
+    let mid = send(&mut alice, 3, "bob", None).await;
+    assert_eq!(take(&mut bob).await, mid);
+    alice.frame_with("delivered").await;
+    // What waits when the node ends still comes.
+    cluster.signal(0, libc::SIGTERM);
+    assert_eq!(cluster.ended(0).await, Some(0));
+    let spans = spans(&collector, &mid, 4).await;
+    assert_eq!(spans.len(), 4, "{spans:#?}");
+    assert!(collector.records().iter().any(|record| record.body == "stopping"), "{:#?}", collector.records());
+}
+
+#[tokio::test]
+async fn without_a_collector_messages_flow_and_the_node_ends_in_time() {
+    let nobody = format!("http://127.0.0.1:{}", free_port());
+    let mut cluster = TestCluster::start_with(1, options(&nobody, 1)).await;
+    let mut alice = Raw::welcome(&cluster.addr(0), "alice", "phone").await;
+    let mut bob = Raw::welcome(&cluster.addr(0), "bob", "phone").await;
+    for id in 2..100 {
+        let mid = send(&mut alice, id, "bob", None).await;
+        assert_eq!(take(&mut bob).await, mid);
+    }
+    eventually("what is lost is counted", async || {
+        let lost = cluster.metric(0, "im_gateway_otlp_dropped_total", "reason=\"export\",signal=\"traces\"").await?;
+        (lost > 0.0).then_some(())
+    })
+    .await;
+    assert!(cluster.log(0).contains("Connection refused"), "the log says why");
+    cluster.signal(0, libc::SIGTERM);
+    assert_eq!(cluster.ended(0).await, Some(0));
+}
+
+#[tokio::test]
+async fn what_an_export_causes_is_not_exported() {
+    let collector = Collector::start().await;
+    let cluster = TestCluster::start_with(1, options(&collector.url(), 0)).await;
+    cluster.operator(0, &["log-level", "trace"]).await.expect("a level");
+    // Each round's line comes with a request, and what that caused would come with a later one.
+    for round in 0..4 {
+        let user = format!("user{round}");
+        drop(Raw::welcome(&cluster.addr(0), &user, "phone").await);
+        let of = |record: &Record| record.attributes.get("user_id") == Some(&user);
+        eventually("the round's line", async || collector.records().into_iter().find(of)).await;
+    }
+    let records = collector.records();
+    let ours = |record: &&Record| !record.target.starts_with("im_gateway") && !record.target.starts_with("cluster");
+    let others: BTreeSet<_> = records.iter().filter(ours).map(|record| (&record.target, &record.body)).collect();
+    let of_export = |(_, body): &&(&String, &String)| body.contains(&collector.addr);
+    assert_eq!(others.iter().find(of_export), None, "{others:#?}");
+    assert!(records.iter().all(|record| !record.target.contains("otlp")));
 }

@@ -82,10 +82,13 @@ async fn exchange(
 ) -> Result<Response<Bytes>, HttpError> {
     let stream = net.connect(&authority).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let driver = tokio::spawn(connection);
+    let driver = tokio::spawn(connection.with_subscriber(Dispatch::none()));
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).parse::<Uri>()?;
     *request.uri_mut() = path;
-    request.headers_mut().insert(header::HOST, HeaderValue::from_str(&authority)?);
+    // Nothing that the environment adds: the node's configuration says all.
+    let kind = request.headers_mut().remove(header::CONTENT_TYPE);
+    let headers = [(header::HOST, Some(HeaderValue::from_str(&authority)?)), (header::CONTENT_TYPE, kind)];
+    *request.headers_mut() = headers.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
     let (head, body) = sender.send_request(request.map(Full::new)).await?.into_parts();
     let body = Limited::new(body, ANSWER_MAX_BYTES).collect().await?.to_bytes();
     driver.abort();
