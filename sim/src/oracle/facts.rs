@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cluster::id::{MessageId, NodeId};
 use cluster::state::GroupRefusal;
 
+use super::lives::Lives;
 use crate::ledger::{Device, Name};
 
 /// A message's place.
@@ -117,6 +118,8 @@ pub struct Facts {
     pub revoked: Vec<Revoked>,
     /// Registrations, in log order.
     pub registered: Vec<Registered>,
+    /// When each device was known.
+    pub lives: Lives,
     /// Where each device's sends stand that were new, stored or refused: those the cluster remembers, as
     /// many as a client may have without an answer.
     pub handled: BTreeMap<Device, Vec<u64>>,

@@ -12,6 +12,7 @@ use cluster::state::{
 };
 
 use super::facts::{Counted, Facts, Generation, Grouped, Pause, Present, Registered, Revoked, Stored};
+use super::lives::Devices;
 use super::presence::Live;
 use super::rolls::Rolls;
 use super::sessions::Sessions;
@@ -40,6 +41,8 @@ pub struct Reference {
     last_nodes: HashMap<String, u64>,
     /// The sessions that the log alone says to live.
     account: Sessions,
+    /// The devices that the log alone says to be known.
+    devices: Devices,
     broken: Vec<Violation>,
     /// Who is in which group, by what was done with it and nothing else.
     rolls: Rolls,
@@ -104,11 +107,17 @@ impl Reference {
             let mut effects = Vec::new();
             self.state.apply(index, &command, &mut effects);
             self.broken.extend(self.account.entry(index, &command, &effects));
+            self.devices.entry(index, &command, &effects, &mut self.facts.lives);
             self.check_time(at);
             match &command {
                 Command::SetGroupLimits(limits) => self.rolls.limits = limits.clone(),
-                Command::SetFeatureLevel(level) if *level >= COPIES_LEVEL => {
-                    self.facts.copied_since.get_or_insert(at);
+                Command::SetFeatureLevel(level) => {
+                    if !self.facts.stored.is_empty() {
+                        coverage::reached("the feature level was raised under traffic");
+                    }
+                    if *level >= COPIES_LEVEL {
+                        self.facts.copied_since.get_or_insert(at);
+                    }
                 }
                 _ => {}
             }

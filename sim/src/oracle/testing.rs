@@ -3,7 +3,7 @@
 use cluster::id::{MessageId, NodeId};
 use im_gateway::client::Fate;
 
-use super::{Facts, History, Registered, Stored, Violation};
+use super::{DeviceLife, Facts, History, Registered, Stored, Violation};
 use crate::ledger::{Book, Client, Device, Name, Received, Sent, Session, Surfaced};
 
 /// One node, on machine 0.
@@ -45,6 +45,10 @@ impl Scene {
         client.sessions.push(Session { began_at, at, epoch: pos(entry), node: 0, ended_at: None });
         let instance = self.book.clients.len() as u64;
         self.book.clients.push(client);
+        let of_user = self.facts.registered.iter().any(|registered| registered.device.user == device.user);
+        let owed_from = if of_user { pos(entry) } else { 0 };
+        let life = DeviceLife { until: None, owed_from };
+        self.facts.lives.entry(device.clone()).or_insert_with(|| vec![life]);
         self.facts.registered.push(Registered { epoch: pos(entry), device, instance, node: NODE });
     }
 
