@@ -24,6 +24,9 @@ pub const REVOCATION_LEVEL: u32 = 3;
 /// From this level on a user's other devices get copies of direct messages: what [`Op::Send`] means.
 pub const COPIES_LEVEL: u32 = 4;
 
+/// From this level on a revocation ends the user's sessions: what [`Command::Revoke`] means.
+pub const ENDING_LEVEL: u32 = 4;
+
 /// First byte of every encoded command.
 const FORMAT: u8 = 1;
 
@@ -63,7 +66,8 @@ pub enum Command {
         /// Whether it is open from here on.
         open: bool,
     },
-    /// A user's tokens that were issued before a time count no more. From [`REVOCATION_LEVEL`] on.
+    /// A user's tokens that were issued before a time count no more. From [`REVOCATION_LEVEL`] on; from
+    /// [`ENDING_LEVEL`] on the user's sessions end here, and those by other tokens begin again.
     Revoke {
         /// The user.
         user: UserId,

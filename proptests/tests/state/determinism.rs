@@ -95,7 +95,7 @@ fn logs_reach_everything() {
     }
 }
 
-const EVERYTHING: [&str; 49] = [
+const EVERYTHING: [&str; 50] = [
     "stored",
     "stored before",
     "refused",
@@ -145,6 +145,7 @@ const EVERYTHING: [&str; 49] = [
     "breaker opened",
     "breaker closed",
     "revoked",
+    "ended",
 ];
 
 fn reached(effect: &Effect) -> Vec<&'static str> {
@@ -162,6 +163,7 @@ fn reached(effect: &Effect) -> Vec<&'static str> {
             lost.keys().map(kind).collect()
         }
         Effect::Superseded { .. } => vec!["superseded"],
+        Effect::Ended { .. } => vec!["ended"],
         Effect::Lapsed { node: Some(_), .. } => vec!["lapsed live"],
         Effect::Lapsed { node: None, .. } => vec!["lapsed away"],
         Effect::Acked { first, .. } => vec![if first.is_empty() { "later ack" } else { "first ack" }],

@@ -19,6 +19,8 @@ pub struct Stored {
     pub name: Option<Name>,
     /// To whom: a user, or a group with `#` before its name.
     pub to: String,
+    /// The client instance that sent it.
+    pub instance: u64,
     /// The device that sent it, where the other ones of its user get a copy: of direct messages to others, from
     /// the entry on by which all nodes know of copies.
     pub copied_from: Option<Device>,
@@ -59,6 +61,8 @@ pub struct Revoked {
     pub user: String,
     /// Those issued before this time, ms since the Unix epoch.
     pub before_ms: u64,
+    /// All nodes knew that it ends sessions.
+    pub ends: bool,
 }
 
 /// A node's life in the cluster, from one start to its end.

@@ -60,6 +60,7 @@ impl Devices {
                     let ended: Vec<u64> = ended.into_iter().map(|(epoch, _)| *epoch).collect();
                     ended.into_iter().for_each(|epoch| drop(self.disconnect(epoch)));
                 }
+                Effect::Ended { epoch, .. } => drop(self.disconnect(epoch.0)),
                 Effect::BatchApplied { node, outcomes, .. } => {
                     if let Command::Batch(batch) = command {
                         self.batch(index, *node, batch, outcomes, lives);

@@ -58,7 +58,14 @@ impl Scene {
         let (at, answered_at) = (entry * 10, entry * 10 + 5);
         let fate = Some(Fate::Stored(mid));
         self.book.clients[0].sent.push(Sent { to: "w".into(), at, fate, answered_at, durable: entry });
-        self.facts.stored.push(Stored { pos: pos(entry), mid, name: Some(name), to: "w".into(), copied_from: None });
+        self.facts.stored.push(Stored {
+            pos: pos(entry),
+            mid,
+            name: Some(name),
+            to: "w".into(),
+            instance: 0,
+            copied_from: None,
+        });
         let what = Surfaced::Message { name: Some(name), mid, from: Device::new("u", "a"), to: Some("w".into()) };
         self.book.clients[1].received.push(Received { at: answered_at, durable: entry, seq: pos(entry), what });
     }

@@ -196,7 +196,7 @@ impl Workload {
         });
         let exiles = (0..self.mix.exiles as usize).map(|n| {
             let dice = Dice::new(self.seed, &format!("exile {n}"));
-            exiles::live(n, self.world.clone(), self.ledger.clone(), dice, until)
+            exiles::live(n, self.world.clone(), self.ledger.clone(), self.recipients.clone(), dice, until)
         });
         let comers = async { tokio::join!(roamers, guests, dozers, twins, forgetful, neighbours) };
         tokio::join!(comers, join_all(strangers), join_all(exiles));
