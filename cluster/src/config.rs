@@ -25,6 +25,8 @@ pub struct ClusterConfig {
     pub limits: Limits,
     /// Replicated limits of groups, where this node is the first to lead a cluster that has them.
     pub groups: GroupLimits,
+    /// The feature level that this node says to understand: [`crate::state::FEATURE_LEVEL`]. The simulator plays older builds.
+    pub feature_level: u32,
     /// How this node keeps its log. The simulator makes it small, so that what is rare happens often.
     pub log: LogKeeping,
 }

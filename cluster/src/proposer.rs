@@ -17,7 +17,7 @@ use crate::id::NodeId;
 use crate::membership::is_member;
 use crate::peer::Kind;
 use crate::raft::Payload;
-use crate::state::{Batch, Command, FEATURE_LEVEL, NodeUp};
+use crate::state::{Batch, Command, NodeUp};
 
 /// How long a leader gets to commit a batch before it is proposed anew. Long, because a repeat
 /// under load is more load; a change of leader is noticed at once.
@@ -69,7 +69,7 @@ async fn rejoin(inner: &Inner, incarnation: u32) {
         boot: inner.boot,
         incarnation,
         client_url: inner.config.client_url.clone(),
-        feature_level: FEATURE_LEVEL,
+        feature_level: inner.config.feature_level,
     });
     drive(inner, command.encode(), || {
         let router = inner.router.lock();
@@ -203,6 +203,7 @@ impl Inner {
 mod tests {
     use super::*;
     use crate::id::Boot;
+    use crate::state::FEATURE_LEVEL;
 
     const ME: NodeId = NodeId(1);
 

@@ -296,6 +296,10 @@ impl Router {
                 let events = inner.origin.on_superseded(epoch);
                 inner.dispatch(events);
             }
+            Effect::Ended { node, epoch } if node == self.node => {
+                let events = inner.origin.on_ended(epoch);
+                inner.dispatch(events);
+            }
             Effect::Lapsed { user, lost, node } => {
                 inner.wake(&user);
                 if self.counts(inner, node.unwrap_or(author)) {

@@ -82,7 +82,8 @@ pub enum MembersRefusal {
 /// What a session is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// The session lives. The first time, `welcome` the client; again after [`Event::Suspended`], go on as before.
+    /// The session lives. The first time, `welcome` the client; again after [`Event::Suspended`], go on as before
+    /// once it is confirmed.
     Registered {
         /// Its epoch.
         epoch: Epoch,

@@ -105,6 +105,13 @@ impl Session {
         self.inner.state().revoked_before(&self.spec.user)
     }
 
+    /// Lets the session go on after an [`Event::Registered`] that was not the first: whoever holds it has looked whether
+    /// it still may ([`Session::revoked_before`]). Before that nothing of it is proposed.
+    pub fn confirm(&self) {
+        self.inner.router.lock().origin.confirm(self.key);
+        self.inner.router.work.notify_one();
+    }
+
     /// Whether all nodes of the cluster know groups, and agree on their limits.
     #[must_use]
     pub fn has_groups(&self) -> bool {

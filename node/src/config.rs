@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use cluster::ClusterConfig;
 use cluster::config::LogKeeping;
 use cluster::peer::Secret;
-use cluster::state::{GroupLimits, Limits as Replicated};
+use cluster::state::{FEATURE_LEVEL, GroupLimits, Limits as Replicated};
 use im_gateway::auth::{AuthConfig, DEV_SECRET, Masked};
 use im_gateway::env::TlsFiles;
 use im_gateway::gateway::GatewayConfig;
@@ -282,6 +282,7 @@ impl Config {
             voters: self.cluster.voters,
             limits: self.cluster.limits.clone(),
             groups: self.cluster.groups.clone(),
+            feature_level: FEATURE_LEVEL,
             log: LogKeeping::default(),
         }
     }

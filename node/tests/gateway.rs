@@ -39,6 +39,7 @@ async fn start_cluster(dir: &TempDir, metrics: Arc<Metrics>) -> (cluster::env::E
         limits: Limits::default(),
         groups: GroupLimits::default(),
         // A checkpoint of every little thing: bodies are read from there as well.
+        feature_level: cluster::state::FEATURE_LEVEL,
         log: LogKeeping { checkpoint: CheckpointEvery { entries: 1, bytes: 1 }, ..LogKeeping::default() },
     };
     let cluster = Cluster::start(env.clone(), config, metrics).await.expect("the node starts");

@@ -35,6 +35,7 @@ async fn node(dir: &TempDir, name: &str, port: u16, join: &[u16]) -> Cluster {
         voters: 3,
         limits: Limits::default(),
         groups: GroupLimits::default(),
+        feature_level: cluster::state::FEATURE_LEVEL,
         log: cluster::config::LogKeeping::default(),
     };
     Cluster::start(env, config, Arc::new(NoObserver)).await.expect("the node starts")

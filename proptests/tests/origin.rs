@@ -43,6 +43,8 @@ enum Step {
     Down(usize),
     /// A node's process dies and starts again.
     Crash(usize),
+    /// Old tokens of a client's user are revoked; its own is newer.
+    Revoke(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -56,6 +58,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..NODES).prop_map(Step::Jump),
         1 => (0..NODES).prop_map(Step::Down),
         1 => (0..NODES).prop_map(Step::Crash),
+        2 => (0..CLIENTS).prop_map(Step::Revoke),
     ]
 }
 
@@ -127,7 +130,10 @@ impl World {
             pending: None,
         };
         Self {
-            log: vec![Command::SetLimits(Limits { inflight: WINDOW as u32, ..Limits::default() })],
+            log: vec![
+                Command::SetLimits(Limits { inflight: WINDOW as u32, ..Limits::default() }),
+                Command::SetFeatureLevel(FEATURE_LEVEL),
+            ],
             limbo: Vec::new(),
             nodes: (0..NODES).map(node).collect(),
             clients: (0..CLIENTS).map(|_| Client::default()).collect(),
@@ -160,6 +166,7 @@ impl World {
             Step::Jump(node) => self.jump(node),
             Step::Down(node) => self.declare_down(node),
             Step::Crash(node) => self.crash(node),
+            Step::Revoke(client) => self.log.push(Command::Revoke { user: sender(client), before_ms: 1 }),
         }
         self.push_sends();
     }
@@ -288,6 +295,8 @@ impl World {
                     client.sent -= 1;
                     client.answered.push(token);
                 }
+                // Its token still counts.
+                Event::Registered { .. } => self.nodes[index].origin.confirm(key),
                 Event::Superseded | Event::Refused(_) => {
                     panic!("client {number} has one connection at a time, yet {event:?}");
                 }
@@ -327,6 +336,7 @@ fn react(origin: &mut Origin, me: NodeId, effect: Effect) -> Events {
             origin.on_refused(generation, seq, refusal)
         }
         Effect::Superseded { node, epoch } if node == me => origin.on_superseded(epoch),
+        Effect::Ended { node, epoch } if node == me => origin.on_ended(epoch),
         Effect::NodeUp { node, generation, .. } if node == me => origin.on_node_up(generation),
         Effect::NodeDown { node, generation } if node == me => origin.on_node_down(generation),
         _ => Vec::new(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// All of them.
-pub const POINTS: [&str; 32] = [
+pub const POINTS: [&str; 36] = [
     "a leader was replaced",
     "a replica was sent a checkpoint",
     "a crash lost writes that were not synced",
@@ -21,6 +21,10 @@ pub const POINTS: [&str; 32] = [
     "tokens were revoked",
     "a session by a revoked token was ended",
     "another device of the sender got a copy",
+    "a device was forgotten on request",
+    "a device was forgotten for its age",
+    "a device came back that was forgotten",
+    "the feature level was raised under traffic",
     "a message to a group was stored",
     "a user left a group",
     "a group lost messages for some of its members",

@@ -58,6 +58,9 @@ pub struct Plan {
     pub limits: Limits,
     /// Of groups.
     pub groups: GroupLimits,
+    /// What nodes say to understand until they are started anew: the feature level of an older build.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub old_level: Option<u32>,
     /// What goes wrong.
     pub faults: Vec<Fault>,
     /// Which alerts must ring, all others being silent; see [`crate::alerts`].
@@ -168,6 +171,7 @@ impl Default for Plan {
             clients: Mix::default(),
             limits: Limits::default(),
             groups: GroupLimits::default(),
+            old_level: None,
             faults: Vec::new(),
             alerts: None,
             rates: Vec::new(),

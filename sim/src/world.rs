@@ -10,6 +10,7 @@ use std::time::Duration;
 use cluster::config::LogKeeping;
 use cluster::env::Env;
 use cluster::raft::CheckpointEvery;
+use cluster::state::FEATURE_LEVEL;
 use cluster::{Cluster, ClusterConfig};
 use madsim::runtime::Handle;
 use madsim::task::NodeId;
@@ -55,6 +56,8 @@ struct Shared {
     log: LogKeeping,
     limits: cluster::state::Limits,
     groups: cluster::state::GroupLimits,
+    /// What nodes say to understand in their first life, where that is an older build's level.
+    old_level: Option<u32>,
     tiny: bool,
     ends: mpsc::UnboundedSender<Ended>,
     /// For whoever restarts what ended.
@@ -88,6 +91,8 @@ struct State {
     wanted: bool,
     /// How many faults keep it down.
     holds: usize,
+    /// Whether a process has run here.
+    booted: bool,
     /// Whether the operator is giving its place to a new node.
     replacing: bool,
     /// Whom its disk belongs to, as far as that was seen.
@@ -142,6 +147,7 @@ impl World {
             log,
             limits: plan.limits.clone(),
             groups: plan.groups.clone(),
+            old_level: plan.old_level,
             tiny: plan.tiny,
             ends,
             ended: Mutex::new(Some(ended)),
@@ -212,7 +218,9 @@ impl World {
         let net = Arc::new(self.shared.network.start(machine.host));
         let (kv, blobs) = machine.disk.open();
         let env = Env { net, kv, blobs };
-        let config = self.config(n);
+        let old = !std::mem::replace(&mut state.booted, true) && n < self.shared.founders;
+        let feature_level = self.shared.old_level.filter(|_| old).unwrap_or(FEATURE_LEVEL);
+        let config = ClusterConfig { feature_level, ..self.config(n) };
         // Each process has a name of its own, by which its tasks are counted.
         let name = process_name(&machine.name, time::now());
         let listen = format!("{}:{CLIENT_PORT}", machine.ip);
@@ -261,6 +269,7 @@ impl World {
             voters: self.shared.voters,
             limits: self.shared.limits.clone(),
             groups: self.shared.groups.clone(),
+            feature_level: FEATURE_LEVEL,
             log: self.shared.log.clone(),
         }
     }

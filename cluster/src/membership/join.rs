@@ -58,14 +58,24 @@ pub(crate) async fn run(inner: Arc<Inner>) {
         begin(&inner).await;
     }
     let (mut told, mut refusals) = (false, BTreeMap::new());
-    while View::of(&inner).addresses.get(&inner.me) != Some(&inner.peer_addr) {
-        if !told {
+    while !has_joined(&inner) {
+        if !told && !super::is_member(&inner, inner.me) {
             tracing::info!(addresses = ?inner.config.join, "joining");
             told = true;
         }
         ask_around(&inner, &join, &mut refusals).await;
         clock::sleep(PAUSE.mul_f64(rand::random_range(0.2..1.0))).await;
     }
+}
+
+/// Whether this node is a member under its address, and no change of leader takes that back: one that is not
+/// committed yet may never be, and then nobody would tell this node.
+fn has_joined(inner: &Inner) -> bool {
+    let metrics = inner.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let of = &metrics.membership_config;
+    let member = of.membership().get_node(&inner.me);
+    *of.log_id() <= metrics.last_applied && member.is_some_and(|member| member.peer_addr == inner.peer_addr)
 }
 
 /// Whether there is a cluster already. Every address must have said that it knows none before this
@@ -129,7 +139,8 @@ fn applied_as_leader(inner: &Inner) -> bool {
     metrics.current_leader == Some(inner.me) && term == Some(metrics.current_term)
 }
 
-/// Asks the leader if it is known, else everybody at `join`, following one hint each.
+/// Asks the leader if it is known, and unless it says yes everybody at `join`, following one hint each: who led last
+/// may lead no more.
 async fn ask_around(inner: &Inner, join: &Join, refusals: &mut BTreeMap<String, String>) {
     let leader = inner.raft.server_metrics().borrow_watched().current_leader;
     if let Some(leader) = leader {
@@ -140,8 +151,11 @@ async fn ask_around(inner: &Inner, join: &Join, refusals: &mut BTreeMap<String, 
         }
         if let Ok(body) = encode(join) {
             let answer = inner.peers.request(leader, Kind::JOIN, body, ASK_DEADLINE).await;
-            tracing::debug!(ok = answer.is_ok(), "asked the leader");
-            return;
+            let answer = answer.ok().and_then(|body| decode::<Answer>(&body).ok());
+            tracing::debug!(?answer, "asked the leader");
+            if matches!(answer, Some(Answer::Member)) {
+                return;
+            }
         }
     }
     for addr in &inner.config.join {

@@ -7,7 +7,8 @@
 //!   generation ended. With the replicated batch number that makes each operation happen exactly
 //!   once, in order, across leader changes.
 //! * A session's sends are answered in the order they were made, and only by what was applied.
-//! * A session acts only under an epoch that this replica has applied.
+//! * A session acts only under an epoch that this replica has applied; one that was registered anew only
+//!   after its owner has looked whether it still may.
 //!
 //! Whenever the fate of a batch cannot be learned (the generation was fenced, a checkpoint was
 //! installed over it), the origin asks for a new generation, registers every session anew and
@@ -214,6 +215,30 @@ impl Origin {
         }
     }
 
+    /// A session of this node ended, and has no successor (its device was forgotten, or the user's tokens revoked):
+    /// it begins again.
+    pub fn on_ended(&mut self, epoch: Epoch) -> Events {
+        let Some(key) = self.by_epoch.remove(&epoch) else { return Vec::new() };
+        let Some(slot) = self.slots.get_mut(&key) else { return Vec::new() };
+        if slot.closing.is_some() {
+            self.forget(key);
+            return Vec::new();
+        }
+        slot.suspend();
+        self.make_ready(key);
+        vec![(key, Event::Suspended)]
+    }
+
+    /// The owner of a session that was registered anew lets it go on.
+    pub fn confirm(&mut self, key: Key) {
+        if let Some(slot) = self.slots.get_mut(&key) {
+            slot.confirmed = true;
+            if slot.wants_turn() {
+                self.make_ready(key);
+            }
+        }
+    }
+
     /// This node's new incarnation was applied: every open session registers anew.
     pub fn on_node_up(&mut self, generation: Generation) -> Events {
         let events = self.rejoin();
@@ -303,13 +328,10 @@ impl Origin {
                 events.extend(answer(token, outcome).map(|event| (key, event)));
             }
             (Did::Close, _) => self.forget(key),
-            // The session ended under us without a successor (its device was forgotten): begin again.
+            // The session ended under us without a successor.
             (Did::Ask(_) | Did::Ack, Outcome::Fenced) => {
                 if let Some(epoch) = slot.stage.epoch() {
-                    self.by_epoch.remove(&epoch);
-                    slot.suspend();
-                    events.push((key, Event::Suspended));
-                    self.make_ready(key);
+                    events.extend(self.on_ended(epoch));
                 }
             }
             (Did::Register | Did::Ask(_) | Did::Ack, _) => {}
@@ -397,7 +419,9 @@ fn take(
         }
         return false;
     };
-    while let Some((token, op, body_bytes)) = slot.next_op(epoch) {
+    while slot.confirmed
+        && let Some((token, op, body_bytes)) = slot.next_op(epoch)
+    {
         *bytes += body_bytes;
         ops.push(op);
         did.push((key, Did::Ask(token)));
@@ -405,7 +429,7 @@ fn take(
             return true;
         }
     }
-    if let Some(upto) = slot.ack.take() {
+    if let Some(upto) = slot.ack.take_if(|_| slot.confirmed) {
         ops.push(Op::Ack { epoch, upto });
         did.push((key, Did::Ack));
     }

@@ -48,6 +48,8 @@ pub struct Slot {
     pub last_epoch: Option<Epoch>,
     /// A registration's outcome was never learned: the device's last one may be ours.
     uncertain: bool,
+    /// Its owner has let it go on since it was registered.
+    pub confirmed: bool,
     /// Requests without an answer, in order, with their tokens.
     pub asked: VecDeque<(u64, Request)>,
     /// How many of them, from the front, are in flight.
@@ -74,6 +76,7 @@ impl Slot {
             registering: false,
             last_epoch: None,
             uncertain: false,
+            confirmed: false,
             asked: VecDeque::new(),
             proposed: 0,
             ack: None,
@@ -93,13 +96,18 @@ impl Slot {
     pub fn wants_turn(&self) -> bool {
         match self.stage {
             Stage::Unregistered => !self.registering,
-            Stage::Live(_) => self.has_unproposed() || self.ack.is_some() || self.closing.is_some(),
+            Stage::Live(_) => {
+                let wants = self.has_unproposed() || self.ack.is_some();
+                (wants && self.confirmed) || self.closing.is_some()
+            }
             Stage::Ended => false,
         }
     }
 
     pub fn register(&mut self, epoch: Epoch) {
         self.stage = Stage::Live(epoch);
+        // At first there is nothing that it could have asked for.
+        self.confirmed = self.last_epoch.is_none();
         self.registering = false;
         self.last_epoch = Some(epoch);
         self.uncertain = false;

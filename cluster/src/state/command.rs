@@ -27,6 +27,9 @@ pub const COPIES_LEVEL: u32 = 4;
 /// From this level on messages may be traced: [`Op::TracedSend`], [`Op::TracedGroupSend`].
 pub const TRACES_LEVEL: u32 = 4;
 
+/// From this level on a revocation ends the user's sessions: what [`Command::Revoke`] means.
+pub const ENDING_LEVEL: u32 = 4;
+
 /// First byte of every encoded command.
 const FORMAT: u8 = 1;
 
@@ -66,7 +69,8 @@ pub enum Command {
         /// Whether it is open from here on.
         open: bool,
     },
-    /// A user's tokens that were issued before a time count no more. From [`REVOCATION_LEVEL`] on.
+    /// A user's tokens that were issued before a time count no more. From [`REVOCATION_LEVEL`] on; from
+    /// [`ENDING_LEVEL`] on the user's sessions end here, and those by other tokens begin again.
     Revoke {
         /// The user.
         user: UserId,

@@ -62,6 +62,13 @@ pub enum Effect {
         /// The session that ended.
         epoch: Epoch,
     },
+    /// A session ended though its connection may stand: its node may begin it again.
+    Ended {
+        /// The node that held it.
+        node: NodeId,
+        /// The session that ended.
+        epoch: Epoch,
+    },
     /// A device lost messages at an inbox limit, or copies at theirs, and has a gap for them, now or when it is back. A
     /// live session's reader must look at its inbox again. Each loss is counted once, when it is certain.
     Lapsed {

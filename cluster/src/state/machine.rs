@@ -169,7 +169,7 @@ impl State {
         Some((session.user.clone(), session.device.clone()))
     }
 
-    fn end_session(&mut self, node: NodeId, epoch: Epoch) {
+    pub(super) fn end_session(&mut self, node: NodeId, epoch: Epoch) {
         self.sessions.remove(&epoch).expect("the session lives");
         self.nodes.remove_session(node, epoch);
     }

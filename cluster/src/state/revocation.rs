@@ -2,13 +2,16 @@
 //!
 //! Invariant: a revocation never becomes weaker while it is kept; and there are at most
 //! [`MAX_REVOKED`] of them, each for [`KEPT_MS`] of replicated time. Which sessions that concerns,
-//! their nodes know: the log holds no tokens.
+//! their nodes know: the log holds no tokens. So all of the user's end here, which makes sure that nothing
+//! which a node proposed before it knew of the revocation is stored after it; a node begins those again whose
+//! tokens still count.
 
 use std::collections::BTreeMap;
 
+use super::command::ENDING_LEVEL;
 use super::effect::Effect;
 use super::machine::State;
-use crate::id::UserId;
+use crate::id::{DeviceId, UserId};
 
 /// Users whose tokens are revoked at a time. At the limit a further user's revocation does nothing;
 /// the leader looks before it proposes one.
@@ -53,8 +56,25 @@ impl Revocations {
 
 impl State {
     pub(super) fn revoke(&mut self, user: &UserId, before_ms: u64, effects: &mut Vec<Effect>) {
-        if let Some(before_ms) = self.revocations.add(user, before_ms, self.time_ms) {
-            effects.push(Effect::Revoked { user: user.clone(), before_ms });
+        let Some(before_ms) = self.revocations.add(user, before_ms, self.time_ms) else { return };
+        if self.feature_level >= ENDING_LEVEL {
+            self.end_sessions(user, effects);
+        }
+        effects.push(Effect::Revoked { user: user.clone(), before_ms });
+    }
+
+    /// Ends all sessions of a user, as if their connections were lost.
+    fn end_sessions(&mut self, user: &UserId, effects: &mut Vec<Effect>) {
+        let live: Vec<DeviceId> = self.sessions_of(user).map(|(device, _)| device.clone()).collect();
+        for device in &live {
+            let of = self.store.user(user).and_then(|user| user.device(device)).expect("it was just seen");
+            let (node, epoch) = (of.session.expect("it has a session"), of.last.epoch);
+            self.end_session(node, epoch);
+            self.with(user, effects, |_, user, ctx| user.disconnect(device, ctx.now_ms, ctx.limits));
+            effects.push(Effect::Ended { node, epoch });
+        }
+        if !live.is_empty() {
+            effects.push(Effect::Presence(vec![user.clone()]));
         }
     }
 

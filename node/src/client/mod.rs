@@ -56,7 +56,7 @@ impl Tokens for String {
 pub enum Fate {
     /// Stored on a quorum under this id: it will be delivered.
     Stored(MessageId),
-    /// Done, of something with a group.
+    /// Done, of something with a group, or a device that was to be forgotten.
     Done,
     /// Refused: nobody has seen it or will.
     Refused {
@@ -369,6 +369,15 @@ impl Client {
     /// A client that has ended.
     pub async fn group(&self, act: GroupAct, name: &str) -> Result<Receipt, SendError> {
         self.request(Request::Group(act, name.to_owned())).await
+    }
+
+    /// Forgets another device of the user, in order with what is sent; its session ends. Repeated as messages are,
+    /// so a device that comes back meanwhile may be forgotten once more.
+    ///
+    /// # Errors
+    /// A client that has ended.
+    pub async fn forget(&self, device: &str) -> Result<Receipt, SendError> {
+        self.request(Request::Forget(device.to_owned())).await
     }
 
     /// Tells a user that we are writing. Lost where there is no connection, or much to do.

@@ -12,7 +12,7 @@ use cluster::env::clock::Instant;
 use cluster::state::GroupAct;
 use serde_json::value::RawValue;
 
-use crate::protocol::{ClientBody, ClientFrame, Group, Send, Traceparent};
+use crate::protocol::{ClientBody, ClientFrame, Forget, Group, Send, Traceparent};
 
 /// How long a message is repeated before its fate is reported as unknown. Nodes remember a message
 /// id for an hour after its device was last seen; the rest is room for clocks that differ and for
@@ -80,13 +80,15 @@ pub enum Request {
     Send(Outgoing),
     /// Something with a group of this name.
     Group(GroupAct, String),
+    /// Another device of the user is to be forgotten.
+    Forget(String),
 }
 
 impl Request {
     fn bytes(&self) -> usize {
         match self {
             Self::Send(message) => message.body.get().len(),
-            Self::Group(..) => 0,
+            Self::Group(..) | Self::Forget(_) => 0,
         }
     }
 
@@ -101,6 +103,7 @@ impl Request {
                 ClientBody::Send(Send { to, group, key: key.into(), body, trace })
             }
             Self::Group(act, name) => ClientBody::Group(Group::act(*act, name)),
+            Self::Forget(device) => ClientBody::Forget(Forget { device: device.into() }),
         };
         ClientFrame { id: Some(id), body }.encode()
     }

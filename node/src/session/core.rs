@@ -282,6 +282,7 @@ impl Core {
             Event::Registered { epoch } => {
                 // Whatever was revoked before it was registered, or while it was not, is known by now.
                 self.check_revoked(link.revoked_before())?;
+                link.confirm();
                 if self.stage == Stage::Registering {
                     self.welcome(epoch, at, out);
                 }

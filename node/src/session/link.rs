@@ -39,6 +39,9 @@ pub trait Link: Send + Sync + 'static {
     /// epoch, as this node knows now.
     fn revoked_before(&self) -> Option<u64>;
 
+    /// Lets the session go on where it was registered, also anew.
+    fn confirm(&self);
+
     /// Whether the cluster has groups. Before that nothing may be asked of any.
     fn has_groups(&self) -> bool;
 
@@ -95,6 +98,10 @@ impl Link for cluster::Session {
 
     fn revoked_before(&self) -> Option<u64> {
         cluster::Session::revoked_before(self)
+    }
+
+    fn confirm(&self) {
+        cluster::Session::confirm(self);
     }
 
     fn has_groups(&self) -> bool {

@@ -198,6 +198,8 @@ impl Link for FakeLink {
         self.0.lock().revoked_before
     }
 
+    fn confirm(&self) {}
+
     fn has_groups(&self) -> bool {
         !self.0.lock().no_groups
     }

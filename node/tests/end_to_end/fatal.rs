@@ -100,6 +100,7 @@ async fn a_damaged_checkpoint() {
         voters: 3,
         limits: Limits::default(),
         groups: GroupLimits::default(),
+        feature_level: cluster::state::FEATURE_LEVEL,
         log: LogKeeping { checkpoint: every, ..LogKeeping::default() },
     };
     let data = cluster.data(VICTIM).to_owned();

@@ -180,6 +180,7 @@ impl Replica {
                 batch.ops.iter().map(shards).sum()
             }
             Some(Command::NodeUp(_) | Command::NodeDown { .. } | Command::NodeForgotten { .. }) => 3,
+            Some(Command::Revoke { .. }) => 1,
             Some(Command::Tick { .. }) => u64::from(USERS) + u64::from(GROUPS),
             _ => 0,
         };

@@ -95,7 +95,7 @@ fn logs_reach_everything() {
     }
 }
 
-const EVERYTHING: [&str; 50] = [
+const EVERYTHING: [&str; 51] = [
     "stored",
     "stored before",
     "refused",
@@ -146,6 +146,7 @@ const EVERYTHING: [&str; 50] = [
     "breaker closed",
     "revoked",
     "traced",
+    "ended",
 ];
 
 fn reached(effect: &Effect) -> Vec<&'static str> {
@@ -164,6 +165,7 @@ fn reached(effect: &Effect) -> Vec<&'static str> {
             lost.keys().map(kind).collect()
         }
         Effect::Superseded { .. } => vec!["superseded"],
+        Effect::Ended { .. } => vec!["ended"],
         Effect::Lapsed { node: Some(_), .. } => vec!["lapsed live"],
         Effect::Lapsed { node: None, .. } => vec!["lapsed away"],
         Effect::Acked { first, .. } => vec![if first.is_empty() { "later ack" } else { "first ack" }],

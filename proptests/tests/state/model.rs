@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cluster::id::{Boot, DeviceId, Epoch, GroupId, MessageId, NodeId, Pos, UserId};
 use cluster::state::{
-    Batch, BatchRefusal, COPIES_LEVEL, Command, GapReason, GroupLimits, GroupOp, GroupSend, Limits, NodeUp, Op,
-    Outcome, REVOCATION_KEPT_MS, Register, RegisterRefusal, Send, SendRefusal,
+    Batch, BatchRefusal, COPIES_LEVEL, Command, ENDING_LEVEL, GapReason, GroupLimits, GroupOp, GroupSend, Limits,
+    NodeUp, Op, Outcome, REVOCATION_KEPT_MS, Register, RegisterRefusal, Send, SendRefusal,
 };
 
 use crate::model_groups::MGroup;
@@ -63,6 +63,12 @@ impl Model {
                 let before_ms = known.max(*before_ms);
                 self.revoked.insert(user.clone(), (before_ms, self.time_ms + REVOCATION_KEPT_MS));
                 effects.push(Seen::Revoked(user.clone(), before_ms));
+                let devices = self.users.get(user).into_iter().flat_map(|user| &user.devices);
+                let live = devices.filter_map(|(id, device)| Some((id.clone(), device.node?, device.last.2)));
+                for (id, node, epoch) in live.filter(|_| self.level >= ENDING_LEVEL).collect::<Vec<_>>() {
+                    self.lose_connection(user, &id);
+                    effects.push(Seen::Ended(node, epoch));
+                }
             }
             Command::SetGroupLimits(limits) => self.group_limits = limits.clone(),
             Command::SetBreaker { open } => {

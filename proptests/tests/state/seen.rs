@@ -8,6 +8,7 @@ use cluster::state::{Effect, GapReason};
 pub enum Seen {
     Lapsed(UserId, Option<NodeId>, u64),
     Superseded(NodeId, Epoch),
+    Ended(NodeId, Epoch),
     Acked(NodeId, u64, u64, Vec<MessageId>),
     Expired(u64),
     /// Whether by age, who counts, how many.
@@ -41,6 +42,7 @@ pub fn seen(effects: &[Effect]) -> Vec<Seen> {
         Effect::BatchRefused { node, seq, refusal, .. } => Seen::Batch(*node, *seq, format!("{refusal:?}")),
         Effect::Wake(user) => Seen::Wake(user.clone()),
         Effect::Superseded { node, epoch } => Seen::Superseded(*node, *epoch),
+        Effect::Ended { node, epoch } => Seen::Ended(*node, *epoch),
         Effect::Lapsed { user, lost, node } => Seen::Lapsed(user.clone(), *node, *lost),
         Effect::Acked { node, epoch: _, count, group, first } => {
             Seen::Acked(*node, *count, *group, first.iter().map(|first| first.message.mid).collect())

@@ -1,6 +1,8 @@
 //! Draws a plan from a seed, by *swarm*: each seed has a random subset of kinds, so that each pair
 //! of kinds is often seen without the noise of all others.
 
+use cluster::state::BREAKER_LEVEL;
+
 use super::Kind;
 use crate::dice::Dice;
 use crate::plan::{Fault, Plan, Target};
@@ -39,6 +41,12 @@ impl Plan {
         (plan.users, plan.limits) = (clients.between(2, 8), draw_limits(&clients));
         plan.clients = Mix::draw(&clients);
         plan.groups = draw_group_limits(&Dice::new(seed, "limits of groups"));
+        let forgetting = Dice::new(seed, "forgetting");
+        plan.clients.forgetful = if forgetting.one_in(2) { forgetting.between(1, 2) } else { 0 };
+        if forgetting.one_in(8) {
+            plan.limits.device_ttl_ms = forgetting.between(2_000, 8_000);
+        }
+        plan.clients.neighbours = if Dice::new(seed, "neighbours").one_in(2) { nodes as u64 } else { 0 };
         let exiles = Dice::new(seed, "exiles");
         plan.clients.exiles = if exiles.one_in(3) { exiles.between(1, 2) } else { 0 };
         let kinds = swarm(&dice);
@@ -57,8 +65,20 @@ impl Plan {
                 plan.faults.push(draw(&operator, Kind::Breaker, &plan));
             }
         }
+        plan.upgrade(&Dice::new(seed, "upgrade"));
         plan.faults.sort_by_key(|fault| fault.at_ms);
         plan
+    }
+
+    /// Sometimes nodes begin as older builds, and are replaced by newer ones, one after the other.
+    fn upgrade(&mut self, dice: &Dice) {
+        if dice.one_in(4) {
+            // The operator is told of no breaker by a build that has none.
+            let breaker = self.faults.iter().any(|fault| fault.kind == Kind::Breaker);
+            self.old_level = Some(if breaker { BREAKER_LEVEL } else { dice.between(1, 3) as u32 });
+            let fault = draw(dice, Kind::RollingRestart, self);
+            self.faults.push(fault);
+        }
     }
 
     /// With the faults that its rates come to under its seed.

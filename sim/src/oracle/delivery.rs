@@ -1,8 +1,8 @@
 //! G1, G2, G3: what clients were told and shown fits the log, message by message.
 //!
 //! Each device gets the log's messages to its user, to the groups that the user is in at their place, and
-//! those that other devices of its user sent, one after the other, from its first session on
-//! (a user's first device: from the beginning); what it does not get, a gap counts.
+//! those that other devices of its user sent, one after the other, for as long as it is known
+//! (a user's only device: from where the one before had come); what it does not get, a gap counts.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -10,6 +10,7 @@ use im_gateway::client::Fate;
 use im_gateway::protocol::ErrorCode;
 
 use super::facts::{self, Stored};
+use super::lives::{Life, Lives};
 use super::members::Members;
 use super::{History, Violation, safety};
 use crate::ledger::{Book, Client, ClientId, Device, Name, Received, Sent, Surfaced};
@@ -18,9 +19,7 @@ use crate::ledger::{Book, Client, ClientId, Device, Name, Received, Sent, Surfac
 struct Index<'a> {
     by_user: HashMap<&'a str, Vec<&'a Stored>>,
     by_name: HashMap<Name, &'a Stored>,
-    /// The epoch of each device's first registration, and of each user's.
-    first_device: HashMap<&'a Device, u64>,
-    first_user: HashMap<&'a str, u64>,
+    lives: &'a Lives,
     members: Members<'a>,
 }
 
@@ -29,16 +28,11 @@ impl<'a> Index<'a> {
         let mut index = Self {
             by_user: HashMap::new(),
             by_name: HashMap::new(),
-            first_device: HashMap::new(),
-            first_user: HashMap::new(),
+            lives: &history.facts.lives,
             members: Members::of(history.facts),
         };
-        for registered in &history.facts.registered {
-            index.first_device.entry(&registered.device).or_insert(registered.epoch);
-            index.first_user.entry(&registered.device.user).or_insert(registered.epoch);
-        }
         let mut devices: HashMap<&str, usize> = HashMap::new();
-        index.first_device.keys().for_each(|device| *devices.entry(&device.user).or_default() += 1);
+        index.lives.keys().for_each(|device| *devices.entry(&device.user).or_default() += 1);
         for stored in &history.facts.stored {
             if stored.to.starts_with('#') {
                 for member in index.members.at(&stored.to, stored.pos) {
@@ -78,8 +72,22 @@ pub fn check(history: &History, broken: &mut Vec<Violation>) {
             check_received(history, &messages, &who, got, broken);
         }
     }
-    for ((device, _), clients) in devices(history.book) {
-        walk(history, &index, device, &clients, broken);
+    for ((device, ephemeral), clients) in devices(history.book) {
+        let messages = index.to(device);
+        if ephemeral.is_some() {
+            walk(history, &messages, &Share::of_forgotten(&clients), &clients, broken);
+            continue;
+        }
+        let lives = index.lives.get(device).map_or(&[][..], Vec::as_slice);
+        for life in lives {
+            walk(history, &messages, &Share::of(life), &clients, broken);
+        }
+        for (id, got) in clients.iter().flat_map(|(id, client)| client.received.iter().map(move |got| (id, got))) {
+            if !lives.iter().any(|life| life.holds(got.seq)) {
+                let text = format!("G4: {} got {}, of a time when it was not known", history.book.client(*id), got.seq);
+                broken.push(safety(text).at(got.at));
+            }
+        }
     }
 }
 
@@ -195,27 +203,59 @@ fn devices(book: &Book) -> BTreeMap<(&Device, Option<ClientId>), Clients<'_>> {
     devices
 }
 
-/// Follows a device through its user's messages: nothing twice, nothing skipped but by a gap or
-/// because another client of the device had it. Returns how many it has seen or was told of, counted
-/// from the user's first.
-fn walk(
+/// The part of its user's messages that a device is owed.
+struct Share {
+    /// Behind this one.
+    after: u64,
+    /// Up to this one.
+    until: u64,
+    /// What came before it may be its own too.
+    inherits: bool,
+}
+
+impl Share {
+    fn of(life: &Life) -> Self {
+        Self { after: life.owed_from, until: life.until.unwrap_or(u64::MAX), inherits: false }
+    }
+
+    /// Of a device that is forgotten when it leaves: it inherits what is left, but need not, for others may have
+    /// passed it.
+    fn of_forgotten(clients: &Clients) -> Self {
+        let first = clients.iter().find_map(|(_, client)| client.sessions.first());
+        Self { after: first.map_or(u64::MAX, |session| session.epoch), until: u64::MAX, inherits: true }
+    }
+
+    fn holds(&self, seq: u64) -> bool {
+        (self.inherits || self.after < seq) && seq <= self.until
+    }
+
+    /// What a client surfaced of it.
+    fn of_client<'a>(&self, client: &'a Client) -> impl Iterator<Item = &'a Received> + use<'a, '_> {
+        client.received.iter().filter(|got| self.holds(got.seq))
+    }
+}
+
+/// Follows a device through its share of its user's messages: nothing twice, nothing skipped but by a gap or
+/// because another client of the device had it. Returns the first that it has neither seen nor was told of, and
+/// how many there are from there on.
+fn walk<'a>(
     history: &History,
-    index: &Index,
-    device: &Device,
+    messages: &[&'a Stored],
+    share: &Share,
     clients: &[(usize, &Client)],
     broken: &mut Vec<Violation>,
-) -> usize {
-    let messages = index.to(device);
+) -> Option<(&'a Stored, usize)> {
+    let messages = &messages[..messages.partition_point(|stored| stored.pos <= share.until)];
     let mut covered = vec![false; messages.len()];
-    let begins = begins(index, device, clients, &messages);
+    let begins = messages.partition_point(|stored| stored.pos <= share.after);
     covered[..begins].fill(true);
     // A second copy is nothing new, and not surfaced.
     let mut mids = HashSet::new();
-    for (covered, stored) in covered.iter_mut().zip(&messages) {
+    for (covered, stored) in covered.iter_mut().zip(messages) {
         *covered |= !mids.insert(stored.mid);
     }
     // What came is no part of what a gap counts: of several groups, only some may have lost messages.
-    let got = clients.iter().flat_map(|(_, client)| &client.received);
+    let got = clients.iter().flat_map(|(_, client)| share.of_client(client));
     let got = got.filter(|got| matches!(got.what, Surfaced::Message { .. }));
     let came: HashSet<u64> = got.map(|got| got.seq).collect();
     let mut furthest: Option<(usize, usize, &Received)> = None;
@@ -225,10 +265,11 @@ fn walk(
         // A gap for the user's inbox and one for groups may overlap, and each counts its own. What an
         // earlier client was told is told again only where that did not acknowledge it: then what
         // comes here begins no later than that gap.
-        let begins = client.received.first().map_or(0, |got| got.seq);
+        let received: Vec<_> = share.of_client(client).collect();
+        let begins = received.first().map_or(0, |got| got.seq);
         let mut told: HashSet<usize> =
             earlier.iter().filter(|(seq, _)| *seq < begins).flat_map(|(_, told)| told).copied().collect();
-        for got in &client.received {
+        for got in received {
             let end = messages.partition_point(|stored| stored.pos <= got.seq);
             match got.what {
                 Surfaced::Message { .. } if end <= before => {
@@ -258,24 +299,12 @@ fn walk(
         let text = format!("G1: {who} went on to {} without {missed} messages, from {first} on", got.seq);
         broken.push(safety(text).at(got.at));
     }
-    seen
+    messages.get(seen).map(|first| (*first, messages.len() - seen))
 }
 
 /// A message, for people.
 fn called(book: &Book, stored: &Stored) -> String {
     stored.name.map_or_else(|| stored.mid.to_string(), |name| book.message(name))
-}
-
-/// Before which of its user's messages a device must begin.
-fn begins(index: &Index, device: &Device, clients: &[(usize, &Client)], messages: &[&Stored]) -> usize {
-    // A forgotten device inherits what is left, but need not: others may have passed it.
-    let forgotten = clients.iter().find(|(_, client)| client.ephemeral);
-    let own = forgotten.map(|(_, client)| client.sessions.first().map_or(u64::MAX, |session| session.epoch));
-    let Some(epoch) = own.or_else(|| index.first_device.get(device).copied()) else { return messages.len() };
-    if own.is_none() && index.first_user.get(device.user.as_str()) == Some(&epoch) {
-        return 0;
-    }
-    messages.partition_point(|stored| stored.pos <= epoch)
 }
 
 /// What is still missing: answers, sessions, and messages that a running client has not seen.
@@ -284,7 +313,7 @@ pub fn missing(history: &History) -> Vec<String> {
     let unanswered = book.all_sent().filter(|(_, sent)| sent.fate.is_none());
     let mut missing: Vec<_> = unanswered.map(|(name, _)| format!("{} has no answer", book.message(name))).collect();
     let index = Index::of(history);
-    for ((device, _), clients) in devices(book) {
+    for ((device, ephemeral), clients) in devices(book) {
         if !clients.iter().any(|(_, client)| client.is_running()) {
             continue;
         }
@@ -292,11 +321,13 @@ pub fn missing(history: &History) -> Vec<String> {
             missing.push(format!("{device} never got a session"));
             continue;
         }
-        let messages = index.to(device);
-        let seen = walk(history, &index, device, &clients, &mut Vec::new());
-        if let Some(first) = messages.get(seen) {
-            let (left, first) = (messages.len() - seen, called(book, first));
-            missing.push(format!("{device} did not get {left} messages from {first} on"));
+        let life = index.lives.get(device).and_then(|lives| lives.last());
+        let share = match life.filter(|_| ephemeral.is_none()) {
+            Some(life) => Share::of(life),
+            None => Share::of_forgotten(&clients),
+        };
+        if let Some((first, left)) = walk(history, &index.to(device), &share, &clients, &mut Vec::new()) {
+            missing.push(format!("{device} did not get {left} messages from {} on", called(book, first)));
         }
     }
     missing

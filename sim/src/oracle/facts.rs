@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cluster::id::{MessageId, NodeId};
 use cluster::state::GroupRefusal;
 
+use super::lives::Lives;
 use crate::ledger::{Device, Name};
 
 /// A message's place.
@@ -18,6 +19,8 @@ pub struct Stored {
     pub name: Option<Name>,
     /// To whom: a user, or a group with `#` before its name.
     pub to: String,
+    /// The client instance that sent it.
+    pub instance: u64,
     /// The device that sent it, where the other ones of its user get a copy: of direct messages to others, from
     /// the entry on by which all nodes know of copies.
     pub copied_from: Option<Device>,
@@ -58,6 +61,8 @@ pub struct Revoked {
     pub user: String,
     /// Those issued before this time, ms since the Unix epoch.
     pub before_ms: u64,
+    /// All nodes knew that it ends sessions.
+    pub ends: bool,
 }
 
 /// A node's life in the cluster, from one start to its end.
@@ -117,6 +122,8 @@ pub struct Facts {
     pub revoked: Vec<Revoked>,
     /// Registrations, in log order.
     pub registered: Vec<Registered>,
+    /// When each device was known.
+    pub lives: Lives,
     /// Where each device's sends stand that were new, stored or refused: those the cluster remembers, as
     /// many as a client may have without an answer.
     pub handled: BTreeMap<Device, Vec<u64>>,

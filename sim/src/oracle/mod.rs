@@ -11,6 +11,7 @@ mod crowd;
 mod delivery;
 mod facts;
 mod fencing;
+mod lives;
 mod loss;
 mod members;
 mod metrics;
@@ -35,6 +36,8 @@ pub use bounds::Rest;
 pub use facts::Facts;
 #[cfg(test)]
 use facts::{Registered, Stored};
+#[cfg(test)]
+use lives::Life as DeviceLife;
 pub use metrics::{Life, Scrape};
 pub use presence::Live;
 pub use raft::{Committed, Journal};
@@ -43,7 +46,7 @@ pub use staleness::{Death, P99 as STALE_P99_NS, check as check_stale, measure as
 pub use traces::check as check_traces;
 pub use watches::check_soon as check_watches_soon;
 
-use crate::ledger::Book;
+use crate::ledger::{Book, Device};
 use crate::slo::Slo;
 
 /// A broken promise, or a run that proves nothing.
@@ -159,7 +162,11 @@ pub fn check_rest(rest: &Rest) -> Vec<Violation> {
 
 /// What devices lack when everything has come to rest, by the senders' books.
 pub fn check_loss(facts: &Facts, book: &Book) -> Vec<Violation> {
-    loss::check(book, facts.copied_since)
+    let forgotten = |device: &Device| {
+        let lives = facts.lives.get(device).into_iter().flatten();
+        lives.filter(|life| life.until.is_some()).count() > 0
+    };
+    loss::check(book, facts.copied_since, forgotten)
 }
 
 /// What users would say of a run in which nothing went wrong.

@@ -6,12 +6,14 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
-use cluster::id::{MessageId, NodeId, UserId};
+use cluster::id::{Epoch, MessageId, NodeId, UserId};
 use cluster::state::{
-    Batch, BatchRefusal, COPIES_LEVEL, Command, Effect, GapReason, GroupAct, Op, Outcome, SendRefusal, State,
+    Batch, BatchRefusal, COPIES_LEVEL, Command, ENDING_LEVEL, Effect, GapReason, GroupAct, Op, Outcome, SendRefusal,
+    State,
 };
 
 use super::facts::{Counted, Facts, Generation, Grouped, Pause, Present, Registered, Revoked, Stored};
+use super::lives::Devices;
 use super::presence::Live;
 use super::rolls::Rolls;
 use super::sessions::Sessions;
@@ -40,6 +42,10 @@ pub struct Reference {
     last_nodes: HashMap<String, u64>,
     /// The sessions that the log alone says to live.
     account: Sessions,
+    /// All nodes know that a revocation ends sessions.
+    revocations_end: bool,
+    /// The devices that the log alone says to be known.
+    devices: Devices,
     broken: Vec<Violation>,
     /// Who is in which group, by what was done with it and nothing else.
     rolls: Rolls,
@@ -104,11 +110,18 @@ impl Reference {
             let mut effects = Vec::new();
             self.state.apply(index, &command, &mut effects);
             self.broken.extend(self.account.entry(index, &command, &effects));
+            self.devices.entry(index, &command, &effects, &mut self.facts.lives);
             self.check_time(at);
             match &command {
                 Command::SetGroupLimits(limits) => self.rolls.limits = limits.clone(),
-                Command::SetFeatureLevel(level) if *level >= COPIES_LEVEL => {
-                    self.facts.copied_since.get_or_insert(at);
+                Command::SetFeatureLevel(level) => {
+                    if !self.facts.stored.is_empty() {
+                        coverage::reached("the feature level was raised under traffic");
+                    }
+                    if *level >= COPIES_LEVEL {
+                        self.facts.copied_since.get_or_insert(at);
+                    }
+                    self.revocations_end |= *level >= ENDING_LEVEL;
                 }
                 _ => {}
             }
@@ -170,6 +183,7 @@ impl Reference {
                 let there = self.facts.presence.iter().filter(|(_, of)| of.last().is_some_and(|last| last.devices > 0));
                 there.map(|(user, _)| UserId::new(user).expect("a user's name")).collect()
             }
+            Command::Revoke { user, .. } => vec![user.clone()],
             _ => return,
         };
         for user in users {
@@ -245,7 +259,8 @@ impl Reference {
                 }
                 Effect::Revoked { user, before_ms } => {
                     coverage::reached("tokens were revoked");
-                    self.facts.revoked.push(Revoked { index, user: user.as_str().to_owned(), before_ms });
+                    let (user, ends) = (user.as_str().to_owned(), self.revocations_end);
+                    self.facts.revoked.push(Revoked { index, user, before_ms, ends });
                 }
                 Effect::Expired { count } => self.facts.expired.push(Counted { index, node: author, count }),
                 _ => {}
@@ -269,15 +284,14 @@ impl Reference {
                     self.facts.registered.push(Registered { epoch: epoch.0, device, instance, node });
                 }
                 (Op::Send(send) | Op::TracedSend(send, _), Outcome::Stored { duplicate: false, .. }) => {
-                    let session = self.sessions.get(&send.epoch.0).expect("who sent it had a session");
-                    let from = &self.facts.registered[*session].device;
+                    let from = &self.registered(send.epoch).device;
                     let to_others = self.facts.copied_since.is_some() && from.user != send.to.as_str();
                     let copied_from = to_others.then(|| from.clone());
-                    self.note_stored(pos, send.mid, &send.body, send.to.as_str().to_owned(), copied_from);
+                    self.note_stored(pos, (send.epoch, send.mid), &send.body, send.to.to_string(), copied_from);
                 }
                 (Op::GroupSend(send) | Op::TracedGroupSend(send, _), Outcome::Stored { duplicate: false, .. }) => {
                     coverage::reached("a message to a group was stored");
-                    self.note_stored(pos, send.mid, &send.body, format!("#{}", send.group), None);
+                    self.note_stored(pos, (send.epoch, send.mid), &send.body, format!("#{}", send.group), None);
                 }
                 (Op::Group(op), Outcome::Done) => {
                     let (group, left) = (format!("#{}", op.group), op.act == GroupAct::Leave);
@@ -320,12 +334,25 @@ impl Reference {
         }
     }
 
-    fn note_stored(&mut self, pos: u64, mid: MessageId, body: &[u8], to: String, copied_from: Option<Device>) {
+    /// The registration of a session that lived when it had its way.
+    fn registered(&self, epoch: Epoch) -> &Registered {
+        &self.facts.registered[*self.sessions.get(&epoch.0).expect("who had its way had a session")]
+    }
+
+    fn note_stored(
+        &mut self,
+        pos: u64,
+        (epoch, mid): (Epoch, MessageId),
+        body: &[u8],
+        to: String,
+        copied_from: Option<Device>,
+    ) {
         let name = std::str::from_utf8(body).ok().and_then(Name::of_body);
         if self.state.breaker_open() {
             coverage::reached("a message was stored while the breaker was open");
         }
-        self.facts.stored.push(Stored { pos, mid, name, to, copied_from });
+        let instance = self.registered(epoch).instance;
+        self.facts.stored.push(Stored { pos, mid, name, to, instance, copied_from });
     }
 
     fn note_counts(&mut self, index: u64, node: NodeId, refused: u64, duplicates: u64) {

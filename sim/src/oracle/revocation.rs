@@ -1,14 +1,18 @@
-//! Revoked tokens: what a session is told by one was committed before the revocation, and in the end no
-//! session is left that began with one; nobody is refused whose token was not revoked.
+//! Revoked tokens: what a session is told by one was committed before the revocation, and so was what it sent, since
+//! all nodes know that sessions end with it; in the end no session is left that began with one; nobody is refused whose token was not revoked.
 
-use super::facts::{self, Facts};
+use super::facts::{self, Facts, Revoked};
 use super::{History, Live, Violation, safety};
 use crate::ledger::{Exile, Got};
 
-/// The entry that revoked a token, if one did.
+/// The entries that revoked a token.
+fn all_revoked<'a>(facts: &'a Facts, exile: &'a Exile) -> impl Iterator<Item = &'a Revoked> {
+    facts.revoked.iter().filter(|revoked| revoked.user == exile.user && revoked.before_ms > exile.issued_ms)
+}
+
+/// The entry that revoked a token first, if one did.
 fn revoked(facts: &Facts, exile: &Exile) -> Option<u64> {
-    let of = facts.revoked.iter().filter(|revoked| revoked.user == exile.user && revoked.before_ms > exile.issued_ms);
-    of.map(|revoked| revoked.index).min()
+    all_revoked(facts, exile).map(|revoked| revoked.index).min()
 }
 
 /// What was told by tokens that are revoked, or refused to ones that are not.
@@ -34,6 +38,15 @@ pub fn check(history: &History, broken: &mut Vec<Violation>) {
             };
             broken.push(safety(text).at(*at));
         }
+        let ended = all_revoked(history.facts, exile).filter(|revoked| revoked.ends).map(|revoked| revoked.index).min();
+        let Some(entry) = ended else { continue };
+        let by_it = history.facts.stored.iter().filter(|stored| stored.instance == exile.instance);
+        for stored in by_it.filter(|stored| facts::index(stored.pos) > entry) {
+            let (user, pos) = (&exile.user, stored.pos);
+            broken.push(safety(format!(
+                "revocation: {user} sent what is stored at {pos} by a token that was revoked at entry {entry}"
+            )));
+        }
     }
 }
 
@@ -46,7 +59,6 @@ pub fn missing(history: &History, live: &[Live]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::facts::Revoked;
     use super::super::testing::{NODE, Scene, found, pos};
     use super::*;
     use crate::ledger::Device;
@@ -54,7 +66,7 @@ mod tests {
     fn scene(got: Got) -> Scene {
         let mut scene = Scene::good();
         scene.book.exiles.push(Exile { user: "x".into(), instance: 77, issued_ms: 1_000, got: vec![(9, got)] });
-        scene.facts.revoked.push(Revoked { index: 5, user: "x".into(), before_ms: 2_000 });
+        scene.facts.revoked.push(Revoked { index: 5, user: "x".into(), before_ms: 2_000, ends: true });
         scene
     }
 
@@ -70,6 +82,17 @@ mod tests {
         assert_eq!(stored.broken_by(check), Vec::<String>::new());
         stored.facts.stored[1].pos = pos(6);
         found(&stored.broken_by(check), "by a token that was revoked at entry 5");
+    }
+
+    #[test]
+    fn what_is_sent_by_a_revoked_token_is_not_stored() {
+        let mut scene = scene(Got::Refusal);
+        scene.facts.stored[1].instance = 77;
+        assert_eq!(scene.broken_by(check), Vec::<String>::new());
+        scene.facts.stored[1].pos = pos(6);
+        found(&scene.broken_by(check), "x sent what is stored at 24576 by a token that was revoked at entry 5");
+        scene.facts.revoked[0].ends = false;
+        assert_eq!(scene.broken_by(check), Vec::<String>::new(), "an older node may not have known it");
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! G4 and G5 in the log: sessions begin and end as it says, and only a live one has its way.
 //!
 //! An account of our own, kept from the log alone: a session lives from its registration until its
-//! close, a newer one of its device, its device's forgetting or the end of its node's generation.
+//! close, a newer one of its device, its device's forgetting, a revocation of its user's tokens or the end of its
+//! node's generation.
 //! The state machine, from which replicas take their routes, must know the same ones.
 
 use std::collections::BTreeMap;
 
 use cluster::id::{NodeId, Pos};
-use cluster::state::{Batch, Command, Effect, Op, Outcome, Register};
+use cluster::state::{Batch, Command, ENDING_LEVEL, Effect, Op, Outcome, Register};
 
 use super::{Violation, safety};
 use crate::ledger::Device;
@@ -19,6 +20,8 @@ pub struct Sessions {
     by_device: BTreeMap<Device, u64>,
     /// The living generation of each node.
     generations: BTreeMap<NodeId, u64>,
+    /// Revocations end sessions.
+    revocations_end: bool,
 }
 
 impl Sessions {
@@ -44,6 +47,11 @@ impl Sessions {
                 self.end_generation(*node);
             }
             Command::NodeForgotten { node } => self.end_generation(*node),
+            Command::SetFeatureLevel(level) => self.revocations_end |= *level >= ENDING_LEVEL,
+            Command::Revoke { user, .. } if self.revocations_end => {
+                let devices = self.by_device.keys().filter(|device| device.user == user.as_str());
+                devices.cloned().collect::<Vec<_>>().iter().for_each(|device| self.end_device(device));
+            }
             _ => {}
         }
         broken
@@ -205,6 +213,21 @@ mod tests {
         assert!(sessions.entry(4, &down, &[]).is_empty());
         assert_eq!(sessions.count(), 0);
         found(&texts(&mut sessions, 5, A, ack(epoch), Outcome::Fenced), "generation that had ended");
+    }
+
+    #[test]
+    fn a_session_that_a_revocation_ended() {
+        for (level, lives) in [(ENDING_LEVEL - 1, 1), (ENDING_LEVEL, 0)] {
+            let (mut sessions, epoch) = (begun(), Pos::new(3, 0));
+            let user = UserId::new("u").expect("a user");
+            for (index, command) in [(4, Command::SetFeatureLevel(level)), (5, Command::Revoke { user, before_ms: 9 })]
+            {
+                assert!(sessions.entry(index, &command, &[]).is_empty());
+            }
+            assert_eq!(sessions.count(), lives);
+            let has_its_way = texts(&mut sessions, 6, A, ack(epoch), Outcome::Done);
+            assert_eq!(has_its_way.len(), 1 - lives as usize, "{has_its_way:?}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use cluster::id::{MessageId, NodeId};
 use im_gateway::client::Fate;
 
-use super::{Facts, History, Registered, Stored, Violation};
+use super::{DeviceLife, Facts, History, Registered, Stored, Violation};
 use crate::ledger::{Book, Client, Device, Name, Received, Sent, Session, Surfaced};
 
 /// One node, on machine 0.
@@ -45,6 +45,10 @@ impl Scene {
         client.sessions.push(Session { began_at, at, epoch: pos(entry), node: 0, ended_at: None });
         let instance = self.book.clients.len() as u64;
         self.book.clients.push(client);
+        let of_user = self.facts.registered.iter().any(|registered| registered.device.user == device.user);
+        let owed_from = if of_user { pos(entry) } else { 0 };
+        let life = DeviceLife { until: None, owed_from };
+        self.facts.lives.entry(device.clone()).or_insert_with(|| vec![life]);
         self.facts.registered.push(Registered { epoch: pos(entry), device, instance, node: NODE });
     }
 
@@ -54,7 +58,14 @@ impl Scene {
         let (at, answered_at) = (entry * 10, entry * 10 + 5);
         let fate = Some(Fate::Stored(mid));
         self.book.clients[0].sent.push(Sent { to: "w".into(), at, fate, answered_at, durable: entry });
-        self.facts.stored.push(Stored { pos: pos(entry), mid, name: Some(name), to: "w".into(), copied_from: None });
+        self.facts.stored.push(Stored {
+            pos: pos(entry),
+            mid,
+            name: Some(name),
+            to: "w".into(),
+            instance: 0,
+            copied_from: None,
+        });
         let what = Surfaced::Message { name: Some(name), mid, from: Device::new("u", "a"), to: Some("w".into()) };
         self.book.clients[1].received.push(Received { at: answered_at, durable: entry, seq: pos(entry), what });
     }

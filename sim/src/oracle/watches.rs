@@ -33,6 +33,8 @@ const TOLD: [&str; 12] = [
     "transfer_leader",
     "leader_churn",
 ];
+/// A node's process dies; the machine's system says so.
+const DEATH: &str = "kill";
 /// A watcher knows how it is so long after it began to watch, or to have a session, in ns.
 const SETTLED: u64 = 1_000_000_000;
 
@@ -113,12 +115,6 @@ pub fn missing(history: &History) -> Vec<String> {
 
 /// What watchers were told late while all was well, until `now`.
 pub fn check_soon(facts: &Facts, book: &Book, faults: &[Span], now: u64) -> Vec<Violation> {
-    let calm = |from: u64, until: u64| {
-        !faults.iter().any(|fault| {
-            let after = if TOLD.contains(&fault.kind.as_str()) { WELL_AFTER } else { HEARD_AFTER };
-            fault.from <= until && from < fault.until.saturating_add(after)
-        })
-    };
     let mut broken = Vec::new();
     for (id, client) in book.clients.iter().enumerate().filter(|(_, client)| !client.slow) {
         for watching in &client.watches {
@@ -126,10 +122,10 @@ pub fn check_soon(facts: &Facts, book: &Book, faults: &[Span], now: u64) -> Vec<
             for (n, present) in presence.iter().enumerate() {
                 let Some(due) = due(presence, n) else { continue };
                 let through = due + SOON;
-                if calm(present.at, through)
-                    && watches(client, watching, present.at, through.min(now))
-                    && through <= now
-                {
+                let goes = n > 0 && presence[n - 1].devices > present.devices;
+                let disturbs = |node| move |fault: &Span| disturbs(fault, present.at, through, goes.then_some(node));
+                let node = watches(client, watching, present.at, through.min(now));
+                if node.is_some_and(|node| !faults.iter().any(disturbs(node))) && through <= now {
                     let told = watching.seen.iter().rfind(|seen| seen.at <= through);
                     if told.is_none_or(|told| told.version < present.index && told.devices != present.devices) {
                         let (who, user, devices) = (book.client(id), &watching.user, present.devices);
@@ -142,6 +138,18 @@ pub fn check_soon(facts: &Facts, book: &Book, faults: &[Span], now: u64) -> Vec<
         }
     }
     broken
+}
+
+/// Whether a fault may keep what was committed at `from` from being told until then, to a watcher on machine
+/// `going` if it is that somebody goes.
+fn disturbs(fault: &Span, from: u64, until: u64, going: Option<usize>) -> bool {
+    // While the process on another machine is dead, that is what is to be told.
+    let elsewhere = going.is_some_and(|node| fault.kind == DEATH && !fault.nodes.contains(&format!("n{node}")));
+    if elsewhere && fault.from < from && until < fault.until {
+        return false;
+    }
+    let after = if TOLD.contains(&fault.kind.as_str()) { WELL_AFTER } else { HEARD_AFTER };
+    fault.from <= until && from < fault.until.saturating_add(after)
 }
 
 /// When a change is to be told, if it must be: a rise above all that was so lately, at once; a fall that lasts, then.
@@ -166,12 +174,16 @@ fn due(presence: &[Present], n: usize) -> Option<u64> {
     lasts.then_some(due)
 }
 
-/// Whether the client watches all that time, on one session.
-fn watches(client: &Client, watching: &Watching, from: u64, until: u64) -> bool {
-    let mut began = spans(client).filter(|(at, end)| *at <= from && until < *end);
+/// On which machine the client has a session on which it watches all that time.
+fn watches(client: &Client, watching: &Watching, from: u64, until: u64) -> Option<usize> {
     let settled = |since: u64| since + SETTLED <= from;
     let watched = settled(watching.since) && watching.until.is_none_or(|gone| until <= gone);
-    watched && began.any(|(at, _)| settled(at)) && client.closed_at.is_none_or(|closed| until <= closed)
+    if !watched || client.closed_at.is_some_and(|closed| closed < until) {
+        return None;
+    }
+    let mut sessions = spans(client).zip(&client.sessions);
+    let one = sessions.find(|((at, end), _)| *at <= from && until < *end && settled(*at));
+    one.map(|(_, session)| session.node)
 }
 
 #[cfg(test)]
@@ -237,6 +249,20 @@ mod tests {
         found(&missing(&scene.history()), "was told Some(1) devices of v, and there are 0");
         scene.book.clients[1].watches[0].until = Some(60 * SECOND);
         assert_eq!(missing(&scene.history()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn who_goes_with_a_node_is_told_while_it_is_down() {
+        let mut scene = good();
+        scene.book.clients[1].watches[0].seen[2].at += SECOND;
+        let death = |n: usize| {
+            let (kind, nodes) = ("kill".to_owned(), vec![format!("n{n}")]);
+            [Span { kind, nodes, from: 49 * SECOND, until: 60 * SECOND }]
+        };
+        found(&late(&scene, &death(1)), "was not told within");
+        assert_eq!(late(&scene, &death(0)), Vec::<String>::new(), "the watcher's own node");
+        let back = Span { until: 52 * SECOND, ..death(1)[0].clone() };
+        assert_eq!(late(&scene, &[back]), Vec::<String>::new(), "what is over may have changed it");
     }
 
     #[test]

@@ -6,10 +6,11 @@ use std::time::Duration;
 use im_gateway::client::{Client, Event, Fate, Receipt, SendError, Stopped};
 use tokio::sync::watch;
 
-use super::Seat;
 use super::groups::{Groups, address};
 use super::signals::Signals;
 use super::watching::Watching;
+use super::{FORGOTTEN, Seat};
+use crate::dice::Dice;
 use crate::ledger::{ClientId, Ledger, Name};
 use crate::time;
 
@@ -53,6 +54,20 @@ impl Bot {
             let Ok(receipt) = self.give(name, &to, &body).await else { return };
             self.await_fate(name, receipt);
         }
+        self.chat().await;
+    }
+
+    /// Chats, and forgets its user's other device now and then, wherever that is and whether it is there or not.
+    pub async fn forget_other(self) {
+        let (client, mut sending) = (self.client.clone(), self.sending.clone());
+        let dice = Dice::new(self.seat.dice.between(0, u64::MAX - 1), "forgets");
+        tokio::spawn(async move {
+            while sending.wait_for(|&sending| sending).await.is_ok() {
+                time::sleep(Duration::from_millis(dice.between(1_000, 6_000))).await;
+                let Ok(receipt) = client.forget(FORGOTTEN).await else { return };
+                receipt.await;
+            }
+        });
         self.chat().await;
     }
 

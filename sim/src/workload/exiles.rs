@@ -47,8 +47,8 @@ struct Token {
     instance: String,
 }
 
-/// Lives until the end of the run; its tokens are revoked until `until`.
-pub async fn live(n: usize, world: World, ledger: Ledger, dice: Dice, until: u64) {
+/// Lives until the end of the run; its tokens are revoked until `until`, and so are old ones of others.
+pub async fn live(n: usize, world: World, ledger: Ledger, others: Arc<Vec<String>>, dice: Dice, until: u64) {
     let user = format!("{STRANGER}exile{n}");
     let machine = Handle::current().create_node().name(format!("exile {n}")).build();
     let (net, addrs) = (world.client_net(), world.client_addrs());
@@ -63,6 +63,10 @@ pub async fn live(n: usize, world: World, ledger: Ledger, dice: Dice, until: u64
         let Some(issued_ms) = ledger.last_issued(&user) else { continue };
         let on = dice.between(0, world.len() as u64 - 1) as usize;
         revoke(&world, on, &user, issued_ms + 1_000).await;
+        // Somebody whose tokens are all newer notices nothing.
+        if dice.one_in(2) {
+            revoke(&world, on, &others[dice.between(0, others.len() as u64 - 1) as usize], 1).await;
+        }
     }
 }
 

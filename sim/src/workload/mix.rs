@@ -23,6 +23,11 @@ pub struct Mix {
     /// Users who only listen, and start their device anew elsewhere, again and again, without ending
     /// the client that has it.
     pub twins: u64,
+    /// Users with two devices who forget one of them, again and again.
+    pub forgetful: u64,
+    /// Users who live beside a node, each beside another one: when it goes down they lose their connection with it,
+    /// and are back seconds later.
+    pub neighbours: u64,
     /// Strangers who hold a good token and break the rules: they acknowledge nothing, answer no ping,
     /// send malformed and oversize frames.
     pub rude: u64,
@@ -51,6 +56,8 @@ impl Default for Mix {
             slow: 0,
             dozers: 0,
             twins: 0,
+            forgetful: 0,
+            neighbours: 0,
             rude: 0,
             hostile: 0,
             exiles: 0,
@@ -82,6 +89,8 @@ impl Mix {
             watches: some(4),
             signals_ms: some(3) * 1_000,
             exiles: 0,
+            forgetful: 0,
+            neighbours: 0,
         }
     }
 }

@@ -43,6 +43,13 @@ use watching::Watching;
 const LATE: &str = "late";
 /// Users of whom no oracle expects anything begin with this.
 pub const STRANGER: &str = "x-";
+/// The device that a forgetful user forgets.
+const FORGOTTEN: &str = "b";
+/// Who goes stays away for so long, ms, at most: mostly, and sometimes.
+const SHORT_MS: u64 = 1_000;
+const LONG_MS: u64 = 8_000;
+/// How often it is looked whether a node is up.
+const NOTICED: Duration = Duration::from_millis(20);
 /// Expiry of tokens, ms since the Unix epoch: after every run.
 const EXPIRES_MS: u64 = 4_000_000_000_000;
 
@@ -68,11 +75,13 @@ struct Start {
     ephemeral: bool,
     /// How many messages it acknowledges before they are taken; as many as the SDK does, if none.
     ahead: Option<usize>,
+    /// The node that it connects to first; any, if none.
+    first: Option<usize>,
 }
 
 impl Start {
     fn of(user: &str, device: &str) -> Self {
-        Self { device: Device::new(user, device), ephemeral: false, ahead: None }
+        Self { device: Device::new(user, device), ephemeral: false, ahead: None, first: None }
     }
 
     /// Acknowledges what it has taken, and nothing ahead.
@@ -94,8 +103,9 @@ struct Seat {
 impl Seat {
     /// Connects; on the client's own machine.
     fn client(&self) -> Client {
-        let Start { device, ephemeral, ahead } = &self.start;
-        let first = self.dice.between(0, self.urls.len() as u64 - 1) as usize;
+        let Start { device, ephemeral, ahead, first } = &self.start;
+        let any = self.dice.between(0, self.urls.len() as u64 - 1) as usize;
+        let first = first.unwrap_or(any);
         let token = issue(TOKEN_SECRET, &device.user, None, EXPIRES_MS).expect("HS256 signs");
         let builder = Client::builder(self.net.clone(), self.urls.clone(), Arc::new(token), &device.device);
         let mut builder = builder.first(first).ephemeral(*ephemeral);
@@ -121,6 +131,8 @@ impl Workload {
         recipients.extend(named("slow", mix.slow));
         recipients.extend(named("dozer", mix.dozers));
         recipients.extend(named("twin", mix.twins));
+        recipients.extend(named("forgetful", mix.forgetful));
+        recipients.extend(named("neighbour", mix.neighbours));
         recipients.extend(named("x-rude", mix.rude));
         let (recipients, sending) = (Arc::new(recipients), Arc::new(watch::Sender::new(false)));
         let workload = Self { world, ledger, seed, mix, pause: plan.pause(), recipients, sending };
@@ -170,6 +182,13 @@ impl Workload {
         let dozers = named("dozer", self.mix.dozers);
         let dozers = join_all(dozers.map(|user| self.roam(Start::slow(&user, "b"), Bot::dawdle, until)));
         let twins = join_all(named("twin", self.mix.twins).map(|user| self.double(Start::slow(&user, "a"), until)));
+        let forgetful = named("forgetful", self.mix.forgetful).map(|user| async move {
+            self.bot(Start::of(&user, "a"), Bot::forget_other);
+            self.roam(Start::of(&user, FORGOTTEN), Bot::resume, until).await;
+        });
+        let forgetful = join_all(forgetful);
+        let neighbours = named("neighbour", self.mix.neighbours).enumerate();
+        let neighbours = join_all(neighbours.map(|(n, user)| self.live_beside(n, Start::of(&user, "a"), until)));
         let strangers = Stranger::all(&self.mix).into_iter().enumerate().map(|(n, stranger)| {
             let dice = Dice::new(self.seed, &format!("stranger {n}"));
             let others = self.recipients.clone();
@@ -177,9 +196,10 @@ impl Workload {
         });
         let exiles = (0..self.mix.exiles as usize).map(|n| {
             let dice = Dice::new(self.seed, &format!("exile {n}"));
-            exiles::live(n, self.world.clone(), self.ledger.clone(), dice, until)
+            exiles::live(n, self.world.clone(), self.ledger.clone(), self.recipients.clone(), dice, until)
         });
-        tokio::join!(roamers, guests, dozers, twins, join_all(strangers), join_all(exiles));
+        let comers = async { tokio::join!(roamers, guests, dozers, twins, forgetful, neighbours) };
+        tokio::join!(comers, join_all(strangers), join_all(exiles));
     }
 
     /// A client that sends and takes whatever comes.
@@ -228,7 +248,30 @@ impl Workload {
             }
             self.ledger.closed(id);
             machine.kill();
-            time::sleep(Duration::from_millis(dice.between(0, 1_000))).await;
+            let longest = if dice.one_in(4) { LONG_MS } else { SHORT_MS };
+            time::sleep(Duration::from_millis(dice.between(0, longest))).await;
+        }
+    }
+
+    /// A user whose client is beside a node, and loses its network whenever that goes down: so it is the cluster that
+    /// ends the session, and the user stays away for long enough to be missed.
+    async fn live_beside(&self, node: usize, start: Start, until: u64) {
+        let dice = Dice::new(self.seed, &format!("life of {}", start.device));
+        let start = Start { first: Some(node), ..start };
+        loop {
+            let (id, machine) = self.bot(start.clone(), Bot::resume);
+            while self.world.is_up(node) && time::now() < until {
+                time::sleep(NOTICED).await;
+            }
+            if time::now() >= until {
+                return;
+            }
+            self.ledger.closed(id);
+            machine.kill();
+            time::sleep(Duration::from_millis(dice.between(SHORT_MS, LONG_MS))).await;
+            while !self.world.is_up(node) && time::now() < until {
+                time::sleep(NOTICED).await;
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::super::facts::Registered;
 use super::*;
-use crate::oracle::testing::{Scene, found};
+use crate::oracle::testing::{Scene, found, pos};
 use cluster::id::MessageId;
 
 #[test]
@@ -167,7 +167,8 @@ fn copied() -> Scene {
     scene.client("u", 2);
     let other = Device::new("u", "b");
     scene.book.clients[2].device = other.clone();
-    scene.facts.registered[2].device = other;
+    scene.facts.registered[2].device = other.clone();
+    scene.facts.lives.insert(other, vec![Life { until: None, owed_from: 2 << 12 }]);
     scene.facts.stored.iter_mut().for_each(|stored| stored.copied_from = Some(Device::new("u", "a")));
     scene.book.clients[2].received = scene.book.clients[1].received.clone();
     scene
@@ -205,4 +206,27 @@ fn nobody_gets_a_copy_before_all_know_of_them() {
     found(&scene.broken_by(check), "where the log has nothing for it");
     scene.book.clients[2].received.remove(0);
     assert_eq!(scene.broken_by(check), Vec::<String>::new());
+}
+
+#[test]
+fn a_forgotten_device_is_owed_nothing_and_one_that_comes_back_begins_afresh() {
+    let mut scene = Scene::good();
+    let device = Device::new("w", "a");
+    let until = |entry: u64| Some(pos(entry));
+    // It is forgotten before the second message came.
+    scene.book.clients[1].received.pop();
+    found(&missing(&scene.history()), "did not get 1 messages");
+    scene.facts.lives.insert(device.clone(), vec![Life { until: until(3), owed_from: 0 }]);
+    assert_eq!(missing(&scene.history()), Vec::<String>::new());
+    // And comes back behind it: beside others it gets nothing of it, alone it gets the rest.
+    let first = Life { until: until(3), owed_from: 0 };
+    let again = |owed_from| vec![first, Life { until: None, owed_from }];
+    scene.facts.lives.insert(device.clone(), again(pos(6)));
+    assert_eq!(missing(&scene.history()), Vec::<String>::new());
+    scene.facts.lives.insert(device.clone(), again(pos(3)));
+    found(&missing(&scene.history()), "did not get 1 messages");
+    // What it got while nobody knew it, it should not have.
+    let mut scene = Scene::good();
+    scene.facts.lives.insert(device, vec![Life { until: until(3), owed_from: 0 }]);
+    found(&scene.broken_by(check), "w/a@1 got 16384, of a time when it was not known");
 }

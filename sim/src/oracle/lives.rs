@@ -1,0 +1,247 @@
+//! Which devices are known when, by the log alone: from a registration on until they are forgotten, on request, at
+//! an ephemeral one's goodbye, or for their age. What each is owed follows from that.
+
+use std::collections::BTreeMap;
+
+use cluster::id::{NodeId, Pos};
+use cluster::state::{Batch, Command, Effect, Limits, Op, Outcome, Register};
+
+use crate::coverage;
+use crate::ledger::Device;
+
+/// A time for which a device was known.
+#[derive(Debug, Clone, Copy)]
+pub struct Life {
+    /// What forgot it.
+    pub until: Option<u64>,
+    /// What is stored behind this position it is owed: its own beginning, or, where it is its user's only device,
+    /// what the one before had acknowledged when it was forgotten.
+    pub owed_from: u64,
+}
+
+impl Life {
+    /// Whether a place can be this life's.
+    pub fn holds(&self, pos: u64) -> bool {
+        self.owed_from < pos && self.until.is_none_or(|until| pos <= until)
+    }
+}
+
+/// All lives of all devices, in the order of their beginnings.
+pub type Lives = BTreeMap<Device, Vec<Life>>;
+
+/// A device that is known now.
+#[derive(Debug)]
+struct Known {
+    ephemeral: bool,
+    session: Option<u64>,
+    acked: u64,
+    /// When it is forgotten if it does not come back, by replicated time.
+    due_ms: u64,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Devices {
+    known: BTreeMap<Device, Known>,
+    sessions: BTreeMap<u64, (Device, NodeId)>,
+    /// What the last device of each user had acknowledged when it was forgotten.
+    left: BTreeMap<String, u64>,
+    time_ms: u64,
+    limits: Limits,
+}
+
+impl Devices {
+    /// Takes in what an entry did.
+    pub fn entry(&mut self, index: u64, command: &Command, effects: &[Effect], lives: &mut Lives) {
+        for effect in effects {
+            match effect {
+                Effect::NodeDown { node, .. } => {
+                    let ended: Vec<_> = self.sessions.iter().filter(|(_, (_, at))| at == node).collect();
+                    let ended: Vec<u64> = ended.into_iter().map(|(epoch, _)| *epoch).collect();
+                    ended.into_iter().for_each(|epoch| drop(self.disconnect(epoch)));
+                }
+                Effect::Ended { epoch, .. } => drop(self.disconnect(epoch.0)),
+                Effect::BatchApplied { node, outcomes, .. } => {
+                    if let Command::Batch(batch) = command {
+                        self.batch(index, *node, batch, outcomes, lives);
+                    }
+                }
+                _ => {}
+            }
+        }
+        match command {
+            Command::SetLimits(limits) => self.limits = limits.clone(),
+            Command::Tick { advance_ms } => {
+                self.time_ms += advance_ms.min(&Command::MAX_TICK_MS);
+                let due =
+                    self.known.iter().filter(|(_, known)| known.session.is_none() && known.due_ms <= self.time_ms);
+                let mut due: Vec<_> = due.map(|(device, known)| (known.due_ms, device.clone())).collect();
+                due.sort();
+                for (_, device) in due {
+                    coverage::reached("a device was forgotten for its age");
+                    self.forget(Pos::new(index, 0).0, &device, lives);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn batch(&mut self, index: u64, node: NodeId, batch: &Batch, outcomes: &[Outcome], lives: &mut Lives) {
+        for (offset, (op, outcome)) in batch.ops.iter().zip(outcomes).enumerate() {
+            let pos = Pos::new(index, offset).0;
+            match (op, outcome) {
+                (Op::Register(register), Outcome::Registered(_)) => self.register(pos, node, register, lives),
+                (Op::Ack { epoch, upto }, Outcome::Done) => {
+                    if let Some((device, _)) = self.sessions.get(&epoch.0)
+                        && let Some(known) = self.known.get_mut(device)
+                    {
+                        known.acked = known.acked.max(upto.0);
+                    }
+                }
+                (Op::Close { epoch, clean }, Outcome::Done) => {
+                    if let Some(device) = self.disconnect(epoch.0)
+                        && *clean
+                        && self.known[&device].ephemeral
+                    {
+                        self.forget(pos, &device, lives);
+                    }
+                }
+                (Op::Forget { user, device }, _) => {
+                    let device = Device::new(user.as_str(), device.as_str());
+                    if self.known.contains_key(&device) {
+                        coverage::reached("a device was forgotten on request");
+                    }
+                    self.forget(pos, &device, lives);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn register(&mut self, pos: u64, node: NodeId, register: &Register, lives: &mut Lives) {
+        let device = Device::new(register.user.as_str(), register.device.as_str());
+        if let Some(before) = self.known.get(&device).and_then(|known| known.session) {
+            self.sessions.remove(&before);
+        }
+        if !self.known.contains_key(&device) {
+            let alone = self.known.keys().all(|other| other.user != device.user);
+            let owed_from = if alone { self.left.get(&device.user).copied().unwrap_or(0) } else { pos };
+            let of_device = lives.entry(device.clone()).or_default();
+            if !of_device.is_empty() && !register.ephemeral {
+                coverage::reached("a device came back that was forgotten");
+            }
+            of_device.push(Life { until: None, owed_from });
+            let known = Known { ephemeral: false, session: None, acked: owed_from, due_ms: 0 };
+            self.known.insert(device.clone(), known);
+        }
+        let known = self.known.get_mut(&device).expect("it was just put there");
+        (known.ephemeral, known.session) = (register.ephemeral, Some(pos));
+        self.sessions.insert(pos, (device, node));
+    }
+
+    fn disconnect(&mut self, epoch: u64) -> Option<Device> {
+        let (device, _) = self.sessions.remove(&epoch)?;
+        let known = self.known.get_mut(&device)?;
+        let ttl_ms = if known.ephemeral { self.limits.ephemeral_ttl_ms } else { self.limits.device_ttl_ms };
+        (known.session, known.due_ms) = (None, self.time_ms.saturating_add(ttl_ms));
+        Some(device)
+    }
+
+    fn forget(&mut self, pos: u64, device: &Device, lives: &mut Lives) {
+        let Some(known) = self.known.remove(device) else { return };
+        known.session.map(|epoch| self.sessions.remove(&epoch));
+        lives.get_mut(device).and_then(|lives| lives.last_mut()).expect("it began").until = Some(pos);
+        if self.known.keys().all(|other| other.user != device.user) {
+            self.left.insert(device.user.clone(), known.acked);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cluster::id::{DeviceId, UserId};
+
+    use super::*;
+
+    const NODE: NodeId = NodeId(1);
+
+    struct Log {
+        devices: Devices,
+        lives: Lives,
+        index: u64,
+    }
+
+    impl Log {
+        fn op(&mut self, op: Op, outcome: Outcome) -> u64 {
+            self.index += 1;
+            let outcomes = vec![outcome];
+            let effect = Effect::BatchApplied { node: NODE, generation: Pos(1), seq: 1, outcomes };
+            let batch = Command::Batch(Batch { node: NODE, generation: Pos(1), seq: 1, ops: vec![op] });
+            self.devices.entry(self.index, &batch, &[effect], &mut self.lives);
+            Pos::new(self.index, 0).0
+        }
+
+        fn register(&mut self, device: &str) -> u64 {
+            let (user, device) = (UserId::new("u").expect("a user"), DeviceId::new(device).expect("a device"));
+            let register = Register { user, device, instance: 1, attempt: 1, ephemeral: false, expect: Pos::ZERO };
+            let epoch = Pos::new(self.index + 1, 0);
+            self.op(Op::Register(register), Outcome::Registered(epoch))
+        }
+
+        fn forget(&mut self, device: &str) -> u64 {
+            let (user, device) = (UserId::new("u").expect("a user"), DeviceId::new(device).expect("a device"));
+            self.op(Op::Forget { user, device }, Outcome::Done)
+        }
+
+        fn tick(&mut self, advance_ms: u64) {
+            self.index += 1;
+            self.devices.entry(self.index, &Command::Tick { advance_ms }, &[], &mut self.lives);
+        }
+
+        /// Behind what each life of a device is owed messages, and up to where.
+        fn of(&self, device: &str) -> Vec<(u64, Option<u64>)> {
+            let lives = self.lives.get(&Device::new("u", device)).into_iter().flatten();
+            lives.map(|life| (life.owed_from, life.until)).collect()
+        }
+    }
+
+    fn log() -> Log {
+        let limits = Limits { device_ttl_ms: 1_000, ..Limits::default() };
+        let devices = Devices { limits, ..Devices::default() };
+        Log { devices, lives: Lives::new(), index: 0 }
+    }
+
+    #[test]
+    fn one_of_two_begins_afresh() {
+        let mut log = log();
+        log.register("a");
+        let b = log.register("b");
+        let gone = log.forget("b");
+        let again = log.register("b");
+        assert_eq!(log.of("a"), [(0, None)]);
+        assert_eq!(log.of("b"), [(b, Some(gone)), (again, None)]);
+    }
+
+    #[test]
+    fn the_last_one_leaves_what_it_had_not_acknowledged() {
+        let mut log = log();
+        let a = log.register("a");
+        log.op(Op::Ack { epoch: Pos(a), upto: Pos(77) }, Outcome::Done);
+        let gone = log.forget("a");
+        log.register("b");
+        assert_eq!((log.of("a"), log.of("b")), (vec![(0, Some(gone))], vec![(77, None)]));
+    }
+
+    #[test]
+    fn age_counts_while_it_is_away() {
+        let mut log = log();
+        let a = log.register("a");
+        log.tick(5_000);
+        assert_eq!(log.of("a"), [(0, None)]);
+        log.op(Op::Close { epoch: Pos(a), clean: true }, Outcome::Done);
+        log.tick(999);
+        assert_eq!(log.of("a"), [(0, None)]);
+        log.tick(1);
+        assert_eq!(log.of("a"), [(0, Some(Pos::new(log.index, 0).0))]);
+    }
+}
