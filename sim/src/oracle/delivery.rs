@@ -79,8 +79,8 @@ pub fn check(history: &History, broken: &mut Vec<Violation>) {
             continue;
         }
         let lives = index.lives.get(device).map_or(&[][..], Vec::as_slice);
-        for life in lives {
-            walk(history, &messages, &Share::of(life), &clients, broken);
+        for share in Share::of_lives(lives) {
+            walk(history, &messages, &share, &clients, broken);
         }
         for (id, got) in clients.iter().flat_map(|(id, client)| client.received.iter().map(move |got| (id, got))) {
             if !lives.iter().any(|life| life.holds(got.seq)) {
@@ -211,18 +211,35 @@ struct Share {
     until: u64,
     /// What came before it may be its own too.
     inherits: bool,
+    /// The device was forgotten, and did not come back for what it left. A gap for groups or copies is told behind the
+    /// last message that it counts: such a device may never have heard of one.
+    given_up: bool,
 }
 
 impl Share {
     fn of(life: &Life) -> Self {
-        Self { after: life.owed_from, until: life.until.unwrap_or(u64::MAX), inherits: false }
+        let (after, until, given_up) = (life.owed_from, life.until.unwrap_or(u64::MAX), life.until.is_some());
+        Self { after, until, inherits: false, given_up }
+    }
+
+    /// Of each life of a device; lives of which one inherits what the one before left are one.
+    fn of_lives(lives: &[Life]) -> Vec<Self> {
+        let mut shares: Vec<Self> = Vec::new();
+        for share in lives.iter().map(Self::of) {
+            match shares.last_mut().filter(|before| share.after < before.until) {
+                Some(before) => (before.until, before.given_up) = (share.until, share.given_up),
+                None => shares.push(share),
+            }
+        }
+        shares
     }
 
     /// Of a device that is forgotten when it leaves: it inherits what is left, but need not, for others may have
     /// passed it.
     fn of_forgotten(clients: &Clients) -> Self {
         let first = clients.iter().find_map(|(_, client)| client.sessions.first());
-        Self { after: first.map_or(u64::MAX, |session| session.epoch), until: u64::MAX, inherits: true }
+        let after = first.map_or(u64::MAX, |session| session.epoch);
+        Self { after, until: u64::MAX, inherits: true, given_up: false }
     }
 
     fn holds(&self, seq: u64) -> bool {
@@ -291,6 +308,10 @@ fn walk<'a>(
                 furthest = Some((*id, end, got));
             }
         }
+    }
+    let user = clients.first().map_or("", |(_, client)| &client.device.user);
+    for (covered, stored) in covered.iter_mut().zip(messages).filter(|_| share.given_up) {
+        *covered |= stored.to != user;
     }
     let seen = covered.iter().position(|covered| !covered).unwrap_or(messages.len());
     if let Some((id, end, got)) = furthest.filter(|(_, end, _)| seen < *end) {

@@ -230,3 +230,20 @@ fn a_forgotten_device_is_owed_nothing_and_one_that_comes_back_begins_afresh() {
     scene.facts.lives.insert(device, vec![Life { until: until(3), owed_from: 0 }]);
     found(&scene.broken_by(check), "w/a@1 got 16384, of a time when it was not known");
 }
+
+#[test]
+fn what_a_forgotten_device_was_not_told_its_next_life_is() {
+    let mut scene = Scene::good();
+    scene.tight = true;
+    let device = Device::new("w", "a");
+    let skipped = scene.book.clients[1].received.remove(0);
+    let (first, next) = (Life { until: Some(pos(6)), owed_from: 0 }, Life { until: None, owed_from: 0 });
+    // Forgotten for good, it must have had what came before what it got.
+    scene.facts.lives.insert(device.clone(), vec![first]);
+    found(&scene.broken_by(check), "went on to");
+    // It comes back for what it left, and is told.
+    scene.facts.lives.insert(device, vec![first, next]);
+    found(&scene.broken_by(check), "went on to");
+    scene.book.clients[1].received.push(Received { seq: pos(7), durable: 9, what: Surfaced::Gap { lost: 1 }, ..skipped });
+    assert_eq!(scene.broken_by(check), Vec::<String>::new());
+}
