@@ -3,6 +3,8 @@
 //! Invariant: sessions learn of the replicated state only through [`Router::applied`], which sees
 //! every entry once and in order, so no session can act on what is not committed.
 
+mod awaited;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -10,7 +12,8 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::env::clock::{self, Instant};
+use self::awaited::{Awaited, Awaiting};
+use crate::env::clock;
 use crate::id::{DeviceId, MessageId, NodeId, UserId};
 use crate::observer::{Audience, Observer};
 use crate::origin::{Events, Key, Origin};
@@ -20,10 +23,6 @@ use crate::session::{Event, Outgoing, SessionSpec};
 use crate::signal::Signal;
 use crate::state::{Effect, FirstAck, GapReason, Outcome, SendRefusal};
 use crate::trace::TraceContext;
-
-/// Sent messages whose delivery is awaited for the latency and the `delivered` frame, at most:
-/// beyond it the oldest are measured no more, and told by the cursor move alone.
-const AWAITED: usize = 65_536;
 
 /// Beyond this many waiting events a session is not told of deliveries: they are a courtesy, and
 /// all other events are bounded by its own sends in flight.
@@ -448,46 +447,6 @@ impl Inner {
                 mailbox.push(Event::Delivered { mid, by: by.clone(), trace: trace.clone() });
             }
         }
-    }
-}
-
-#[derive(Debug, Clone)]
-struct Awaiting {
-    arrived: Instant,
-    audience: Audience,
-    told: bool,
-    /// Boxed, because few are traced and many are awaited.
-    trace: Option<Box<TraceContext>>,
-}
-
-/// Messages sent from here whose delivery is awaited, the oldest forgotten first.
-#[derive(Default)]
-struct Awaited {
-    by_mid: HashMap<MessageId, Awaiting>,
-    order: VecDeque<MessageId>,
-}
-
-impl Awaited {
-    fn insert(&mut self, mid: MessageId, awaiting: Awaiting) {
-        if self.by_mid.insert(mid, awaiting).is_none() {
-            self.order.push_back(mid);
-        }
-        while self.order.len() > AWAITED {
-            if let Some(oldest) = self.order.pop_front() {
-                self.by_mid.remove(&oldest);
-            }
-        }
-    }
-
-    /// What is known of it, if the sender was not told yet.
-    fn tell(&mut self, mid: &MessageId) -> Option<Awaiting> {
-        let awaiting = self.by_mid.get_mut(mid).filter(|awaiting| !awaiting.told)?;
-        awaiting.told = true;
-        Some(awaiting.clone())
-    }
-
-    fn settle(&mut self, mid: &MessageId) -> Option<Awaiting> {
-        self.by_mid.remove(mid)
     }
 }
 

@@ -237,6 +237,32 @@ mod tests {
         }
     }
 
+    #[derive(Default)]
+    struct Taken(Mutex<Vec<Line>>);
+
+    impl LineSink for Taken {
+        fn take(&self, line: Line) {
+            self.0.lock().unwrap().push(line);
+        }
+    }
+
+    #[test]
+    fn a_tap_gives_lines_once_it_is_open_but_not_the_exporters() {
+        let (tap, taken) = (Tap::default(), Arc::new(Taken::default()));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(tap.clone()), || {
+            tracing::info!("before");
+            tap.open(taken.clone());
+            tracing::warn!(target: "im_gateway::telemetry::otlp::client", "telemetry is not taken");
+            tracing::warn!(trace_id = "7", tries = 3, "after");
+        });
+        let lines = taken.0.lock().unwrap();
+        assert_eq!(lines.iter().map(|line| &line.fields["message"]).collect::<Vec<_>>(), ["after"]);
+        assert_eq!(
+            (lines[0].level, &lines[0].fields["trace_id"], &lines[0].fields["tries"]),
+            (Level::WARN, &"7".into(), &3.into())
+        );
+    }
+
     #[test]
     fn a_line_is_one_json_object() {
         let sink = Sink::default();

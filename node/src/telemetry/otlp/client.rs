@@ -94,3 +94,53 @@ async fn exchange(
     driver.abort();
     Ok(Response::from_parts(head, body))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Mutex;
+
+    use cluster::env::net::{BoxConn, Listener};
+    use tracing_subscriber::layer::SubscriberExt;
+
+    use super::*;
+    use crate::telemetry::logs::{Line, LineSink, Tap};
+
+    /// Logs, as libraries do.
+    struct Loud;
+
+    #[async_trait]
+    impl Net for Loud {
+        async fn listen(&self, _addr: &str) -> io::Result<Box<dyn Listener>> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+        async fn connect(&self, addr: &str) -> io::Result<BoxConn> {
+            tracing::info!(target: "a_library", "connects to {addr}");
+            Err(io::ErrorKind::ConnectionRefused.into())
+        }
+    }
+
+    #[derive(Default)]
+    struct Taken(Mutex<Vec<Line>>);
+
+    impl LineSink for Taken {
+        fn take(&self, line: Line) {
+            self.0.lock().unwrap().push(line);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_request_makes_libraries_log_is_not_exported() {
+        let (tap, taken) = (Tap::default(), Arc::new(Taken::default()));
+        tap.open(taken.clone());
+        let _log = tracing::subscriber::set_default(tracing_subscriber::registry().with(tap));
+        let client = Client::new("http://collector:4318", Handle::current()).expect("a URL");
+        let client = Client { net: Arc::new(Loud), ..client };
+        let request = Request::post("http://collector:4318/v1/logs").body(Bytes::new()).expect("a request");
+        let refused = client.send_bytes(request).await.expect_err("nobody is there");
+        assert!(refused.to_string().contains("refused"), "{refused}");
+        tracing::info!("but what others say is");
+        let taken = taken.0.lock().unwrap();
+        assert_eq!(taken.iter().map(|line| &line.fields["message"]).collect::<Vec<_>>(), ["but what others say is"]);
+    }
+}
