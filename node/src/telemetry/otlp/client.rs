@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use cluster::env::{Net, clock};
+use cluster::env::{Net, clock, tasks};
 use http::{HeaderValue, Request, Response, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
@@ -82,7 +82,7 @@ async fn exchange(
 ) -> Result<Response<Bytes>, HttpError> {
     let stream = net.connect(&authority).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let driver = tokio::spawn(connection.with_subscriber(Dispatch::none()));
+    let driver = tasks::spawn(connection.with_subscriber(Dispatch::none()));
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).parse::<Uri>()?;
     *request.uri_mut() = path;
     // Nothing that the environment adds: the node's configuration says all.

@@ -244,6 +244,11 @@ fn what_a_forgotten_device_was_not_told_its_next_life_is() {
     // It comes back for what it left, and is told.
     scene.facts.lives.insert(device, vec![first, next]);
     found(&scene.broken_by(check), "went on to");
-    scene.book.clients[1].received.push(Received { seq: pos(7), durable: 9, what: Surfaced::Gap { lost: 1 }, ..skipped });
+    scene.book.clients[1].received.push(Received {
+        seq: pos(7),
+        durable: 9,
+        what: Surfaced::Gap { lost: 1 },
+        ..skipped
+    });
     assert_eq!(scene.broken_by(check), Vec::<String>::new());
 }
