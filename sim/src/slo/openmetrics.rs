@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use crate::alerts::scrapes::{JOB, STEP_S, Sample, labelled};
@@ -76,17 +76,25 @@ fn end<'a>(out: &mut impl Write, gauges: impl Iterator<Item = &'a String>, at_s:
     gauges.into_iter().try_for_each(|series| writeln!(out, "{series} 0 {at_s}"))
 }
 
-/// Makes one file of all days, and says what to do with it.
+/// Makes one file of all days, and says what to do with it. The last day's gauges do not end: what was scraped
+/// last is as it was.
 ///
 /// # Errors
 /// When a file cannot be read or written.
 pub fn join(into: &Path, days: &[PathBuf]) -> io::Result<()> {
-    let mut out = File::create(into)?;
+    let mut out = BufWriter::new(File::create(into)?);
+    let ends = format!(" 0 {}", day_s(days.len() as u64) - 1);
     for day in days {
-        io::copy(&mut File::open(day)?, &mut out)?;
+        for line in BufReader::new(File::open(day)?).lines() {
+            let line = line?;
+            if !line.ends_with(&ends) {
+                writeln!(out, "{line}")?;
+            }
+        }
         fs::remove_file(day)?;
     }
     out.write_all(b"# EOF\n")?;
+    out.flush()?;
     println!("{}: for `promtool tsdb create-blocks-from openmetrics`; the month is 2026-10", into.display());
     Ok(())
 }
@@ -102,18 +110,17 @@ mod tests {
         let sample = |number, text: Option<&str>| Sample { number, machine: 1, text: text.map(read_by_rules) };
         let file = crate::child::scratch("day.om");
         let all = crate::child::scratch("month.om");
-        write(
-            &file,
-            &[sample(0, Some(text)), sample(1, None), sample(2, Some(text)), sample(5760, Some(text))],
-            day_s(1),
-        )
-        .expect("written");
-        join(&all, &[file]).expect("joined");
+        let next = crate::child::scratch("next-day.om");
+        let samples = [sample(0, Some(text)), sample(1, None), sample(2, Some(text)), sample(5760, Some(text))];
+        write(&file, &samples, day_s(0)).expect("written");
+        write(&next, &[sample(0, Some(text))], day_s(1)).expect("written");
+        join(&all, &[file, next]).expect("joined");
         let target = "job=\"im-gateway-service\",instance=\"n1:8080\"";
         let ready = format!("im_gateway_ready{{{target},node=\"a\"}}");
         let expected = format!(
-            "up{{{target}}} 1 1790899200\n{ready} 1 1790899200\nup{{{target}}} 0 1790899215\n{ready} 0 1790899215\n\
-             up{{{target}}} 1 1790899230\n{ready} 1 1790899230\n{ready} 0 1790985599\n# EOF\n"
+            "up{{{target}}} 1 1790812800\n{ready} 1 1790812800\nup{{{target}}} 0 1790812815\n{ready} 0 1790812815\n\
+             up{{{target}}} 1 1790812830\n{ready} 1 1790812830\n{ready} 0 1790899199\n\
+             up{{{target}}} 1 1790899200\n{ready} 1 1790899200\n# EOF\n"
         );
         assert_eq!(fs::read_to_string(&all).expect("read"), expected);
         fs::remove_file(all).expect("removed");

@@ -139,7 +139,7 @@ mod tests {
         let request = Request::post("http://collector:4318/v1/logs").body(Bytes::new()).expect("a request");
         let refused = client.send_bytes(request).await.expect_err("nobody is there");
         assert!(refused.to_string().contains("refused"), "{refused}");
-        tracing::info!("but what others say is");
+        tracing::info!(target: "another", "but what others say is");
         let taken = taken.0.lock().unwrap();
         assert_eq!(taken.iter().map(|line| &line.fields["message"]).collect::<Vec<_>>(), ["but what others say is"]);
     }
