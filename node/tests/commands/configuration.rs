@@ -64,8 +64,10 @@ async fn the_example_names_every_key_and_shows_its_default() {
     let (mut there, mut named) = (BTreeSet::new(), BTreeSet::new());
     keys(&printed, "", &mut there);
     keys(&all.parse().expect("the mentioned keys are TOML as well"), "", &mut named);
-    // Keys that are not printed, because they name files that the example does not have.
-    for key in ["auth.jwks", "tls.http.cert", "tls.http.key", "tls.peer.cert", "tls.peer.key", "tls.peer.ca"] {
+    // Keys that are not printed, because they name files, or a collector, that the example does not have.
+    for key in
+        ["auth.jwks", "otlp.endpoint", "tls.http.cert", "tls.http.key", "tls.peer.cert", "tls.peer.key", "tls.peer.ca"]
+    {
         assert!(there.insert(key.to_owned()));
     }
     assert_eq!(named, there);
@@ -73,8 +75,9 @@ async fn the_example_names_every_key_and_shows_its_default() {
     // What is mentioned is the default: switched on, it changes nothing.
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("all.toml");
-    let names_a_file = |line: &&str| ["jwks = ", "cert = ", "key = ", "ca = "].iter().any(|key| line.starts_with(key));
-    let without_files: Vec<_> = all.lines().filter(|line| !names_a_file(line)).collect();
-    std::fs::write(&file, without_files.join("\n")).expect("written");
+    let names_another =
+        |line: &&str| ["jwks = ", "endpoint = ", "cert = ", "key = ", "ca = "].iter().any(|key| line.starts_with(key));
+    let without_others: Vec<_> = all.lines().filter(|line| !names_another(line)).collect();
+    std::fs::write(&file, without_others.join("\n")).expect("written");
     assert_eq!(print_config(&file).await.parse::<Table>().expect("TOML"), printed);
 }
