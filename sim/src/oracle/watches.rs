@@ -272,7 +272,8 @@ mod tests {
             scene.book.clients[1].watches[0].seen[n].at += SECOND;
             found(&late(&scene, &[]), "was not told within");
             let fault = |kind: &str, until: u64| {
-                [Span { kind: kind.into(), nodes: Vec::new(), from: 2 * SECOND, until: until * SECOND }]
+                let (kind, nodes) = (kind.into(), vec!["n0".to_owned()]);
+                [Span { kind, nodes, from: 2 * SECOND, until: until * SECOND }]
             };
             for fault in [fault("kill", 45), fault("forget", 3)] {
                 assert_eq!(late(&scene, &fault), Vec::<String>::new(), "only what happens while all is well counts");
