@@ -24,6 +24,13 @@ pub struct Stream {
     pub to: String,
 }
 
+impl Stream {
+    /// Whether a device gets it: as the addressee's, or a copy, as another one of the sender's.
+    fn is_for(&self, user: &str, device: &str) -> bool {
+        self.to == user || (self.from == user && self.device != device)
+    }
+}
+
 impl fmt::Display for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{} → {}", self.from, self.device, self.to)
@@ -204,7 +211,7 @@ impl Books {
         let Arrival { seq, mid, stream, body } = arrival;
         let Body { n, .. } = serde_json::from_str(body).map_err(|error| format!("not a body of ours: {error}"))?;
         let sent = self.streams.get(stream).map_or(0, Vec::len) as u64;
-        if stream.to != user || n == 0 || n > sent {
+        if !stream.is_for(user, device) || n == 0 || n > sent {
             return Err(format!("{stream} #{n} was never sent, only {sent}"));
         }
         match self.streams[stream][n as usize - 1] {
@@ -244,7 +251,7 @@ impl Books {
             }
         }
         for ((user, name), device) in &self.devices {
-            let streams = self.streams.iter().filter(|(stream, _)| stream.to == *user);
+            let streams = self.streams.iter().filter(|(stream, _)| stream.is_for(user, name));
             let sent: usize = streams.map(|(_, numbers)| numbers.len()).sum();
             let came: u64 = device.came.values().map(|came| came.count).sum::<u64>() + device.lost;
             if came < sent as u64 {
