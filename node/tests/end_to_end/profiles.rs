@@ -36,15 +36,14 @@ fn functions(bytes: &[u8]) -> Vec<String> {
 async fn a_node_tells_what_it_spends_time_and_memory_on() {
     let cluster = TestCluster::start(1).await;
     let addr = cluster.addr(0);
-    let profile = async || get(&addr, "/debug/pprof/profile?seconds=2").await.unwrap();
+    let profile = async |seconds: &str| get(&addr, &format!("/debug/pprof/profile?seconds={seconds}")).await.unwrap();
     let busy = async {
         loop {
             get(&addr, "/metrics").await.unwrap();
         }
     };
-    let second = async || get(&addr, "/debug/pprof/profile?seconds=1").await.unwrap();
     // Two at once: the first samples, the other is told to wait.
-    let answers = async { tokio::join!(profile(), second()) };
+    let answers = async { tokio::join!(profile("2"), profile("1")) };
     let (first, second) = tokio::select! { answers = answers => answers, () = busy => unreachable!() };
     let (taken, refused) = if first.status == 200 { (first, second) } else { (second, first) };
     assert_eq!((taken.status, refused.status), (200, 409), "{}", refused.body);
@@ -62,7 +61,7 @@ async fn a_node_tells_what_it_spends_time_and_memory_on() {
     assert!(names.iter().any(|name| name.starts_with("openraft")), "{names:?}");
 
     for bad in ["0", "301", "soon", "-1", ""] {
-        let answer = get(&addr, &format!("/debug/pprof/profile?seconds={bad}")).await.unwrap();
+        let answer = profile(bad).await;
         assert_eq!(answer.status, 400, "{bad}");
         assert!(answer.body.contains("whole seconds from 1 to 300"), "{}", answer.body);
     }

@@ -70,7 +70,7 @@ async fn traffic(args: &BenchArgs) -> Result<Report, Failure> {
     let mut plan = Plan::new(args)?;
     let before = servers::reach(&plan).await?;
     plan.begin(LEAD, args.warmup, args.duration);
-    let beside = Arc::new(plan.beside(args, args.stalled)?);
+    let beside = Arc::new(plan.beside(args)?);
     let plan = Arc::new(plan);
     let mut tasks = Vec::new();
     for nth in 0..plan.pairs {
@@ -89,7 +89,7 @@ async fn traffic(args: &BenchArgs) -> Result<Report, Failure> {
     if value(&plan.stats.stored) == 0 {
         return unreachable_nodes(&plan);
     }
-    let traffic = Traffic { stalled: args.stalled, ..Traffic::of(&plan.stats, &plan, args.duration) };
+    let traffic = Traffic::of(&plan.stats, &plan, args.duration);
     Ok(report(&plan, Some(traffic), None, servers::compare(&plan, &before, &after)))
 }
 

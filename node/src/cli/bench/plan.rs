@@ -89,6 +89,8 @@ pub struct Plan {
     /// Random per run: begins the names of its users.
     prefix: String,
     pub pairs: usize,
+    /// Further pairs, in a run of their own beside this one, whose recipients read nothing.
+    pub stalled: usize,
     /// Messages per second over all pairs; `None` for as many as go.
     pub rate: Option<f64>,
     pub inflight: usize,
@@ -114,6 +116,7 @@ impl Plan {
             signer: Signer::from_environment(args.config.as_deref())?,
             prefix: format!("bench-{:08x}", rand::random::<u32>()),
             pairs: args.pairs,
+            stalled: args.stalled,
             rate: (!args.saturate).then_some(args.rate),
             inflight: args.inflight,
             size: args.size,
@@ -124,8 +127,9 @@ impl Plan {
         })
     }
 
-    /// A run beside this one, of the same times and pace, with users and figures of its own.
-    pub fn beside(&self, args: &BenchArgs, pairs: usize) -> Result<Self, Failure> {
+    /// The stalled pairs' run, of the same times and pace, with users and figures of its own.
+    pub fn beside(&self, args: &BenchArgs) -> Result<Self, Failure> {
+        let pairs = self.stalled;
         let rate = self.rate.map(|rate| rate * pairs as f64 / self.pairs as f64);
         Ok(Self { pairs, rate, start: self.start, measure: self.measure, end: self.end, ..Self::new(args)? })
     }

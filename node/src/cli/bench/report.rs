@@ -118,7 +118,7 @@ impl Traffic {
         let per_s = |count: u64| count as f64 / duration.as_secs_f64();
         Self {
             pairs: plan.pairs,
-            stalled: 0,
+            stalled: plan.stalled,
             size_bytes: plan.size,
             rate_per_s: plan.rate,
             inflight: plan.inflight,
