@@ -3,7 +3,8 @@
 //! Invariant: faults may overlap. A machine boots when nothing keeps it down any more, and each
 //! fault takes back only what it did itself.
 
-use std::net::IpAddr;
+mod machine;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,16 +18,16 @@ use madsim::task::NodeId;
 use serde_json::json;
 use tokio::sync::{Notify, mpsc};
 
-use crate::dice::Dice;
-use crate::disk::Disk;
 use crate::evidence::{self, Undergone};
-use crate::net::{Host, Network, SimNet};
+use crate::net::{Network, SimNet};
 use crate::oracle::Journal;
 use crate::plan::Plan;
 use crate::process::{self, End};
 use crate::spans::Spans;
-use crate::time::{self, MachineClock};
+use crate::time;
 use crate::trace::Trace;
+pub use machine::Machine;
+use machine::{Process, State};
 
 /// Where nodes listen for each other.
 const PEER_PORT: u16 = 7000;
@@ -75,45 +76,6 @@ pub struct Ended {
     process: NodeId,
 }
 
-/// A machine of the cluster.
-pub struct Machine {
-    pub name: String,
-    pub host: Host,
-    pub disk: Disk,
-    pub clock: MachineClock,
-    ip: IpAddr,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    /// Whether it has a place in the cluster.
-    wanted: bool,
-    /// How many faults keep it down.
-    holds: usize,
-    /// Whether a process has run here.
-    booted: bool,
-    /// Whether the operator is giving its place to a new node.
-    replacing: bool,
-    /// Whom its disk belongs to, as far as that was seen.
-    identity: Option<String>,
-    process: Option<Process>,
-}
-
-/// A running node.
-struct Process {
-    node: NodeId,
-    /// Once it has started; for oracles to look into.
-    cluster: Option<Cluster>,
-    /// When it was started, in ns.
-    since: u64,
-    /// Index up to which the log was committed then.
-    committed: u64,
-    stop: Arc<Notify>,
-    /// How many faults make it stand still.
-    stalls: usize,
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -125,15 +87,8 @@ impl World {
         if plan.tiny {
             network.make_buffers_tiny();
         }
-        let machines = (0..plan.machines()).map(|n| {
-            let name = format!("n{n}");
-            let (host, ip) = network.add_host();
-            let disk = Disk::new(plan.seed, &name, trace.clone(), journal.clone());
-            let disk = if plan.sled { disk.on_sled() } else { disk };
-            let state = Mutex::new(State { wanted: n < plan.nodes, ..State::default() });
-            Machine { host, ip, disk, clock: clock(plan, &name), state, name }
-        });
-        let machines = machines.collect();
+        let machine = |n| Machine::new(plan, n, &network, &trace, &journal);
+        let machines = (0..plan.machines()).map(machine).collect();
         let checkpoint = CheckpointEvery { entries: plan.checkpoint_entries, ..CheckpointEvery::default() };
         let log = LogKeeping { checkpoint, kept_entries: plan.kept_entries, kept_bytes: plan.kept_bytes };
         let (ends, ended) = mpsc::unbounded_channel();
@@ -472,34 +427,7 @@ impl World {
     }
 }
 
-impl Process {
-    fn die(self) {
-        if self.stalls > 0 {
-            // Its tasks are dropped where their clock is known.
-            Handle::current().resume(self.node);
-        }
-        Handle::current().kill(self.node);
-    }
-}
-
-impl Machine {
-    fn peer_addr(&self) -> String {
-        format!("{}:{PEER_PORT}", self.ip)
-    }
-
-    fn url(&self) -> String {
-        format!("ws://{}:{CLIENT_PORT}/ws", self.ip)
-    }
-}
-
 /// What the runtime calls the process that was started on a machine at this moment, in ns.
 pub fn process_name(machine: &str, since: u64) -> String {
     format!("{machine} since {since}")
-}
-
-/// A machine's clock, as wrong as the plan allows.
-fn clock(plan: &Plan, name: &str) -> MachineClock {
-    let dice = Dice::new(plan.seed, &format!("clock of {name}"));
-    let around = |most: u64| i64::try_from(dice.between(0, 2 * most)).unwrap_or(0) - i64::try_from(most).unwrap_or(0);
-    MachineClock::new(dice.between(0, 1 << 50), around(plan.clock_drift_ppm), around(plan.clock_offset_ms))
 }

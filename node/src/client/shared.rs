@@ -1,16 +1,17 @@
 //! What the application's side and the connection's task have in common.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
-use cluster::env::clock;
+use cluster::env::clock::{self, Instant};
 use tokio::sync::{Notify, oneshot};
 
 use super::inbox::Inbox;
 use super::outbox::{Next, Now, Outbox, Request};
 use super::watches::{Seen, WATCH_ID, Watches};
 use super::{Event, Fate, Incoming, Item, Stopped};
-use crate::protocol::{ClientBody, ClientFrame, ErrorCode, Gap, Group, Msg, ServerBody, ServerFrame};
+use crate::protocol::{ClientBody, ClientFrame, ErrorCode, Gap, Group, Msg, ServerBody, ServerFrame, Typing};
 
 /// News that the application has not taken; beyond it the oldest marks are dropped. Messages and
 /// gaps are never among them.
@@ -18,6 +19,9 @@ const NEWS: usize = 1_024;
 
 /// Typing and read marks that wait to be written; more are dropped.
 const SIGNALS: usize = 16;
+
+/// Typing is told to the same user again after this, however fast somebody types.
+const TYPING_EVERY: Duration = Duration::from_secs(3);
 
 /// The id of the question who is in a group; one is under way at a time.
 const MEMBERS_ID: u64 = 3;
@@ -52,6 +56,8 @@ pub(super) struct State {
     questions: VecDeque<Question>,
     /// Typing and read marks that were not written yet, as frames.
     signals: VecDeque<String>,
+    /// When it was told last that we write, by user: none from before [`TYPING_EVERY`].
+    typed: BTreeMap<String, Instant>,
     /// The first question was written to the present connection.
     asked: bool,
     /// The application is done with this client.
@@ -76,6 +82,7 @@ impl Shared {
                 news: VecDeque::new(),
                 questions: VecDeque::new(),
                 signals: VecDeque::new(),
+                typed: BTreeMap::new(),
                 asked: false,
                 closing: false,
                 stopped: false,
@@ -256,6 +263,16 @@ impl State {
         }
     }
 
+    /// Tells `to` that we write, unless that was told a moment ago.
+    pub fn typing(&mut self, to: &str) {
+        let now = clock::now();
+        self.typed.retain(|_, at| now - *at < TYPING_EVERY);
+        if !self.typed.contains_key(to) {
+            self.typed.insert(to.to_owned(), now);
+            self.signal(ClientFrame { id: None, body: ClientBody::Typing(Typing { to: to.into() }) }.encode());
+        }
+    }
+
     /// Asks who is in a group.
     pub fn ask_members(&mut self, group: &str, after: Option<&str>) -> oneshot::Receiver<Members> {
         let (reply, answer) = oneshot::channel();
@@ -322,5 +339,24 @@ fn incoming(seq: u64, message: &Msg<'_>) -> Incoming {
         group: message.group.clone().map(std::borrow::Cow::into_owned),
         ts_ms: message.ts,
         body: message.body.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn typing_is_told_now_and_then_to_each() {
+        let shared = Shared::new(0);
+        let typed = |to: &str| {
+            let mut state = shared.state();
+            state.typing(to);
+            state.signals.drain(..).count()
+        };
+        assert_eq!(["bob", "bob", "carol"].map(typed), [1, 0, 1]);
+        clock::sleep(TYPING_EVERY).await;
+        assert_eq!(["bob", "bob"].map(typed), [1, 0]);
+        assert_eq!(shared.state().typed.len(), 1, "who was told long ago is forgotten");
     }
 }
