@@ -1,14 +1,12 @@
 //! From a node's death to delivery restored, over many deaths:
 //! `cargo bench -p im-gateway --bench failover -- [kills]`, 50 if nothing else is said.
 //!
-//! Three real processes; pairs of users over every combination of nodes, each sender sending every
-//! 10 ms whatever the answers. One node is killed, the leader and a follower by turns. A pair is
+//! Three real processes and [`pairs`] of users. One node is killed, the leader and a follower by turns. A pair is
 //! restored when the first message arrives that was meant to be sent after the death: messages of
 //! a pair arrive in order, so all before it are there too. Users are *elsewhere* when neither was at
 //! the dead node, and its *own* when either was.
 
-#[path = "../tests/common/mod.rs"]
-mod common;
+mod pairs;
 
 use std::error::Error;
 use std::sync::{Arc, Mutex};
@@ -18,16 +16,12 @@ use cluster::env::clock::{self, Instant};
 use futures_util::future::join_all;
 use hdrhistogram::Histogram;
 use im_gateway::client::{Client, Event};
-use im_gateway::env::Tcp;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use common::{TestCluster, eventually, token};
+use pairs::common::{TestCluster, eventually};
+use pairs::{NODES, connect, meant, send};
 
-const NODES: usize = 3;
-/// Pairs for each combination of the sender's and the recipient's node.
-const PAIRS_EACH: usize = 2;
-const PERIOD: Duration = Duration::from_millis(10);
 /// Traffic before a death.
 const CALM: Duration = Duration::from_secs(1);
 const KILLS: usize = 50;
@@ -50,14 +44,8 @@ impl Pair {
         died: watch::Receiver<Option<Instant>>,
     ) -> Self {
         let to = format!("{name}-to");
-        let connect = async |user: &str, node: usize| {
-            let urls = cluster.urls_from(node);
-            let client = Client::builder(Arc::new(Tcp), urls, Arc::new(token(user)), "bench").ephemeral(true).first(0);
-            let client = client.connect().expect("the URLs are good");
-            while !matches!(client.next().await.expect("it goes on"), Event::Connected { .. }) {}
-            client
-        };
-        let clients = [connect(&format!("{name}-from"), nodes[0]).await, connect(&to, nodes[1]).await];
+        let clients =
+            [connect(cluster, &format!("{name}-from"), nodes[0]).await, connect(cluster, &to, nodes[1]).await];
         let restored = Arc::new(Mutex::new(None));
         let tasks = [
             tokio::spawn(send(clients[0].clone(), to)),
@@ -76,22 +64,10 @@ impl Pair {
     }
 }
 
-async fn send(client: Client, to: String) {
-    let mut due = clock::now();
-    loop {
-        due += PERIOD;
-        clock::sleep_until(due).await;
-        if client.try_send(&to, None, &due.as_nanos()).is_err() {
-            return;
-        }
-    }
-}
-
 async fn receive(client: Client, died: watch::Receiver<Option<Instant>>, restored: Arc<Mutex<Option<Instant>>>) {
     while let Some(event) = client.next().await {
         let Event::Message(message) = event else { continue };
-        let meant = message.body.get().parse().map(Instant::from_nanos).expect("the body is its moment");
-        if died.borrow().is_some_and(|died| meant >= died) {
+        if died.borrow().is_some_and(|died| meant(&message) >= died) {
             restored.lock().expect("nobody panics while holding it").get_or_insert_with(clock::now);
         }
     }
@@ -135,8 +111,7 @@ impl Times {
 async fn round(cluster: &mut TestCluster, number: usize, victim: usize) -> [Vec<Duration>; 2] {
     let (death, died) = watch::channel(None);
     let mut starting = Vec::new();
-    for n in 0..NODES * NODES * PAIRS_EACH {
-        let nodes = [n % NODES, n / NODES % NODES];
+    for (n, nodes) in pairs::nodes().enumerate() {
         let (cluster, died) = (&*cluster, died.clone());
         starting.push(async move { Pair::start(cluster, &format!("round{number}-{n}"), nodes, died).await });
     }

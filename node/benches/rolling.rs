@@ -1,31 +1,25 @@
 //! What users notice of a rolling restart:
 //! `cargo bench -p im-gateway --bench rolling -- [stops]`, 12 if nothing else is said.
 //!
-//! Three real processes; pairs of users over every combination of nodes, each sender sending every
-//! 10 ms whatever the answers. The nodes are stopped in good order, one after the other, and started
+//! Three real processes and [`pairs`] of users. The nodes are stopped in good order, one after the other, and started
 //! anew. A pair's interruption by a stop is the longest time from the moment at which a message was
 //! meant to be sent to its arrival. A machine's own hiccups count, too: see the calm rounds, in which
 //! nothing is stopped.
 
-#[path = "../tests/common/mod.rs"]
-mod common;
+mod pairs;
 
 use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use cluster::env::clock::{self, Instant};
+use cluster::env::clock;
 use hdrhistogram::Histogram;
 use im_gateway::client::{Client, Event};
-use im_gateway::env::Tcp;
 
-use common::{TestCluster, token};
+use pairs::common::TestCluster;
+use pairs::{NODES, connect, meant, send};
 
-const NODES: usize = 3;
-/// Pairs for each combination of the sender's and the recipient's node.
-const PAIRS_EACH: usize = 2;
-const PERIOD: Duration = Duration::from_millis(10);
 /// Traffic before and after a stop, and in a calm round.
 const CALM: Duration = Duration::from_secs(2);
 const STOPS: usize = 12;
@@ -41,15 +35,9 @@ struct Pair {
 impl Pair {
     async fn start(cluster: &TestCluster, name: &str, [from, to]: [usize; 2]) -> Self {
         let pair = Self { longest: Arc::default(), ends: Arc::default() };
-        let connect = async |user: &str, node: usize| {
-            let builder = Client::builder(Arc::new(Tcp), cluster.urls_from(node), Arc::new(token(user)), "bench");
-            let client = builder.first(0).connect().expect("the URLs are good");
-            while !matches!(client.next().await.expect("it goes on"), Event::Connected { .. }) {}
-            client
-        };
         let recipient = format!("{name}-to");
-        let sending = connect(&format!("{name}-from"), from).await;
-        let receiving = connect(&recipient, to).await;
+        let sending = connect(cluster, &format!("{name}-from"), from).await;
+        let receiving = connect(cluster, &recipient, to).await;
         tokio::spawn(send(sending.clone(), recipient));
         for client in [sending, receiving] {
             tokio::spawn(listen(client, pair.longest.clone(), pair.ends.clone()));
@@ -62,23 +50,11 @@ impl Pair {
     }
 }
 
-async fn send(client: Client, to: String) {
-    let mut due = clock::now();
-    loop {
-        due += PERIOD;
-        clock::sleep_until(due).await;
-        if client.try_send(&to, None, &due.as_nanos()).is_err() {
-            return;
-        }
-    }
-}
-
 async fn listen(client: Client, longest: Arc<AtomicU64>, ends: Arc<AtomicU64>) {
     while let Some(event) = client.next().await {
         match event {
             Event::Message(message) => {
-                let meant: u64 = message.body.get().parse().expect("the body is its moment");
-                let took = Instant::from_nanos(meant).elapsed().as_nanos();
+                let took = meant(&message).elapsed().as_nanos();
                 longest.fetch_max(u64::try_from(took).unwrap_or(u64::MAX), Ordering::Relaxed);
             }
             Event::Disconnected { .. } => drop(ends.fetch_add(1, Ordering::Relaxed)),
@@ -92,8 +68,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let stops = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(STOPS);
     let mut cluster = TestCluster::start(NODES).await;
     let mut pairs = Vec::new();
-    for n in 0..NODES * NODES * PAIRS_EACH {
-        pairs.push(Pair::start(&cluster, &format!("pair{n}"), [n % NODES, n / NODES % NODES]).await);
+    for (n, nodes) in pairs::nodes().enumerate() {
+        pairs.push(Pair::start(&cluster, &format!("pair{n}"), nodes).await);
     }
     let (mut calm, mut stopped) = (Histogram::<u64>::new(3)?, Histogram::<u64>::new(3)?);
     let note = |times: &mut Histogram<u64>| pairs.iter().try_for_each(|pair| times.record(pair.longest_ms()));

@@ -16,12 +16,12 @@ pub fn config(keeping: &LogKeeping) -> Result<Config, String> {
         cluster_name: "im-gateway".into(),
         // A follower stands for election when it heard nothing for `election_timeout_max` (the
         // lease, in which nobody votes for anybody else) and then for a time drawn between the two:
-        // for 320 to 400 ms. That is six heartbeats, so a machine that runs a test-suite beside the
-        // node does not elect leaders all day; and a leader's death costs about 360 ms, less than
+        // for 275 to 350 ms. That is five heartbeats, so a machine that runs a test-suite beside the
+        // node does not elect leaders all day; and a leader's death costs about 350 ms, well below
         // the 500 ms that deliveries may pause.
         heartbeat_interval: 50,
-        election_timeout_min: 120,
-        election_timeout_max: 200,
+        election_timeout_min: 100,
+        election_timeout_max: 175,
         // Who was cut off asks whether it could win before it raises the term.
         enable_pre_vote: Some(true),
         // A restarted leader is elected anew: what it had committed may not have reached its disk.

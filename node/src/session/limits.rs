@@ -49,17 +49,17 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The limits as sessions keep them; none is zero where that would stop everything.
+    /// The limits as sessions keep them. A configuration with a zero is refused, so none is.
     #[must_use]
     pub fn rules(&self) -> Rules {
         Rules {
-            ping: Duration::from_millis(self.ping_ms.max(1)),
+            ping: Duration::from_millis(self.ping_ms),
             hello_timeout: Duration::from_millis(self.hello_timeout_ms),
-            ack_timeout: Duration::from_millis(self.ack_timeout_ms.max(1)),
+            ack_timeout: Duration::from_millis(self.ack_timeout_ms),
             frame_bytes: self.frame_bytes,
-            send_per_s: self.send_per_s.max(1),
+            send_per_s: self.send_per_s,
             watches: self.watches,
-            window: WindowLimits { messages: self.window_messages.max(1), bytes: self.window_bytes.max(1) },
+            window: WindowLimits { messages: self.window_messages, bytes: self.window_bytes },
         }
     }
 }

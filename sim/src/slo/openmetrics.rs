@@ -58,7 +58,7 @@ pub fn write(into: &Path, samples: &[Sample], from_s: u64) -> io::Result<()> {
         let lines = sample.text.iter().flat_map(|text| text.lines());
         for (series, value) in lines.filter_map(|line| labelled(line, JOB, sample.machine)) {
             writeln!(out, "{series} {value} {at_s}")?;
-            if GAUGES.iter().any(|name| series.starts_with(name)) {
+            if is_gauge(&series) {
                 gauges.insert(series);
             }
         }
@@ -66,9 +66,11 @@ pub fn write(into: &Path, samples: &[Sample], from_s: u64) -> io::Result<()> {
         end(&mut out, before.difference(&gauges), at_s)?;
         *before = gauges;
     }
-    // The next day is another cluster's.
-    end(&mut out, shown.values().flatten(), from_s + DAY_S - 1)?;
     out.flush()
+}
+
+fn is_gauge(line: &str) -> bool {
+    GAUGES.iter().any(|name| line.starts_with(name))
 }
 
 /// Ends gauges.
@@ -76,22 +78,25 @@ fn end<'a>(out: &mut impl Write, gauges: impl Iterator<Item = &'a String>, at_s:
     gauges.into_iter().try_for_each(|series| writeln!(out, "{series} 0 {at_s}"))
 }
 
-/// Makes one file of all days, and says what to do with it. The last day's gauges do not end: what was scraped
-/// last is as it was.
+/// Makes one file of all days, and says what to do with it. Gauges end with their day, as the next one is another
+/// cluster's; but the last day's do not: what was scraped last is as it was.
 ///
 /// # Errors
 /// When a file cannot be read or written.
 pub fn join(into: &Path, days: &[PathBuf]) -> io::Result<()> {
     let mut out = BufWriter::new(File::create(into)?);
-    let ends = format!(" 0 {}", day_s(days.len() as u64) - 1);
-    for day in days {
-        for line in BufReader::new(File::open(day)?).lines() {
+    let mut shown = BTreeSet::new();
+    for (day, file) in days.iter().enumerate() {
+        end(&mut out, shown.iter(), day_s(day as u64) - 1)?;
+        shown.clear();
+        for line in BufReader::new(File::open(file)?).lines() {
             let line = line?;
-            if !line.ends_with(&ends) {
-                writeln!(out, "{line}")?;
+            writeln!(out, "{line}")?;
+            if let Some(gauge) = line.split_once(' ').filter(|_| is_gauge(&line)) {
+                shown.insert(gauge.0.to_owned());
             }
         }
-        fs::remove_file(day)?;
+        fs::remove_file(file)?;
     }
     out.write_all(b"# EOF\n")?;
     out.flush()?;
