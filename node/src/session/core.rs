@@ -176,7 +176,10 @@ impl Core {
                 ws::put_pong(out, payload);
                 Ok(())
             }
-            Incoming::Pong => Ok(()),
+            Incoming::Pong => {
+                self.spend(at.now);
+                Ok(())
+            }
             Incoming::Close(code) => Err(End::Left(code)),
         }
     }
@@ -195,10 +198,11 @@ impl Core {
                     self.acked_traces(Pos(*upto), at);
                     link.ack(Pos(*upto));
                 }
-                Ok(false) => {}
+                // One that says nothing new; the others are bounded by what was delivered.
+                Ok(false) => self.spend(at.now),
                 Err(_) => return Err(End::Close(CloseCode::Protocol)),
             },
-            ClientBody::Pong => {}
+            ClientBody::Pong => self.spend(at.now),
             ClientBody::Send(send) => {
                 self.spend(at.now);
                 self.send(frame.id, send, at, out, link);
@@ -224,11 +228,11 @@ impl Core {
                 self.read(frame.id, read, at, out, link);
             }
             ClientBody::Watch(watch) => {
-                self.pace.take(at.now);
+                self.spend(at.now);
                 self.watch(frame.id, watch, at, out, link);
             }
             ClientBody::Unwatch(watch) => {
-                self.pace.take(at.now);
+                self.spend(at.now);
                 self.unwatch(frame.id, watch, at, out, link);
             }
             ClientBody::Refresh(refresh) => {

@@ -15,7 +15,7 @@ pub struct Limits {
     pub connections: usize,
     /// Largest frame of a client, in bytes; told in `welcome`.
     pub frame_bytes: u32,
-    /// Frames, acknowledgements aside, that a client may send per second; the node reads no faster.
+    /// Frames, acknowledgements of something new aside, that a client may send per second; the node reads no faster.
     /// Told in `welcome`.
     pub send_per_s: u32,
     /// Users that a connection may watch; told in `welcome`. Each costs its node some 100 to 200 bytes.

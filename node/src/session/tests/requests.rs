@@ -71,6 +71,20 @@ async fn the_rate_is_kept_by_reading_slowly() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_says_nothing_new_is_read_no_faster() {
+    for idle in [r#"{"ack":0}"#, r#"{"pong":{}}"#, r#"{"watch":{"users":[]}}"#] {
+        let mut client = Client::welcomed(Rules { send_per_s: 2, ..rules() }).await;
+        let start = cluster::env::clock::now();
+        for _ in 0..8 {
+            client.say(idle).await;
+        }
+        client.say(&send(9)).await;
+        client.script.until("the send", |played| !played.sent.is_empty()).await;
+        assert!(start.elapsed() >= SECOND * 3, "{idle}: {:?}", start.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn groups_are_asked_for_in_turn_and_their_members_told_at_once() {
     let mut client = Client::welcomed(rules()).await;
     client.say(r#"{"id":1,"group":{"create":"g"}}"#).await;
