@@ -14,10 +14,11 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tower::ServiceExt;
 
 use super::Peer;
+use super::places::{Asked, Place, Places};
 use super::timer::ClockTimer;
 use crate::telemetry::{ConnectionError, Metrics, Seldom};
 
@@ -36,13 +37,13 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 pub struct HttpLimits {
     /// A stream fails when what was written stays unacknowledged by the other system for so long.
     pub user_timeout: Duration,
-    /// Connections that speak HTTP at the same time; the system keeps more of them waiting.
+    /// Connections that speak HTTP at the same time; when there are so many, those that ask nothing give way.
     pub connections: usize,
 }
 
-/// A stream's place among those that are no WebSocket. Clones are one place.
+/// A request's hold on its stream's place among those that are no WebSocket. Clones are one hold.
 #[derive(Clone)]
-pub struct HttpPlace(#[expect(dead_code, reason = "held for as long as the stream is open")] Arc<OwnedSemaphorePermit>);
+pub struct HttpPlace(#[expect(dead_code, reason = "held for as long as the stream is busy")] Arc<Asked>);
 
 /// Serves `router` on what `listener` accepts, until `stop` changes.
 pub async fn accept(
@@ -52,15 +53,20 @@ pub async fn accept(
     metrics: Arc<Metrics>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let room = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
+    let places = Places::new(limits.connections);
     let full = Seldom::default();
     let timer = ClockTimer::new();
     let mut pause = PAUSE_MIN;
     loop {
-        if room.available_permits() == 0 && full.hit() {
-            tracing::warn!(connections = limits.connections, "no more HTTP connections for now: others have to wait");
+        if places.are_full() && full.hit() {
+            let connections = limits.connections;
+            tracing::warn!(connections, "no more HTTP connections: those that ask nothing are ended for others");
         }
-        let permit = room.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let place = tokio::select! {
+            biased;
+            _ = stop.changed() => return,
+            place = places.take(|| metrics.connection_error(ConnectionError::Overload)) => place,
+        };
         let accepted = tokio::select! {
             biased;
             _ = stop.changed() => return,
@@ -70,7 +76,7 @@ pub async fn accept(
             Ok(conn) => {
                 pause = PAUSE_MIN;
                 let (router, timer) = (router.clone(), timer.clone());
-                tasks::spawn(serve(conn, router, limits, timer, HttpPlace(Arc::new(permit)), metrics.clone()));
+                tasks::spawn(serve(conn, router, limits, timer, place, metrics.clone()));
             }
             Err(error) => {
                 // Out of file handles, most likely: waiting is all that helps.
@@ -93,19 +99,25 @@ async fn serve(
     router: Router,
     limits: HttpLimits,
     timer: ClockTimer,
-    place: HttpPlace,
+    place: Arc<Place>,
     metrics: Arc<Metrics>,
 ) {
     let peer = Peer(conn.peer_addr());
     // A stream that died since it was accepted shows itself at the first read.
     let _ = conn.set_nodelay(true);
     let _ = conn.set_user_timeout(limits.user_timeout);
+    let asking = place.clone();
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let router = router.clone();
         let mut request = request.map(Body::new);
+        let asked = HttpPlace(Arc::new(asking.ask()));
         request.extensions_mut().insert(peer);
-        request.extensions_mut().insert(place.clone());
-        async move { Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|never| match never {})) }
+        request.extensions_mut().insert(asked.clone());
+        async move {
+            let answer = router.oneshot(request).await.unwrap_or_else(|never| match never {});
+            drop(asked);
+            Ok::<_, Infallible>(answer)
+        }
     });
     let served = http1::Builder::new()
         .timer(timer)
@@ -113,8 +125,11 @@ async fn serve(
         .max_buf_size(HEAD_BYTES)
         .max_headers(HEAD_FIELDS)
         .serve_connection(TokioIo::new(conn), service)
-        .with_upgrades()
-        .await;
+        .with_upgrades();
+    let served = tokio::select! {
+        served = served => served,
+        () = place.lost() => return,
+    };
     if let Err(error) = served {
         if let Some(why) = distrust(&error) {
             metrics.connection_error(ConnectionError::Tls);

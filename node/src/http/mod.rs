@@ -12,6 +12,7 @@ mod dev;
 mod guard;
 mod hooks;
 mod page;
+mod places;
 mod probe;
 #[cfg(feature = "real")]
 mod profiles;

@@ -40,8 +40,11 @@ async fn clients_are_bounded_by_what_the_system_allows() {
         .await;
     let open = cluster.open_files(0);
     assert!(open <= own + STREAMS + 32, "{open} files are open, {own} of the node's own");
-    drop(mute);
+    // They keep nobody out: who asks nothing gives way.
     assert_eq!(http::get(&addr, "/ready").await.expect("an answer").status, 200);
+    let overload = cluster.metric(0, "im_gateway_connection_errors_total", "overload").await.expect("metrics");
+    assert!(overload >= (4 * HTTP - HTTP) as f64, "{overload} were ended for others");
+    drop(mute);
     let log = cluster.log(0);
     assert!(log.contains("the limit on open files allows fewer") && log.contains("no more connections"), "{log}");
     assert!(!log.contains("accept_failed"), "{log}");

@@ -1,0 +1,177 @@
+//! Places for streams that are no WebSocket yet, or never will be.
+//!
+//! Invariant: never more are taken than there are. When all are, whoever comes takes the place of the stream that
+//! has asked nothing for the longest time, so that no crowd of silent streams keeps others out, or operators.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cluster::env::clock::{self, Instant};
+use tokio::sync::Notify;
+
+/// Time for a stream to ask something, whoever waits.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// All of them.
+pub struct Places {
+    most: usize,
+    inner: Mutex<Inner>,
+    /// A place was given back, or its stream has begun to idle.
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Inner {
+    taken: usize,
+    next: u64,
+    /// Streams that ask nothing, since when, and how each is told to end.
+    idle: BTreeMap<(Instant, u64), Arc<Notify>>,
+}
+
+/// A stream's place, given back when it is dropped. It idles until it is [`Place::ask`]ed something.
+pub struct Place {
+    places: Arc<Places>,
+    number: u64,
+    end: Arc<Notify>,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// Requests that are being answered.
+    asked: usize,
+    idle_since: Instant,
+}
+
+/// A request on a stream; its end is when it is dropped.
+pub struct Asked(Arc<Place>);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Places {
+    /// So many, none of which is taken.
+    pub fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self { most, inner: Mutex::default(), changed: Notify::new() })
+    }
+
+    /// Whether all are taken.
+    pub fn are_full(&self) -> bool {
+        lock(&self.inner).taken >= self.most
+    }
+
+    /// Takes a place, once there is one; for one caller at a time. `ended` is told of each stream that must end for it.
+    pub async fn take(self: &Arc<Self>, ended: impl Fn()) -> Arc<Place> {
+        loop {
+            let changed = self.changed.notified();
+            let now = clock::now();
+            let look_again = {
+                let mut inner = lock(&self.inner);
+                if inner.taken < self.most {
+                    return self.place(&mut inner, now);
+                }
+                match inner.idle.first_entry() {
+                    Some(longest) if now - longest.key().0 >= GRACE => {
+                        longest.remove().notify_one();
+                        ended();
+                        None
+                    }
+                    Some(longest) => Some(longest.key().0 + GRACE),
+                    None => None,
+                }
+            };
+            match look_again {
+                // Whoever ends the wait, or began it, is looked for above.
+                Some(at) => drop(clock::timeout(at - now, changed).await),
+                None => changed.await,
+            }
+        }
+    }
+
+    fn place(self: &Arc<Self>, inner: &mut Inner, now: Instant) -> Arc<Place> {
+        inner.taken += 1;
+        inner.next += 1;
+        let (number, end) = (inner.next, Arc::new(Notify::new()));
+        inner.idle.insert((now, number), end.clone());
+        let state = Mutex::new(State { asked: 0, idle_since: now });
+        Arc::new(Place { places: self.clone(), number, end, state })
+    }
+}
+
+impl Place {
+    /// Something is asked on the stream.
+    pub fn ask(self: &Arc<Self>) -> Asked {
+        let mut state = lock(&self.state);
+        state.asked += 1;
+        lock(&self.places.inner).idle.remove(&(state.idle_since, self.number));
+        Asked(self.clone())
+    }
+
+    /// Ready when the place is needed more by somebody else.
+    pub async fn lost(&self) {
+        self.end.notified().await;
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        let place = &self.0;
+        let mut state = lock(&place.state);
+        state.asked -= 1;
+        if state.asked == 0 {
+            state.idle_since = clock::now();
+            lock(&place.places.inner).idle.insert((state.idle_since, place.number), place.end.clone());
+            place.places.changed.notify_one();
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let since = self.state.get_mut().unwrap_or_else(PoisonError::into_inner).idle_since;
+        let mut inner = lock(&self.places.inner);
+        inner.idle.remove(&(since, self.number));
+        inner.taken -= 1;
+        drop(inner);
+        self.places.changed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_nothing_gives_way_the_longest_first() {
+        let places = Places::new(3);
+        let ended = Cell::new(0);
+        let take = async || places.take(|| ended.set(ended.get() + 1)).await;
+        let busy = take().await;
+        let asked = busy.ask();
+        let (older, newer) = (take().await, take().await);
+        // The older one asks something, and so becomes the newer.
+        clock::sleep(GRACE / 2).await;
+        drop(older.ask());
+        let mut next = std::pin::pin!(take());
+        let mut wait = async |time| clock::timeout(time, &mut next).await;
+        assert!(wait(GRACE / 4).await.is_err() && ended.get() == 0, "everybody has time to ask");
+        assert!(wait(GRACE / 2).await.is_err() && ended.get() == 1, "its place is taken only once it has gone");
+        assert!(newer.lost().now_or_never().is_some());
+        assert!(older.lost().now_or_never().is_none() && busy.lost().now_or_never().is_none());
+        drop(newer);
+        let _next = wait(Duration::ZERO).await.expect("there is room");
+        assert!(places.are_full());
+        drop(asked);
+        let lost = async || {
+            tokio::join!(take(), async {
+                tokio::select! { () = busy.lost() => {}, () = older.lost() => {} }
+            })
+        };
+        assert!(clock::timeout(2 * GRACE, lost()).await.is_err() && ended.get() == 2, "one at a time");
+    }
+}
