@@ -6,11 +6,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use cluster::env::clock::Instant;
 use cluster::id::{Boot, DeviceId, GroupId, MessageId, NodeId, Pos, UserId};
-use cluster::origin::Origin;
+use cluster::origin::{Origin, Replica};
 use cluster::session::{Outgoing, Request, SessionSpec};
 use cluster::state::{
     Batch, Command, Destination, Effect, FEATURE_LEVEL, GroupAct, GroupOp, GroupSend, NodeUp, Op, Outcome, Register,
-    Send, State,
+    Registration, Send, State,
 };
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 
@@ -21,6 +21,8 @@ const BODY_BYTES: usize = 200;
 /// Later than any deadline of the origin.
 const LATE: Instant = Instant::from_nanos(u64::MAX);
 const NODE: NodeId = NodeId(1);
+const REPLICA: Replica<fn(&UserId, &DeviceId) -> Option<Registration>> =
+    Replica { feature_level: FEATURE_LEVEL, last: |_, _| None };
 
 fn user(number: usize) -> UserId {
     UserId::new(&format!("user-{number}")).expect("a valid name")
@@ -138,7 +140,7 @@ fn origin(criterion: &mut Criterion) {
         let mut origin = Origin::new(NODE);
         origin.open(1, spec.clone());
         origin.on_node_up(Pos::new(1, 0));
-        origin.cut(LATE, |_, _| None);
+        origin.cut(LATE, &REPLICA);
         origin.on_applied(Pos::new(1, 0), 1, &[Outcome::Registered(Pos::new(2, 0))], Instant::default());
         for token in 0..BATCH as u64 {
             origin.ask(1, token, Request::Send(out.clone()));
@@ -151,7 +153,7 @@ fn origin(criterion: &mut Criterion) {
         bencher.iter_batched(
             queued,
             |mut origin| {
-                origin.cut(LATE, |_, _| None).expect("a batch");
+                origin.cut(LATE, &REPLICA).expect("a batch");
                 let outcomes = vec![Outcome::Stored { mid, duplicate: false }; BATCH];
                 origin.on_applied(Pos::new(1, 0), 2, &outcomes, Instant::default())
             },

@@ -90,7 +90,7 @@ impl Cluster {
     /// # Errors
     /// See [`StartError`].
     pub async fn start(env: Env, config: ClusterConfig, observer: Arc<dyn Observer>) -> Result<Self, StartError> {
-        let (me, boot) = identity::boot(&*env.blobs).await.map_err(StartError::Identity)?;
+        let (me, boot) = identity::boot(&env).await.map_err(StartError::Identity)?;
         let router = Arc::new(Router::new(me, boot.nonce, observer.clone()));
         let storage = crate::raft::open_with(&env, router.clone(), config.log.checkpoint)
             .await

@@ -15,6 +15,7 @@ use crate::env::clock;
 use crate::handle::Inner;
 use crate::id::NodeId;
 use crate::membership::is_member;
+use crate::origin::Replica;
 use crate::peer::Kind;
 use crate::raft::Payload;
 use crate::state::{Batch, Command, NodeUp};
@@ -50,7 +51,8 @@ fn next(inner: &Inner) -> Next {
         return Next::Rejoin(router.origin.incarnation());
     }
     let last = |user: &_, device: &_| state.last_registration(user, device);
-    router.origin.cut(clock::now(), last).map_or(Next::Wait, Next::Propose)
+    let replica = Replica { feature_level: state.feature_level(), last };
+    router.origin.cut(clock::now(), &replica).map_or(Next::Wait, Next::Propose)
 }
 
 async fn wait(inner: &Inner) {

@@ -151,6 +151,8 @@ pub enum Refusal {
     OlderAttempt,
     /// The user has too many devices (4504).
     TooManyDevices,
+    /// So many devices of the user were forgotten lately that no further one is remembered: later there is room (1013).
+    TooManyForgotten,
 }
 
 /// One thing read from an inbox.

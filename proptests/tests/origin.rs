@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use cluster::env::clock::Instant;
 use cluster::id::{Boot, DeviceId, MessageId, NodeId, Pos, UserId};
-use cluster::origin::{Events, Key, Origin};
+use cluster::origin::{Events, Key, Origin, Replica};
 use cluster::session::{Event, Outgoing, Request, SessionSpec};
 use cluster::state::{
     Batch, Body, Command, Destination, Effect, FEATURE_LEVEL, Item, Limits, NodeUp, Op, Register, State,
@@ -222,7 +222,9 @@ impl World {
             node.pending = if node.origin.generation().is_none() {
                 Some(node_up(node_id(index), node.boot, node.origin.incarnation()))
             } else {
-                node.origin.cut(Instant::from_nanos(u64::MAX), last).map(Command::Batch)
+                node.origin
+                    .cut(Instant::from_nanos(u64::MAX), &Replica { feature_level: FEATURE_LEVEL, last })
+                    .map(Command::Batch)
             };
         }
         if let Some(command) = &node.pending {

@@ -59,7 +59,7 @@ fn of(kind: Kind) -> Option<Undergone> {
         Kind::PowerCut | Kind::PowerCutAll | Kind::Wipe => Undergone::PowerCut,
         Kind::Pause | Kind::SlowCpu => Undergone::Stall,
         Kind::Drain | Kind::RollingRestart | Kind::RemoveNode => Undergone::Stop,
-        Kind::OldCopy => Undergone::NewDisk,
+        Kind::OldCopy | Kind::LostHalf => Undergone::NewDisk,
         Kind::Isolate | Kind::CutOut | Kind::CutIn | Kind::CutLink | Kind::Partition | Kind::Swizzle => Undergone::Cut,
         // Of three nodes each is every other's neighbour.
         Kind::Ring => return None,

@@ -63,6 +63,9 @@ pub struct Plan {
     pub old_level: Option<u32>,
     /// What goes wrong.
     pub faults: Vec<Fault>,
+    /// Nobody may notice anything: no client is without a connection, and no message takes longer, ms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unnoticed_ms: Option<u64>,
     /// Which alerts must ring, all others being silent; see [`crate::alerts`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alerts: Option<BTreeMap<String, Ring>>,
@@ -172,6 +175,7 @@ impl Default for Plan {
             limits: Limits::default(),
             groups: GroupLimits::default(),
             old_level: None,
+            unnoticed_ms: None,
             faults: Vec::new(),
             alerts: None,
             rates: Vec::new(),

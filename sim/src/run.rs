@@ -72,6 +72,9 @@ pub async fn run(plan: Plan, trace: Trace, keep: Keep) -> Outcome {
     if plan.faults.is_empty() && !plan.tiny {
         violations.extend(oracle::check_calm(&summary.slo));
     }
+    if let Some(most_ms) = plan.unnoticed_ms {
+        violations.extend(oracle::check_unnoticed(&run.ledger.book(), most_ms));
+    }
     violations.extend(unplayed(&plan, &trace));
     let ended = trace.recorded().into_iter().filter(|event| event.of["phase"] == "end");
     let ended: Vec<_> = ended.filter_map(|event| plan.faults.get(event.of["id"].as_u64()? as usize)).collect();

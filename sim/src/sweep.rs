@@ -10,6 +10,7 @@ use std::{fs, io, thread};
 
 use crate::child::{self, Done, scratch};
 use crate::coverage::POINTS;
+use crate::nemesis::Kind;
 use crate::oracle::STALE_P99_NS;
 use crate::report::{self, Seed};
 use crate::slo::Histogram;
@@ -64,11 +65,13 @@ fn stale(done: &[Seed]) -> bool {
     kept
 }
 
-/// Rare things that no run met.
-fn unmet(done: &[Seed]) -> Vec<&'static str> {
-    let met =
-        |point: &str| done.iter().any(|seed| seed.summary.as_ref().is_some_and(|of| of.coverage.contains_key(point)));
-    POINTS.into_iter().filter(|point| !met(point)).collect()
+/// Rare things that no run met, and faults that none played.
+fn unmet(done: &[Seed]) -> Vec<String> {
+    let summaries = || done.iter().filter_map(|seed| seed.summary.as_ref());
+    let points = POINTS.into_iter().filter(|point| !summaries().any(|of| of.coverage.contains_key(*point)));
+    let kinds =
+        Kind::ALL.into_iter().map(Kind::name).filter(|kind| !summaries().any(|of| of.faults.contains_key(kind)));
+    points.map(str::to_owned).chain(kinds.map(|kind| format!("the fault {kind}"))).collect()
 }
 
 /// Runs a process for each number; prints failures with the command that replays them. In the order

@@ -65,6 +65,14 @@ struct InFlight {
     did: Vec<(Key, Did)>,
 }
 
+/// What a batch is cut to fit, as this replica knows it.
+pub struct Replica<F> {
+    /// The cluster's feature level.
+    pub feature_level: u32,
+    /// A device's last registration.
+    pub last: F,
+}
+
 impl Origin {
     /// An origin without sessions and, so far, without a generation.
     #[must_use]
@@ -160,8 +168,11 @@ impl Origin {
     }
 
     /// The next batch, if there is a generation, none in flight, and something to do now.
-    /// `last` reads a device's last registration from this replica.
-    pub fn cut(&mut self, now: Instant, last: impl Fn(&UserId, &DeviceId) -> Option<Registration>) -> Option<Batch> {
+    pub fn cut(
+        &mut self,
+        now: Instant,
+        replica: &Replica<impl Fn(&UserId, &DeviceId) -> Option<Registration>>,
+    ) -> Option<Batch> {
         let generation = self.generation?;
         if self.in_flight.is_some() || self.next_deadline().is_none_or(|deadline| deadline > now) {
             return None;
@@ -169,7 +180,7 @@ impl Origin {
         let (mut ops, mut did, mut bytes) = (Vec::new(), Vec::new(), 0);
         while let Some(key) = self.next_in_turn() {
             let Some(slot) = self.slots.get_mut(&key) else { continue };
-            let full = take(slot, key, &mut ops, &mut did, &mut bytes, &last);
+            let full = take(slot, key, &mut ops, &mut did, &mut bytes, replica);
             if full {
                 slot.ready = true;
                 self.ready.push_front(key);
@@ -354,6 +365,7 @@ impl Origin {
             RegisterRefusal::Replaced => self.end(key, Event::Superseded),
             RegisterRefusal::OlderAttempt => self.end(key, Event::Refused(Refusal::OlderAttempt)),
             RegisterRefusal::TooManyDevices => self.end(key, Event::Refused(Refusal::TooManyDevices)),
+            RegisterRefusal::TooManyForgotten => self.end(key, Event::Refused(Refusal::TooManyForgotten)),
         }
     }
 
@@ -396,7 +408,7 @@ fn take(
     ops: &mut Vec<Op>,
     did: &mut Vec<(Key, Did)>,
     bytes: &mut usize,
-    last: &impl Fn(&UserId, &DeviceId) -> Option<Registration>,
+    replica: &Replica<impl Fn(&UserId, &DeviceId) -> Option<Registration>>,
 ) -> bool {
     // Room for a session's cursor move and close beside its last send.
     let full = |ops: &Vec<Op>, bytes: usize| ops.len() + 3 > Pos::MAX_OPS || bytes >= BATCH_BYTES;
@@ -413,14 +425,14 @@ fn take(
                 instance: spec.instance,
                 attempt: spec.attempt,
                 ephemeral: spec.ephemeral,
-                expect: slot.expect(last(&spec.user, &spec.device)),
+                expect: slot.expect((replica.last)(&spec.user, &spec.device)),
             }));
             did.push((key, Did::Register));
         }
         return false;
     };
     while slot.confirmed
-        && let Some((token, op, body_bytes)) = slot.next_op(epoch)
+        && let Some((token, op, body_bytes)) = slot.next_op(epoch, replica.feature_level)
     {
         *bytes += body_bytes;
         ops.push(op);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::id::{Epoch, Pos};
 use crate::session::{Request, SessionSpec};
-use crate::state::{Destination, GroupOp, GroupSend, Op, Registration, Send};
+use crate::state::{Destination, FORGET_LEVEL, GroupOp, GroupSend, Op, Registration, Send};
 
 /// An idle session keeps no larger send queue than this: memory per connection.
 const IDLE_CAPACITY: usize = 16;
@@ -155,8 +155,9 @@ impl Slot {
         self.proposed < self.asked.len()
     }
 
-    /// The next request that is not in flight, marked as such, and the bytes of its body.
-    pub fn next_op(&mut self, epoch: Epoch) -> Option<(u64, Op, usize)> {
+    /// The next request that is not in flight, marked as such, and the bytes of its body; as a cluster of this level
+    /// understands it.
+    pub fn next_op(&mut self, epoch: Epoch, feature_level: u32) -> Option<(u64, Op, usize)> {
         let (token, request) = self.asked.get(self.proposed)?;
         self.proposed += 1;
         let (op, bytes) = match request {
@@ -175,6 +176,9 @@ impl Slot {
                 (op, out.body.len())
             }
             Request::Refuse(mid) => (Op::Refuse { epoch, mid: *mid }, 0),
+            Request::Forget(device) if feature_level >= FORGET_LEVEL => {
+                (Op::ForgetBy { epoch, device: device.clone() }, 0)
+            }
             Request::Forget(device) => (Op::Forget { user: self.spec.user.clone(), device: device.clone() }, 0),
             Request::Group { group, act } => (Op::Group(GroupOp { epoch, group: group.clone(), act: *act }), 0),
         };

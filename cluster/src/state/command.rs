@@ -11,7 +11,7 @@ use crate::id::{Boot, DeviceId, Epoch, Generation, GroupId, MessageId, NodeId, P
 use crate::trace::TraceContext;
 
 /// The highest feature level this build understands.
-pub const FEATURE_LEVEL: u32 = 4;
+pub const FEATURE_LEVEL: u32 = 5;
 
 /// From this level on there are groups: [`Op::GroupSend`], [`Op::Group`], [`Command::SetGroupLimits`].
 pub const GROUPS_LEVEL: u32 = 2;
@@ -29,6 +29,12 @@ pub const TRACES_LEVEL: u32 = 4;
 
 /// From this level on a revocation ends the user's sessions: what [`Command::Revoke`] means.
 pub const ENDING_LEVEL: u32 = 4;
+
+/// From this level on only a session that lives has devices forgotten: [`Op::ForgetBy`].
+pub const FORGET_LEVEL: u32 = 5;
+
+/// From this level on there is an end to users without a device for whom messages wait: what [`Op::Send`] means.
+pub const ABSENT_LEVEL: u32 = 5;
 
 /// First byte of every encoded command.
 const FORMAT: u8 = 1;
@@ -114,7 +120,8 @@ pub enum Op {
         /// The client said goodbye (an ephemeral device is forgotten now), or the connection was lost.
         clean: bool,
     },
-    /// Forgets a device of a user; its live session ends.
+    /// Forgets a device of a user, whoever asks; its live session ends. From [`FORGET_LEVEL`] on [`Op::ForgetBy`] is
+    /// proposed instead.
     Forget {
         /// The user.
         user: UserId,
@@ -136,6 +143,13 @@ pub enum Op {
     TracedSend(Send, TraceContext),
     /// As [`Op::GroupSend`], of a message that is traced. From [`TRACES_LEVEL`] on.
     TracedGroupSend(GroupSend, TraceContext),
+    /// Forgets a device of the session's user; its live session ends. From [`FORGET_LEVEL`] on.
+    ForgetBy {
+        /// The session that asks.
+        epoch: Epoch,
+        /// The device.
+        device: DeviceId,
+    },
 }
 
 /// Begins a session: compare-and-set on the device's last epoch.

@@ -206,6 +206,8 @@ pub enum RegisterRefusal {
     Replaced,
     /// The user has as many devices as the limit allows (4504).
     TooManyDevices,
+    /// So many devices of the user were forgotten lately that no further one is remembered.
+    TooManyForgotten,
 }
 
 /// Why a send is refused for good. Kept in the dedup ring.

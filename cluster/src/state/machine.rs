@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::command::{Batch, COPIES_LEVEL, Command, NodeUp, Op, Register, Send};
+use super::command::{ABSENT_LEVEL, Batch, COPIES_LEVEL, Command, NodeUp, Op, Register, Send};
 use super::effect::{Effect, FirstAck, Outcome, SendRefusal};
 use super::groups::Wakes;
 use super::limits::{GroupLimits, Limits};
@@ -12,7 +12,7 @@ use super::nodes::{Arrival, Nodes};
 use super::revocation::Revocations;
 use super::ring::SendResult;
 use super::store::Store;
-use super::user::{Context, User};
+use super::user::{Context, MAX_ABSENT, User};
 use crate::id::{DeviceId, Epoch, MessageId, NodeId, Pos, UserId};
 use crate::trace::{Mark, TraceContext};
 
@@ -133,6 +133,13 @@ impl State {
                     self.forget(user, device, effects);
                     Outcome::Done
                 }
+                Op::ForgetBy { epoch, device } => match self.session_of(node, *epoch) {
+                    Some((user, _)) => {
+                        self.forget(&user, device, effects);
+                        Outcome::Done
+                    }
+                    None => Outcome::Fenced,
+                },
             });
         }
         self.wake(wakes, effects);
@@ -210,6 +217,13 @@ impl State {
         let sender = self.store.user(&from);
         if let Some(first) = sender.and_then(|user| user.sent(&device, &mid)) {
             return Outcome::of_send(mid, first, true);
+        }
+        if self.feature_level >= ABSENT_LEVEL
+            && self.store.totals().absent_users >= MAX_ABSENT
+            && self.store.user(&send.to).is_none()
+        {
+            self.remember(&from, &device, mid, Err(SendRefusal::InboxFull));
+            return Outcome::of_send(mid, Err(SendRefusal::InboxFull), false);
         }
         let to_others = self.feature_level >= COPIES_LEVEL && from != send.to;
         let copied = to_others && sender.is_some_and(|user| user.devices.len() > 1);

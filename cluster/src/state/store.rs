@@ -20,6 +20,8 @@ use crate::id::{GroupId, UserId};
 pub struct Totals {
     /// Users that are remembered: with a device, a message, or a dedup ring.
     pub users: u64,
+    /// Those without a device; messages wait for them, or a dedup ring.
+    pub absent_users: u64,
     /// Known devices, with a session or not.
     pub devices: u64,
     /// Forgotten devices whose dedup ring is still kept.
@@ -42,6 +44,7 @@ impl Totals {
     fn of(user: &User) -> Self {
         Self {
             users: 1,
+            absent_users: u64::from(user.devices.is_empty()),
             devices: user.devices.len() as u64,
             retired_devices: user.retired.len() as u64,
             sessions: 0,
@@ -65,6 +68,7 @@ impl Totals {
 
     fn replace(&mut self, before: Self, after: Self) {
         self.users = self.users - before.users + after.users;
+        self.absent_users = self.absent_users - before.absent_users + after.absent_users;
         self.devices = self.devices - before.devices + after.devices;
         self.retired_devices = self.retired_devices - before.retired_devices + after.retired_devices;
         self.groups = self.groups - before.groups + after.groups;

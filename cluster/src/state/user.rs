@@ -20,6 +20,10 @@ use crate::id::{DeviceId, Epoch, MessageId, NodeId, Pos, UserId};
 /// make room; if all did, new devices are refused until a ring's time is over.
 pub(super) const MAX_RETIRED: usize = 256;
 
+/// Users without a device for whom something waits; anybody can make one by writing to any name. Nothing is stored for
+/// further ones.
+pub(super) const MAX_ABSENT: u64 = 100_000;
+
 /// What a user's transitions need to know, and where their effects go.
 pub(super) struct Context<'a> {
     pub now_ms: u64,
@@ -239,7 +243,7 @@ impl User {
                 self.retired.remove(index);
                 Ok(())
             }
-            None => Err(RegisterRefusal::TooManyDevices),
+            None => Err(RegisterRefusal::TooManyForgotten),
         }
     }
 

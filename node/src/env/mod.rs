@@ -46,7 +46,8 @@ pub enum OpenError {
     },
     /// Its records cannot be trusted.
     #[error(
-        "the records in {} are corrupt ({detail}): move the data directory away and let the node join again as a new one",
+        "the records in {} are corrupt ({detail}): move the whole data directory away, not only this part of it, and let \
+         the node join again as a new one",
         dir.display()
     )]
     Corrupt {

@@ -322,6 +322,7 @@ impl Core {
                 }
             }
             Event::Refused(Refusal::OlderAttempt) => return Err(End::Close(CloseCode::OlderAttempt)),
+            Event::Refused(Refusal::TooManyForgotten) => return Err(End::Close(CloseCode::Overload)),
             Event::Refused(Refusal::TooManyDevices) => return Err(End::Close(CloseCode::TooManyDevices)),
             Event::Revoked { before_ms } => self.check_revoked(Some(before_ms))?,
             Event::Superseded => return Err(End::Close(CloseCode::Superseded)),

@@ -57,6 +57,7 @@ fn compare(state: &State, model: &mut Model) -> Result<(), TestCaseError> {
         totals.users += u64::from(user.remembered());
         totals.devices += user.devices.len() as u64;
         totals.retired_devices += user.gone.len() as u64;
+        totals.absent_users += u64::from(user.remembered() && user.devices.is_empty());
         totals.sessions += user.devices.values().filter(|device| device.node.is_some()).count() as u64;
         totals.inbox_messages += waiting.len() as u64;
         totals.inbox_bytes += user.bytes(&waiting);

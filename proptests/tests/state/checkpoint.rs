@@ -175,7 +175,9 @@ impl Replica {
                     Op::Send(_) | Op::TracedSend(..) | Op::Group(_) => 2,
                     Op::Refuse { .. } => 1,
                     Op::GroupSend(_) | Op::TracedGroupSend(..) => 1 + u64::from(GROUPS) + u64::from(USERS),
-                    Op::Register(_) | Op::Ack { .. } | Op::Close { .. } | Op::Forget { .. } => 1 + u64::from(GROUPS),
+                    Op::Register(_) | Op::Ack { .. } | Op::Close { .. } | Op::Forget { .. } | Op::ForgetBy { .. } => {
+                        1 + u64::from(GROUPS)
+                    }
                 };
                 batch.ops.iter().map(shards).sum()
             }

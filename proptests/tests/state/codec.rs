@@ -62,6 +62,7 @@ fn op() -> impl Strategy<Value = Op> {
         (pos(), any::<bool>()).prop_map(|(epoch, clean)| Op::Close { epoch, clean }),
         (pos(), any::<[u8; 16]>()).prop_map(|(epoch, mid)| Op::Refuse { epoch, mid: MessageId(mid) }),
         (user(), device()).prop_map(|(user, device)| Op::Forget { user, device }),
+        (pos(), device()).prop_map(|(epoch, device)| Op::ForgetBy { epoch, device }),
         (pos(), any::<u8>().prop_map(group), act()).prop_map(|(epoch, group, act)| Op::Group(GroupOp {
             epoch,
             group,

@@ -186,6 +186,7 @@ fn outcome(outcome: &Outcome) -> Option<&'static str> {
         Outcome::RegisterRefused(RegisterRefusal::OlderAttempt) => "older attempt",
         Outcome::RegisterRefused(RegisterRefusal::Replaced) => "replaced",
         Outcome::RegisterRefused(RegisterRefusal::TooManyDevices) => "too many devices",
+        Outcome::RegisterRefused(RegisterRefusal::TooManyForgotten) => return None,
         Outcome::Stored { duplicate: false, .. } => "stored",
         Outcome::Stored { duplicate: true, .. } => "stored before",
         Outcome::SendRefused { duplicate: false, refusal: SendRefusal::NotMember, .. } => "not a member",

@@ -135,6 +135,7 @@ pub enum OpStep {
     Ack { session: u8, upto: u8 },
     Close { session: u8, clean: bool },
     Forget { user: u8, device: u8 },
+    ForgetBy { session: u8, device: u8 },
     GroupSend { session: u8, group: u8, key: u8 },
     Group { session: u8, group: u8, act: GroupAct },
     Refuse { session: u8, to: u8, key: u8 },
@@ -176,6 +177,7 @@ fn op() -> impl Strategy<Value = OpStep> {
         6 => (any::<u8>(), any::<u8>()).prop_map(|(session, upto)| OpStep::Ack { session, upto }),
         2 => (any::<u8>(), any::<bool>()).prop_map(|(session, clean)| OpStep::Close { session, clean }),
         1 => (0..USERS, 0..DEVICES).prop_map(|(user, device)| OpStep::Forget { user, device }),
+        1 => (any::<u8>(), 0..DEVICES).prop_map(|(session, device)| OpStep::ForgetBy { session, device }),
         10 => (any::<u8>(), 0..GROUPS, 0..6_u8)
             .prop_map(|(session, group, key)| OpStep::GroupSend { session, group, key }),
         8 => (any::<u8>(), 0..GROUPS, act()).prop_map(|(session, group, act)| OpStep::Group { session, group, act }),
@@ -406,6 +408,9 @@ impl Maker {
             }
             OpStep::Close { session, clean } => Op::Close { epoch: self.session(node, session), clean },
             OpStep::Forget { user: u, device: d } => Op::Forget { user: user(u), device: device(d) },
+            OpStep::ForgetBy { session, device: d } => {
+                Op::ForgetBy { epoch: self.session(node, session), device: device(d) }
+            }
             OpStep::GroupSend { session, group: g, key } => {
                 let send = self.group_send(self.session(node, session), group(g), key);
                 if let Some(trace) = trace(key) { Op::TracedGroupSend(send, trace) } else { Op::GroupSend(send) }

@@ -4,6 +4,7 @@
 //! the machine against one promise.
 
 mod against_model;
+mod bounds;
 mod checkpoint;
 mod codec;
 mod copies;

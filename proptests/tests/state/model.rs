@@ -136,6 +136,7 @@ impl Model {
             Op::Send(Send { epoch, .. })
             | Op::TracedSend(Send { epoch, .. }, _)
             | Op::Ack { epoch, .. }
+            | Op::ForgetBy { epoch, .. }
             | Op::Close { epoch, .. } => *epoch,
             Op::Refuse { epoch, .. } => *epoch,
             Op::GroupSend(GroupSend { epoch, .. })
@@ -157,6 +158,9 @@ impl Model {
                 if *clean && user.devices[&id].ephemeral {
                     user.forget(&name, &id, self.time_ms, &limits, effects);
                 }
+            }
+            Op::ForgetBy { device, .. } => {
+                self.users.entry(name.clone()).or_default().forget(&name, device, self.time_ms, &limits, effects);
             }
             Op::Register(_) | Op::Forget { .. } => unreachable!(),
         }

@@ -54,7 +54,7 @@ proptest! {
         let members: Vec<_> = members.map(|(members, _)| members).collect();
         let users = members.iter().flatten().collect::<BTreeSet<_>>().len() as u64;
         let revocations = state.totals().revocations;
-        let expected = Totals { users, groups: members.len() as u64, revocations, ..Totals::default() };
+        let expected = Totals { users, absent_users: users, groups: members.len() as u64, revocations, ..Totals::default() };
         prop_assert_eq!(state.totals(), expected);
         prop_assert_eq!(state.audit(), Ok(()));
     }

@@ -25,6 +25,10 @@ pub struct Objects {
 }
 
 impl Objects {
+    pub fn is_empty(&self) -> bool {
+        self.visible.is_empty()
+    }
+
     fn begin(&mut self, name: &str, bytes: Bytes) -> u64 {
         self.next += 1;
         self.coming.insert(self.next, (name.to_owned(), bytes));

@@ -59,6 +59,10 @@ impl Records {
     }
 
     /// All of them.
+    pub fn is_empty(&self) -> bool {
+        self.visible.is_empty()
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = (&Bytes, &Bytes)> {
         self.visible.iter()
     }

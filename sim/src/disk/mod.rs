@@ -194,6 +194,19 @@ impl Disk {
         *self.spoilt() = Some(Excuse::OldCopy);
     }
 
+    /// Takes away a half of what is stored, if there are two; no process uses it.
+    pub fn lose(&self, half: Half) {
+        evidence::note(Undergone::NewDisk);
+        if self.records().is_empty() || self.objects().is_empty() {
+            return;
+        }
+        match half {
+            Half::Records => self.empty_records(),
+            Half::Objects => *self.objects() = Objects::default(),
+        }
+        self.spoilt().get_or_insert(Excuse::Damaged);
+    }
+
     /// Whether it was damaged, or replaced by an old copy, since it was last empty.
     pub fn is_spoilt(&self) -> bool {
         self.spoilt().is_some()
@@ -206,13 +219,17 @@ impl Disk {
 
     /// Empties it; no process uses it.
     pub fn wipe(&self) {
+        self.empty_records();
+        *self.objects() = Objects::default();
+        *self.spoilt() = None;
+    }
+
+    fn empty_records(&self) {
         *self.records() = Records::default();
         if let Some(Err(error)) = self.twin().as_mut().map(Twin::wipe) {
             self.broken(&format!("sled cannot begin anew: {error}"));
         }
         self.shared.journal.replaced(&self.shared.name, Records::default().iter());
-        *self.objects() = Objects::default();
-        *self.spoilt() = None;
     }
 
     fn records(&self) -> MutexGuard<'_, Records> {
@@ -240,6 +257,15 @@ impl Disk {
 pub struct Image {
     records: Records,
     objects: Objects,
+}
+
+/// What a disk holds, by the two stores that a process has of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Half {
+    /// Vote and log.
+    Records,
+    /// Identity and checkpoints.
+    Objects,
 }
 
 /// One process's use of a disk.

@@ -1,7 +1,7 @@
 //! Draws a plan from a seed, by *swarm*: each seed has a random subset of kinds, so that each pair
 //! of kinds is often seen without the noise of all others.
 
-use cluster::state::BREAKER_LEVEL;
+use cluster::state::{BREAKER_LEVEL, FEATURE_LEVEL};
 
 use super::Kind;
 use crate::dice::Dice;
@@ -46,6 +46,9 @@ impl Plan {
         if forgetting.one_in(8) {
             plan.limits.device_ttl_ms = forgetting.between(2_000, 8_000);
         }
+        if forgetting.one_in(8) {
+            plan.limits.ephemeral_ttl_ms = forgetting.between(500, 5_000);
+        }
         plan.clients.neighbours = if Dice::new(seed, "neighbours").one_in(2) { nodes as u64 } else { 0 };
         let exiles = Dice::new(seed, "exiles");
         plan.clients.exiles = if exiles.one_in(3) { exiles.between(1, 2) } else { 0 };
@@ -75,7 +78,8 @@ impl Plan {
         if dice.one_in(4) {
             // The operator is told of no breaker by a build that has none.
             let breaker = self.faults.iter().any(|fault| fault.kind == Kind::Breaker);
-            self.old_level = Some(if breaker { BREAKER_LEVEL } else { dice.between(1, 3) as u32 });
+            self.old_level =
+                Some(if breaker { BREAKER_LEVEL } else { dice.between(1, u64::from(FEATURE_LEVEL) - 1) as u32 });
             let fault = draw(dice, Kind::RollingRestart, self);
             self.faults.push(fault);
         }

@@ -70,6 +70,9 @@ pub enum Kind {
     /// When the fault ends the process is killed and its disk replaced by a copy made when the fault
     /// began, `amount` boots ago. When the node is refused, the operator empties the disk.
     OldCopy,
+    /// The machine's power is cut, and it comes back with a half of its disk when the fault ends: without the records
+    /// if `amount` is 0, without the rest if it is 1. The node refuses that, and the operator empties the disk.
+    LostHalf,
 
     /// The machine's wall clock jumps by `amount` ms.
     ClockJump,
@@ -101,7 +104,7 @@ const HOUR: i64 = 3_600_000;
 
 impl Kind {
     /// All that swarms are drawn from. [`Self::Breaker`] is no fault of the system: it comes beside any swarm.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::Kill,
         Self::KillAll,
         Self::CrashLoop,
@@ -130,6 +133,7 @@ impl Kind {
         Self::SlowDisk,
         Self::BitFlip,
         Self::OldCopy,
+        Self::LostHalf,
         Self::ClockJump,
         Self::TransferLeader,
         Self::LeaderChurn,
@@ -161,6 +165,7 @@ impl Kind {
             Self::SlowDisk => ((1_000, 10_000), Some((20, 1_500))),
             Self::BitFlip => ((10, 3_000), Some((1, 3))),
             Self::OldCopy => ((500, 8_000), Some((0, 2))),
+            Self::LostHalf => ((50, 5_000), Some((0, 1))),
             Self::ClockJump => ((1, 1), Some((-HOUR, HOUR))),
             Self::TransferLeader | Self::AddNode => ((1, 1), None),
             Self::LeaderChurn => ((1_000, 8_000), Some((200, 2_000))),
@@ -172,7 +177,7 @@ impl Kind {
 
     /// Whether it takes a disk that others may have to do without: see [`super::model`].
     pub fn spoils_disk(self) -> bool {
-        matches!(self, Self::Wipe | Self::BitFlip | Self::OldCopy | Self::RemoveNode)
+        matches!(self, Self::Wipe | Self::BitFlip | Self::OldCopy | Self::LostHalf | Self::RemoveNode)
     }
 
     /// As in plans and traces.

@@ -16,7 +16,7 @@ use futures_util::future::join_all;
 use serde_json::json;
 
 use crate::dice::Dice;
-use crate::disk::Trouble;
+use crate::disk::{Half, Trouble};
 use crate::net::Weakness;
 use crate::plan::{Fault, Plan, Target};
 use crate::time;
@@ -170,6 +170,7 @@ impl Running {
             Kind::SlowDisk => self.trouble(n, Trouble::SlowMs(amount)).await,
             Kind::BitFlip => self.flip_bits(n).await,
             Kind::OldCopy => self.old_copy(n).await,
+            Kind::LostHalf => self.lost_half(n).await,
             Kind::ClockJump => world.machine(n).clock.jump(fault.amount),
             Kind::TransferLeader => drop(operator::transfer(world).await),
             Kind::LeaderChurn => self.leader_churn().await,
@@ -324,6 +325,15 @@ impl Running {
                 return;
             }
         }
+    }
+
+    async fn lost_half(&self, n: usize) {
+        let half = if self.fault.amount == 0 { Half::Records } else { Half::Objects };
+        self.world.hold(n);
+        self.world.kill(n, true);
+        self.world.machine(n).disk.lose(half);
+        time::sleep(self.fault.lasts()).await;
+        self.world.release(n);
     }
 
     // Links.

@@ -10,7 +10,7 @@ use im_gateway::client::Fate;
 use im_gateway::protocol::ErrorCode;
 
 use super::facts::{self, Stored};
-use super::lives::{Life, Lives};
+use super::lives::{Life, Lives, Pardon};
 use super::members::Members;
 use super::{History, Violation, safety};
 use crate::ledger::{Book, Client, ClientId, Device, Name, Received, Sent, Surfaced};
@@ -211,15 +211,18 @@ struct Share {
     until: u64,
     /// What came before it may be its own too.
     inherits: bool,
-    /// The device was forgotten, and did not come back for what it left. A gap for groups or copies is told behind the
-    /// last message that it counts: such a device may never have heard of one.
+    /// The device was forgotten, and did not come back for what it left. A gap is told behind the last message that it
+    /// counts, and what comes from groups before that: such a device may never have heard of one. What its own inbox
+    /// had lost it was told before anything newer from there.
     given_up: bool,
+    /// What of it is not owed.
+    pardons: Vec<Pardon>,
 }
 
 impl Share {
     fn of(life: &Life) -> Self {
         let (after, until, given_up) = (life.owed_from, life.until.unwrap_or(u64::MAX), life.until.is_some());
-        Self { after, until, inherits: false, given_up }
+        Self { after, until, inherits: false, given_up, pardons: life.pardons.clone() }
     }
 
     /// Of each life of a device; lives of which one inherits what the one before left are one.
@@ -227,7 +230,10 @@ impl Share {
         let mut shares: Vec<Self> = Vec::new();
         for share in lives.iter().map(Self::of) {
             match shares.last_mut().filter(|before| share.after < before.until) {
-                Some(before) => (before.until, before.given_up) = (share.until, share.given_up),
+                Some(before) => {
+                    (before.until, before.given_up) = (share.until, share.given_up);
+                    before.pardons.extend(share.pardons);
+                }
                 None => shares.push(share),
             }
         }
@@ -239,11 +245,15 @@ impl Share {
     fn of_forgotten(clients: &Clients) -> Self {
         let first = clients.iter().find_map(|(_, client)| client.sessions.first());
         let after = first.map_or(u64::MAX, |session| session.epoch);
-        Self { after, until: u64::MAX, inherits: true, given_up: false }
+        Self { after, until: u64::MAX, inherits: true, given_up: false, pardons: Vec::new() }
     }
 
     fn holds(&self, seq: u64) -> bool {
         (self.inherits || self.after < seq) && seq <= self.until
+    }
+
+    fn owes(&self, stored: &Stored) -> bool {
+        !self.pardons.iter().any(|pardon| pardon.covers(stored))
     }
 
     /// What a client surfaced of it.
@@ -269,7 +279,7 @@ fn walk<'a>(
     // A second copy is nothing new, and not surfaced.
     let mut mids = HashSet::new();
     for (covered, stored) in covered.iter_mut().zip(messages) {
-        *covered |= !mids.insert(stored.mid);
+        *covered |= !mids.insert(stored.mid) || !share.owes(stored);
     }
     // What came is no part of what a gap counts: of several groups, only some may have lost messages.
     let got = clients.iter().flat_map(|(_, client)| share.of_client(client));
@@ -296,7 +306,10 @@ fn walk<'a>(
                 }
                 Surfaced::Message { .. } => covered[end.saturating_sub(1)..end].fill(true),
                 Surfaced::Gap { lost } => {
-                    let open = |at: &usize| !told.contains(at) && !came.contains(&messages[*at].pos);
+                    let open = |at: &usize| {
+                        let stored = messages[*at];
+                        !told.contains(at) && !came.contains(&stored.pos) && share.owes(stored)
+                    };
                     let behind: Vec<_> = (0..end).rev().filter(open).take(lost as usize).collect();
                     behind.iter().for_each(|at| covered[*at] = true);
                     told.extend(&behind);
@@ -309,9 +322,13 @@ fn walk<'a>(
             }
         }
     }
-    let user = clients.first().map_or("", |(_, client)| &client.device.user);
-    for (covered, stored) in covered.iter_mut().zip(messages).filter(|_| share.given_up) {
-        *covered |= stored.to != user;
+    if share.given_up && history.tight {
+        let user = clients.first().map_or("", |(_, client)| &client.device.user);
+        let direct = |stored: &Stored| stored.to == user;
+        let newest = (0..messages.len()).rev().find(|at| came.contains(&messages[*at].pos) && direct(messages[*at]));
+        for (at, covered) in covered.iter_mut().enumerate() {
+            *covered |= !direct(messages[at]) || newest.is_none_or(|newest| at > newest);
+        }
     }
     let seen = covered.iter().position(|covered| !covered).unwrap_or(messages.len());
     if let Some((id, end, got)) = furthest.filter(|(_, end, _)| seen < *end) {

@@ -3,20 +3,53 @@
 
 use std::collections::BTreeMap;
 
-use cluster::id::{NodeId, Pos};
+use cluster::id::{DeviceId, NodeId, Pos};
 use cluster::state::{Batch, Command, Effect, Limits, Op, Outcome, Register};
 
+use super::facts::Stored;
 use crate::coverage;
 use crate::ledger::Device;
 
 /// A time for which a device was known.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Default)]
 pub struct Life {
     /// What forgot it.
     pub until: Option<u64>,
     /// What is stored behind this position it is owed: its own beginning, or, where it is its user's only device,
     /// what the one before had acknowledged when it was forgotten.
     pub owed_from: u64,
+    /// What of that it is not owed all the same.
+    pub pardons: Vec<Pardon>,
+}
+
+/// What a user's only device is not owed of what the one before left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pardon {
+    /// Copies of what that one had sent itself, up to here: it held none of them.
+    Sent { device: String, upto: u64 },
+    /// What expired, and whose gap nobody came for in a device's time of grace.
+    Expired { after: u64, upto: u64 },
+}
+
+impl Pardon {
+    /// Whether a message is none that is owed.
+    pub fn covers(&self, stored: &Stored) -> bool {
+        match self {
+            Self::Sent { device, upto } => {
+                stored.pos <= *upto && stored.copied_from.as_ref().is_some_and(|from| from.device == *device)
+            }
+            Self::Expired { after, upto } => (after + 1..=*upto).contains(&stored.pos),
+        }
+    }
+}
+
+/// What a user's last device left when it was forgotten.
+#[derive(Debug, Clone, Default)]
+struct Left {
+    acked: u64,
+    /// When, by replicated time.
+    at_ms: u64,
+    pardons: Vec<Pardon>,
 }
 
 impl Life {
@@ -44,9 +77,11 @@ struct Known {
 pub struct Devices {
     known: BTreeMap<Device, Known>,
     sessions: BTreeMap<u64, (Device, NodeId)>,
-    /// What the last device of each user had acknowledged when it was forgotten.
-    left: BTreeMap<String, u64>,
+    /// Of each user without a device who had one.
+    left: BTreeMap<String, Left>,
     time_ms: u64,
+    /// The last position of each replicated time.
+    times: BTreeMap<u64, u64>,
     limits: Limits,
 }
 
@@ -72,6 +107,7 @@ impl Devices {
         match command {
             Command::SetLimits(limits) => self.limits = limits.clone(),
             Command::Tick { advance_ms } => {
+                self.times.insert(self.time_ms, Pos::new(index, 0).0);
                 self.time_ms += advance_ms.min(&Command::MAX_TICK_MS);
                 let due =
                     self.known.iter().filter(|(_, known)| known.session.is_none() && known.due_ms <= self.time_ms);
@@ -106,16 +142,23 @@ impl Devices {
                         self.forget(pos, &device, lives);
                     }
                 }
-                (Op::Forget { user, device }, _) => {
-                    let device = Device::new(user.as_str(), device.as_str());
-                    if self.known.contains_key(&device) {
-                        coverage::reached("a device was forgotten on request");
+                (Op::Forget { user, device }, _) => self.request(pos, user.as_str(), device, lives),
+                (Op::ForgetBy { epoch, device }, Outcome::Done) => {
+                    if let Some((by, _)) = self.sessions.get(&epoch.0).cloned() {
+                        self.request(pos, &by.user, device, lives);
                     }
-                    self.forget(pos, &device, lives);
                 }
                 _ => {}
             }
         }
+    }
+
+    fn request(&mut self, pos: u64, user: &str, device: &DeviceId, lives: &mut Lives) {
+        let device = Device::new(user, device.as_str());
+        if self.known.contains_key(&device) {
+            coverage::reached("a device was forgotten on request");
+        }
+        self.forget(pos, &device, lives);
     }
 
     fn register(&mut self, pos: u64, node: NodeId, register: &Register, lives: &mut Lives) {
@@ -125,18 +168,32 @@ impl Devices {
         }
         if !self.known.contains_key(&device) {
             let alone = self.known.keys().all(|other| other.user != device.user);
-            let owed_from = if alone { self.left.get(&device.user).copied().unwrap_or(0) } else { pos };
+            let life = if alone { self.heir(&device.user) } else { Life { owed_from: pos, ..Life::default() } };
+            let acked = life.owed_from;
             let of_device = lives.entry(device.clone()).or_default();
             if !of_device.is_empty() && !register.ephemeral {
                 coverage::reached("a device came back that was forgotten");
             }
-            of_device.push(Life { until: None, owed_from });
-            let known = Known { ephemeral: false, session: None, acked: owed_from, due_ms: 0 };
+            of_device.push(life);
+            let known = Known { ephemeral: false, session: None, acked, due_ms: 0 };
             self.known.insert(device.clone(), known);
         }
         let known = self.known.get_mut(&device).expect("it was just put there");
         (known.ephemeral, known.session) = (register.ephemeral, Some(pos));
         self.sessions.insert(pos, (device, node));
+    }
+
+    /// The life of a user's only device that begins now.
+    fn heir(&self, user: &str) -> Life {
+        let Left { acked, at_ms, mut pardons } = self.left.get(user).cloned().unwrap_or_default();
+        let grace_ms = self.limits.device_ttl_ms;
+        if at_ms.saturating_add(grace_ms) <= self.time_ms
+            && let Some(long_ago_ms) = self.time_ms.checked_sub(self.limits.message_ttl_ms.saturating_add(grace_ms))
+            && let Some((_, upto)) = self.times.range(..=long_ago_ms).next_back()
+        {
+            pardons.push(Pardon::Expired { after: acked, upto: *upto });
+        }
+        Life { until: None, owed_from: acked, pardons }
     }
 
     fn disconnect(&mut self, epoch: u64) -> Option<Device> {
@@ -150,16 +207,19 @@ impl Devices {
     fn forget(&mut self, pos: u64, device: &Device, lives: &mut Lives) {
         let Some(known) = self.known.remove(device) else { return };
         known.session.map(|epoch| self.sessions.remove(&epoch));
-        lives.get_mut(device).and_then(|lives| lives.last_mut()).expect("it began").until = Some(pos);
+        let life = lives.get_mut(device).and_then(|lives| lives.last_mut()).expect("it began");
+        life.until = Some(pos);
         if self.known.keys().all(|other| other.user != device.user) {
-            self.left.insert(device.user.clone(), known.acked);
+            let mut pardons = life.pardons.clone();
+            pardons.push(Pardon::Sent { device: device.device.clone(), upto: pos });
+            self.left.insert(device.user.clone(), Left { acked: known.acked, at_ms: self.time_ms, pardons });
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use cluster::id::{DeviceId, UserId};
+    use cluster::id::UserId;
 
     use super::*;
 
@@ -243,5 +303,27 @@ mod tests {
         assert_eq!(log.of("a"), [(0, None)]);
         log.tick(1);
         assert_eq!(log.of("a"), [(0, Some(Pos::new(log.index, 0).0))]);
+    }
+
+    #[test]
+    fn an_heir_is_not_owed_what_the_last_one_sent_nor_what_expired_long_ago() {
+        let mut log = log();
+        let limits = Limits { message_ttl_ms: 10, device_ttl_ms: 5, ..Limits::default() };
+        log.devices.entry(0, &Command::SetLimits(limits), &[], &mut log.lives);
+        log.register("a");
+        log.register("b");
+        log.forget("a");
+        let gone = log.forget("b");
+        log.register("c");
+        let sent = Pardon::Sent { device: "b".into(), upto: gone };
+        assert_eq!(log.lives[&Device::new("u", "c")][0].pardons, [sent.clone()]);
+        let again = log.forget("c");
+        for _ in 0..4 {
+            log.tick(5);
+        }
+        log.register("d");
+        let expired = Pardon::Expired { after: 0, upto: Pos::new(log.index - 4, 0).0 };
+        let sent_later = Pardon::Sent { device: "c".into(), upto: again };
+        assert_eq!(log.lives[&Device::new("u", "d")][0].pardons, [sent, sent_later, expired]);
     }
 }

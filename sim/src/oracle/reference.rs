@@ -217,7 +217,7 @@ impl Reference {
         match op {
             Op::Register(register) => Some(register.user.clone()),
             Op::Forget { user, .. } => Some(user.clone()),
-            Op::Close { epoch, .. } => {
+            Op::Close { epoch, .. } | Op::ForgetBy { epoch, .. } => {
                 let user = &self.facts.registered[*self.sessions.get(&epoch.0)?].device.user;
                 Some(UserId::new(user).expect("a user's name"))
             }

@@ -95,15 +95,23 @@ impl Sessions {
                 Op::Send(send) | Op::TracedSend(send, _) => send.epoch.0,
                 Op::GroupSend(send) | Op::TracedGroupSend(send, _) => send.epoch.0,
                 Op::Group(op) => op.epoch.0,
-                Op::Ack { epoch, .. } | Op::Close { epoch, .. } | Op::Refuse { epoch, .. } => epoch.0,
+                Op::Ack { epoch, .. }
+                | Op::Close { epoch, .. }
+                | Op::Refuse { epoch, .. }
+                | Op::ForgetBy { epoch, .. } => epoch.0,
             };
             let lives = self.live.get(&epoch).is_some_and(|(_, at)| *at == node);
             if lives == (*outcome == Outcome::Fenced) {
                 let what = if lives { "lives and was fenced" } else { "is over and had its way" };
                 broken.push(safety(format!("G4: a session at {epoch} {what} in entry {index}")));
             }
-            if matches!(op, Op::Close { .. }) && lives {
-                self.end(epoch);
+            match op {
+                Op::Close { .. } if lives => self.end(epoch),
+                Op::ForgetBy { device, .. } if lives => {
+                    let (by, _) = &self.live[&epoch];
+                    self.end_device(&Device::new(&by.user, device.as_str()));
+                }
+                _ => {}
             }
         }
     }

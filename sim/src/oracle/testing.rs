@@ -47,7 +47,7 @@ impl Scene {
         self.book.clients.push(client);
         let of_user = self.facts.registered.iter().any(|registered| registered.device.user == device.user);
         let owed_from = if of_user { pos(entry) } else { 0 };
-        let life = DeviceLife { until: None, owed_from };
+        let life = DeviceLife { until: None, owed_from, ..DeviceLife::default() };
         self.facts.lives.entry(device.clone()).or_insert_with(|| vec![life]);
         self.facts.registered.push(Registered { epoch: pos(entry), device, instance, node: NODE });
     }

@@ -61,6 +61,7 @@ async fn refusals_have_their_close_codes() {
     for (event, code) in [
         (Event::Refused(Refusal::OlderAttempt), 4005),
         (Event::Refused(Refusal::TooManyDevices), 4504),
+        (Event::Refused(Refusal::TooManyForgotten), 1013),
         (Event::Unavailable, 4001),
     ] {
         let mut client = Client::open(rules()).await;
