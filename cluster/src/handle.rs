@@ -4,7 +4,7 @@
 //! stand behind these methods.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::watch;
@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::config::{ClusterConfig, LogKeeping};
 use crate::env::{Blobs, Env, tasks};
 use crate::id::{Boot, NodeId, UserId};
-use crate::liveness::{Liveness, Quorum};
+use crate::liveness::{Draining, Liveness, Quorum};
 use crate::observer::Observer;
 use crate::peer::{LinkState, Peers};
 use crate::raft::{Bodies, LogStore, Raft, StateMachine};
@@ -46,7 +46,7 @@ pub(crate) struct Inner {
     pub observer: Arc<dyn Observer>,
     pub quorum: Quorum,
     pub liveness: Liveness,
-    draining: Mutex<bool>,
+    pub draining: Draining,
     fatal: watch::Sender<Option<String>>,
 }
 
@@ -121,7 +121,7 @@ impl Cluster {
             observer,
             quorum: Quorum::new(),
             liveness: Liveness::default(),
-            draining: Mutex::new(false),
+            draining: Draining::default(),
             fatal: watch::Sender::new(None),
         });
         handler.serve(&inner);
@@ -167,11 +167,10 @@ impl Cluster {
     #[must_use]
     pub fn not_ready(&self) -> Vec<&'static str> {
         let inner = &self.inner;
-        let draining = *inner.draining.lock().unwrap_or_else(PoisonError::into_inner);
         let starting = inner.router.lock().origin.generation().is_none() && inner.quorum.reached();
         let reasons = [
             (inner.failure().is_some(), "failed"),
-            (draining, "draining"),
+            (inner.draining.is_own(), "draining"),
             (starting || !inner.quorum.ever_reached(), "starting"),
             (inner.quorum.ever_reached() && !inner.quorum.reached(), "no_quorum"),
         ];
@@ -228,18 +227,19 @@ impl Cluster {
 
     /// This node takes no new clients from now on, and leads no more if another voter can.
     pub async fn drain(&self) {
-        *self.inner.draining.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.inner.draining.begin();
         membership::admin::step_down(&self.inner).await;
     }
 
-    /// Where clients can connect instead of here: the URLs of other nodes that are up and that
+    /// Where clients can connect instead of here: the URLs of other nodes that are up, do not drain, and that
     /// this node has a link to.
     #[must_use]
     pub fn elsewhere(&self) -> Vec<String> {
         let links = self.inner.peers.links();
         let linked = |node| links.iter().any(|link| link.node == node && link.state == LinkState::Connected);
+        let stays = |node| linked(node) && !self.inner.draining.includes(node);
         let state = self.inner.state();
-        let nodes = state.nodes().filter(|(node, record)| record.generation.is_some() && linked(*node));
+        let nodes = state.nodes().filter(|(node, record)| record.generation.is_some() && stays(*node));
         nodes.map(|(_, record)| record.client_url.clone()).filter(|url| !url.is_empty()).collect()
     }
 

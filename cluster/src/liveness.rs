@@ -4,7 +4,8 @@
 //! clients away well within the five seconds of G6.
 
 use crate::env::tasks;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -71,18 +72,61 @@ impl Quorum {
 /// When the leader last heard from each generation.
 #[derive(Default)]
 pub struct Liveness {
-    heard: Mutex<BTreeMap<NodeId, (Option<Generation>, Instant)>>,
+    heard: Mutex<BTreeMap<NodeId, Heard>>,
+}
+
+struct Heard {
+    generation: Option<Generation>,
+    at: Instant,
+    draining: bool,
 }
 
 impl Liveness {
     /// When `generation` of `node` last reported here.
     pub fn heard(&self, node: NodeId, generation: Generation) -> Option<Instant> {
-        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.get(&node).filter(|(reported, _)| *reported == Some(generation)).map(|&(_, at)| at)
+        self.lock().get(&node).filter(|heard| heard.generation == Some(generation)).map(|heard| heard.at)
     }
 
-    fn note(&self, node: NodeId, generation: Option<Generation>) {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).insert(node, (generation, clock::now()));
+    /// Which nodes drain, as far as they have reported here.
+    fn draining(&self) -> BTreeSet<NodeId> {
+        self.lock().iter().filter(|(_, heard)| heard.draining).map(|(node, _)| *node).collect()
+    }
+
+    fn note(&self, node: NodeId, report: &Report) {
+        let Report { generation, draining, .. } = *report;
+        self.lock().insert(node, Heard { generation, at: clock::now(), draining });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Heard>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Which nodes take no new clients, because they are about to stop.
+#[derive(Default)]
+pub struct Draining {
+    own: AtomicBool,
+    others: Mutex<BTreeSet<NodeId>>,
+}
+
+impl Draining {
+    /// This node drains from now on.
+    pub fn begin(&self) {
+        self.own.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether this node does.
+    pub fn is_own(&self) -> bool {
+        self.own.load(Ordering::Relaxed)
+    }
+
+    /// Whether another node does, as of the last word of the leader.
+    pub fn includes(&self, node: NodeId) -> bool {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner).contains(&node)
+    }
+
+    fn note_others(&self, others: BTreeSet<NodeId>) {
+        *self.others.lock().unwrap_or_else(PoisonError::into_inner) = others;
     }
 }
 
@@ -91,6 +135,9 @@ pub(crate) struct Report {
     generation: Option<Generation>,
     #[serde(default)]
     boot: Option<Boot>,
+    /// It takes no new clients any more, and wants to lead no more.
+    #[serde(default)]
+    draining: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -103,6 +150,9 @@ pub(crate) struct Reply {
     /// What the reporting node has stored for the answering leader: that one's term, and an index.
     #[serde(default)]
     stored: Option<(u64, u64)>,
+    /// The nodes that drain.
+    #[serde(default)]
+    draining: BTreeSet<NodeId>,
 }
 
 /// Reports to the leader and watches the quorum, for the life of the node.
@@ -137,9 +187,11 @@ async fn report(inner: &Arc<Inner>) {
             if let Some(age) = quorum_age(inner) {
                 inner.quorum.note(clock::now() - age);
             }
+            inner.draining.note_others(inner.liveness.draining());
         }
         Some(leader) => {
-            let report = Report { generation: inner.router.lock().origin.generation(), boot: Some(inner.boot) };
+            let generation = inner.router.lock().origin.generation();
+            let report = Report { generation, boot: Some(inner.boot), draining: inner.draining.is_own() };
             let Ok(body) = encode(&report) else { return };
             let asked = clock::now();
             // Apart, so that a slow answer does not hold up the next report.
@@ -149,6 +201,7 @@ async fn report(inner: &Arc<Inner>) {
                 let Some(reply) = answer.ok().and_then(|body| decode::<Reply>(&body).ok()) else { return };
                 if let Some(age) = reply.quorum_age_ms {
                     inner.quorum.note(asked - Duration::from_millis(age));
+                    inner.draining.note_others(reply.draining.clone());
                 }
                 if let Some(why) = is_old_copy(&inner, &reply) {
                     refuse_old_copy(&inner, &why).await;
@@ -162,9 +215,13 @@ async fn report(inner: &Arc<Inner>) {
 /// clients away.
 pub(crate) fn reported(inner: &Inner, from: NodeId, report: &Report) -> Reply {
     if !is_member(inner, from) {
-        return Reply { quorum_age_ms: None, later_boot: None, stored: None };
+        return Reply { quorum_age_ms: None, later_boot: None, stored: None, draining: BTreeSet::new() };
     }
-    inner.liveness.note(from, report.generation);
+    inner.liveness.note(from, report);
+    let mut draining = inner.liveness.draining();
+    if inner.draining.is_own() {
+        draining.insert(inner.me);
+    }
     let age = quorum_age(inner).filter(|age| *age < VOUCH_WITHIN);
     let known = inner.state().node(from).map(|record| record.boot);
     let is_later = |known: &Boot| report.boot.is_some_and(|boot| known.count >= boot.count && *known != boot);
@@ -172,6 +229,7 @@ pub(crate) fn reported(inner: &Inner, from: NodeId, report: &Report) -> Reply {
         quorum_age_ms: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
         later_boot: known.filter(is_later).map(|known| known.count),
         stored: stored_by(inner, from),
+        draining,
     }
 }
 

@@ -142,17 +142,18 @@ async fn set_breaker(inner: &Inner, open: bool) -> Result<(), String> {
     commit(inner, Command::SetBreaker { open }.encode()).await
 }
 
-/// The other voter that has most of the log.
+/// The other voter that has most of the log, of those that do not drain.
 fn successor(inner: &Inner) -> Option<NodeId> {
     let metrics = inner.raft.metrics();
     let metrics = metrics.borrow_watched();
     let replication = metrics.replication.as_ref()?;
     let voters: BTreeSet<NodeId> = metrics.membership_config.membership().voter_ids().collect();
-    let others = replication.iter().filter(|(node, _)| **node != inner.me && voters.contains(node));
+    let can = |node: &NodeId| *node != inner.me && voters.contains(node) && !inner.draining.includes(*node);
+    let others = replication.iter().filter(|(node, _)| can(node));
     others.max_by_key(|(_, at)| at.map(|at| at.index)).map(|(node, _)| *node)
 }
 
-/// Hands leadership over if this node leads and another voter can take it.
+/// Hands leadership over if this node leads and another voter can take it that does not drain itself.
 pub(crate) async fn step_down(inner: &Inner) {
     let leads = inner.raft.server_metrics().borrow_watched().current_leader == Some(inner.me);
     if leads && View::of(inner).voters.len() > 1 {

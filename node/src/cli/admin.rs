@@ -7,7 +7,9 @@ use cluster::id::UserId;
 use http::Method;
 use serde_json::Value;
 
-use super::args::{AdminTarget, BreakerCommand, LeaderCommand, LogLevelArgs, MemberCommand, RevokeArgs, StatusArgs};
+use super::args::{
+    AdminTarget, BreakerCommand, DrainArgs, LeaderCommand, LogLevelArgs, MemberCommand, RevokeArgs, StatusArgs,
+};
 use super::dial::Dial;
 use super::failure::{Failure, failed};
 use super::http::{Answer, Endpoint, encode};
@@ -15,6 +17,8 @@ use super::process::{local_runtime, print};
 
 /// How often it is looked whether clients have left.
 const DRAIN_POLL: Duration = Duration::from_millis(100);
+/// A node that still leads after so long has handed its leadership to nobody.
+const LEADS_NO_LONGER_THAN: Duration = Duration::from_secs(10);
 /// A drain in which nobody leaves for so long is stuck.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(15);
 
@@ -53,9 +57,12 @@ pub fn status(args: &StatusArgs) -> Result<(), Failure> {
 ///
 /// # Errors
 /// A node that does not answer, or whose clients do not leave.
-pub fn drain(target: &AdminTarget) -> Result<(), Failure> {
+pub fn drain(args: &DrainArgs) -> Result<(), Failure> {
+    let target = &args.target;
+    let path = if args.force { "/admin/drain?force=true" } else { "/admin/drain" };
     local_runtime()?.block_on(async {
-        ask(target, Method::POST, "/admin/drain").await?;
+        ask(target, Method::POST, path).await?;
+        let begun = clock::now();
         let mut fewest = u64::MAX;
         let mut patience = clock::now() + DRAIN_PATIENCE;
         loop {
@@ -63,10 +70,10 @@ pub fn drain(target: &AdminTarget) -> Result<(), Failure> {
             let status: Value = serde_json::from_slice(&answer.body)
                 .or_else(|error| failed(format!("{} answered no status: {error}", target.url)))?;
             let left = status["local_sessions"].as_u64().unwrap_or(0);
-            if left == 0 {
+            let leads = status["leader"] == status["node"];
+            if left == 0 && (!leads || begun.elapsed() >= LEADS_NO_LONGER_THAN) {
                 let node = field(&status, "node");
-                let role =
-                    if status["leader"] == status["node"] { ", but still leads: no other voter could" } else { "" };
+                let role = if leads { ", but still leads: no other voter could" } else { "" };
                 return print(&format!(
                     "{node} has no clients left{role}; it takes no new ones until it is started anew"
                 ));

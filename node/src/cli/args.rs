@@ -35,7 +35,7 @@ pub enum Command {
     #[command(subcommand, arg_required_else_help = false)]
     Breaker(BreakerCommand),
     /// Send a node's clients elsewhere and hand leadership over, so that it can be stopped
-    Drain(AdminTarget),
+    Drain(DrainArgs),
     /// Show or change what a node logs, until it ends
     LogLevel(LogLevelArgs),
     /// Change who belongs to the cluster
@@ -227,6 +227,15 @@ pub struct TraceArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct DrainArgs {
+    #[command(flatten)]
+    pub target: AdminTarget,
+    /// Also where no other node could take its clients: they stay until it stops
+    #[arg(long)]
+    pub force: bool,
 }
 
 #[derive(Debug, clap::Args)]

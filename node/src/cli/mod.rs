@@ -43,7 +43,7 @@ pub fn run() -> Result<(), Failure> {
         Some(Command::Status(args)) => admin::status(&args),
         Some(Command::Trace(args)) => trace::run(&args),
         Some(Command::Breaker(command)) => admin::breaker(&command),
-        Some(Command::Drain(target)) => admin::drain(&target),
+        Some(Command::Drain(args)) => admin::drain(&args),
         Some(Command::LogLevel(args)) => admin::log_level(&args),
         Some(Command::Member(command)) => admin::member(&command),
         Some(Command::Revoke(args)) => admin::revoke(&args),

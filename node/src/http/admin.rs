@@ -39,8 +39,24 @@ pub async fn trace(_: Operator, State(app): State<Arc<App>>, Query(Mid { mid }):
     }
 }
 
+/// See [`drain`].
+#[derive(Deserialize)]
+pub struct HowToDrain {
+    #[serde(default)]
+    force: bool,
+}
+
 /// Begins to send this node's clients elsewhere; `/ready` and the status tell how far that is.
-pub async fn drain(operator: Operator, State(app): State<Arc<App>>) -> Response {
+pub async fn drain(
+    operator: Operator,
+    State(app): State<Arc<App>>,
+    Query(HowToDrain { force }): Query<HowToDrain>,
+) -> Response {
+    if !force && app.cluster.elsewhere().is_empty() {
+        let message = "no other node is up that takes clients and does not drain itself: this one's would have nowhere to \
+                       go. Start another one, or say that you mean it (`im-gateway drain --force`, `?force=true`)";
+        return answer::error(StatusCode::CONFLICT, "nowhere_to_go", message);
+    }
     tracing::info!(remote_addr = %operator.ip, "an operator drains this node");
     let drain = app.drain.clone();
     tasks::spawn(async move { drain.run().await });

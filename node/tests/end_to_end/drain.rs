@@ -70,3 +70,25 @@ async fn a_drained_leader_has_no_clients_and_leads_no_more() {
     newcomer.hello("newcomer", "phone").await;
     assert_eq!(newcomer.closed().await.0, 1012, "newcomers are sent on");
 }
+
+#[tokio::test]
+async fn nobody_is_sent_to_a_node_that_drains_itself_and_the_last_one_keeps_its_clients() {
+    let cluster = TestCluster::start(3).await;
+    let ledger = Ledger::new();
+    let alice = Person::connect(&cluster, &ledger, "alice", "phone", &[0]).await;
+    let bob = Person::connect(&cluster, &ledger, "bob", "phone", &[1]).await;
+    let talk = alice.talk("bob", PACE);
+    for node in [0, 1] {
+        let said = cluster.operator(node, &["drain"]).await.expect("it is drained");
+        assert!(said.contains("has no clients left; it takes no new ones"), "{said}");
+        let status = cluster.status(node).await.expect("it still answers");
+        assert_ne!(status["leader"], status["node"]);
+    }
+    assert_eq!((alice.node(), bob.node()), (Some(cluster.addr(2)), Some(cluster.addr(2))));
+    let refusal = cluster.operator(2, &["drain"]).await.expect_err("nobody is left to go to");
+    assert!(refusal.contains("nowhere to go") && refusal.contains("--force"), "{refusal}");
+    ledger.progress(20).await;
+    talk.stop().await;
+    ledger.settled().await;
+    assert_eq!((alice.ends(), bob.ends()), (vec![], vec![]));
+}
