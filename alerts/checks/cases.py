@@ -71,6 +71,14 @@ def connections(error, share, rate=10.0):
     }
 
 
+def refused(share, rate=10.0):
+    """This share of those who want to connect is sent away."""
+    return up() | {
+        G + "connections_established_total": rate * (1 - share),
+        G + 'connections_refused_total{limit="node_rate"}': rate * share,
+    }
+
+
 def cache(hits):
     return up() | {G + "cache_hits_total": hits, G + "cache_misses_total": 1 - hits}
 
@@ -118,6 +126,11 @@ CASES = [
          labels={"severity": "warning", "node": "n1"}),
     Case("HighConnectionErrorRate", connections("auth_failed", 0), connections("auth_failed", 0.095),
          connections("auth_failed", 0.12), 5 * MIN, labels={"severity": "warning"}),
+    Case("IMGatewayConnectionsRefused", refused(0), refused(0.49), refused(0.52), 5 * MIN, window=2 * MIN,
+         labels={"severity": "P2"}),
+    # Three nodes send away 94 in two minutes, or 108.
+    Case("IMGatewayConnectionsRefused", refused(0, 0.4), refused(0.65, 0.4), refused(0.75, 0.4), 5 * MIN,
+         window=2 * MIN, labels={"severity": "P2"}),
     Case("HighOfflineQueueBacklog", gauge("im_service_offline_queue_size", 0),
          gauge("im_service_offline_queue_size", 10000), gauge("im_service_offline_queue_size", 10001), 5 * MIN,
          window=0, labels={"severity": "warning"}),
@@ -149,8 +162,12 @@ CASES = [
     Case("IMGatewayPeerLinkDown", cluster(), cluster(change={'peer_links{state="connected"}': 1}),
          cluster(change={'peer_links{state="down"}': 1}), 2 * MIN, window=0, one=True, heals=True,
          labels={"severity": "P2"}),
-    Case("IMGatewayDiskFailing", cluster(), cluster(), cluster(change={'not_ready{reason="failed"}': 1}), 0, window=0,
-         one=True, heals=True, labels={"severity": "P1"}),
+    *[Case("IMGatewayDiskFailing", failing(0), failing(0), failing(0.01), 0, window=15 * MIN, one=True, heals=True,
+           labels={"severity": "P1"})
+      for failing in [lambda rate: up() | {G + 'disk_errors_total{operation="blob_write"}': rate}]],
+    *[Case("IMGatewayDiskFilling", room(500), room(100), room(99), 15 * MIN, window=0, one=True, heals=True,
+           labels={"severity": "P2"})
+      for room in [lambda free: up() | {G + "data_free_bytes": free, G + "data_size_bytes": 1000}]],
     Case("IMGatewayDiskFailing", applied(90000), applied(90000, 40000), applied(90000, 40001), 0, window=0, one=True,
          heals=True, labels={"severity": "P1"}),
     Case("IMGatewaySlowProposals", histogram(PROPOSAL, 0, 0, 0), histogram(PROPOSAL, 0.02, 0.02, 0.009),
@@ -161,6 +178,12 @@ CASES = [
          gauge(G + "breaker_open", 1), 10 * MIN, window=0, edge_lasts=9 * MIN, labels={"severity": "P2"}),
     Case("IMGatewayNoTraffic", messages(0), messages(0, rate=0.01), messages(0, rate=0.0), 5 * MIN, window=16 * MIN,
          before=80 * MIN, labels={"severity": "P2"}),
+    # Time begins at 0 here, so they end so many days from then; the courses take less than an hour and a half.
+    *[Case(alert, ends(90), ends(days + 0.06), ends(days), wait, window=0, one=True, heals=True,
+           labels={"severity": severity, "node": "n1", "port": "clients"})
+      for alert, days, wait, severity in [("IMGatewayCertificateExpiring", 14, HOUR, "warning"),
+                                          ("IMGatewayCertificateAlmostExpired", 2, 5 * MIN, "P1")]
+      for ends in [lambda days: up() | {G + 'certificate_expiry_timestamp_seconds{port="clients"}': days * 86400}]],
 
     *[Case("IMGatewayMetricsMissing", cluster(), up(), up(), 5 * MIN, window=0, one=True, heals=True, edge_lasts=4 * MIN,
            labels={"severity": "P1"})],

@@ -35,7 +35,7 @@ def check(fact, what):
 
 def alerts():
     """The shipped alerts' names, and the labels their rules give them."""
-    rules = [rule for path in sorted((ROOT / "alerts/rules").glob("*.yml"))
+    rules = [rule for path in [*sorted((ROOT / "alerts/rules").glob("*.yml")), ROOT / "alerts/watchdog.yml"]
              for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"]]
     return {rule["alert"]: rule["labels"] for rule in rules if "alert" in rule}
 
@@ -44,11 +44,12 @@ def grammar(shipped):
     """Each alert's labels go to the receiver of its severity."""
     subprocess.run(["amtool", "check-config", str(CONFIG)], check=True, stdout=subprocess.DEVNULL)
     receivers = {"critical": "critical", "P1": "p1", "P2": "p2", "warning": "slack-warnings"}
+    special = {"Watchdog": "dead-mans-switch", "AlertsNotDelivered": "every-way"}
     for alert, labels in shipped.items():
         pairs = [f"{name}={value}" for name, value in ({"alertname": alert} | labels).items()]
         found = subprocess.run(["amtool", "config", "routes", "test", f"--config.file={CONFIG}", *pairs],
                                capture_output=True, text=True, check=True).stdout.strip()
-        check(found == receivers[labels["severity"]], f"{alert} goes to {found}")
+        check(found == (special.get(alert) or receivers[labels["severity"]]), f"{alert} goes to {found}")
 
 
 def faster(node):
@@ -80,6 +81,8 @@ def rendered(sink, folder, open_now):
     for receiver in config["receivers"]:
         receiver["pagerduty_configs"] = [one | {"routing_key_file": str(folder / "pagerduty-key")}
                                          for one in receiver.get("pagerduty_configs", [])]
+        for one in receiver.get("webhook_configs", []):
+            one["url"] = f"http://127.0.0.1:{sink.http}/{receiver['name']}"
     today = datetime.datetime.now(datetime.timezone.utc).isoweekday()
     days = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
     weekdays = days if open_now else [days[(today + 2) % 7]]
@@ -215,6 +218,18 @@ def grouping_and_silences(shipped):
         print("  silence of the service: its alerts are quiet, the monitoring's are not")
 
 
+def of_the_monitoring(shipped):
+    """The watchdog goes to its switch alone, again and again; what failed to be delivered goes every way."""
+    lost = "AlertsNotDelivered"
+    with manager() as am:
+        am.tell("Watchdog", shipped["Watchdog"])
+        am.tell(lost, shipped[lost])
+        am.wait(lost, {"pagerduty", "#alerts-p2", "email"})
+        until(lambda: len(am.sink.named("Watchdog")) >= 3, "the watchdog is told again and again")
+        check(am.sink.channels("Watchdog") == {"dead-mans-switch"}, f"the watchdog reached {am.sink.channels('Watchdog')}")
+        print(f"  the watchdog: its switch alone, again and again; {lost}: {', '.join(sorted(am.sink.channels(lost)))}")
+
+
 def business_hours(shipped):
     """Outside business hours a warning waits; a P2 does not."""
     with manager(open_now=False) as am:
@@ -234,6 +249,7 @@ def main():
     routes_and_repeats(shipped)
     inhibition(shipped)
     grouping_and_silences(shipped)
+    of_the_monitoring(shipped)
     business_hours(shipped)
 
 

@@ -91,7 +91,7 @@ def links():
     runbooks = (ROOT / "docs/runbooks.md").read_text()
     anchors = {heading.strip().lower().replace(" ", "-") for heading in re.findall(r"^#+ (.*)$", runbooks, re.M)}
     uids = {board["uid"] for board in boards()}
-    rules = [rule for path in sorted((ROOT / "alerts/rules").glob("*.yml"))
+    rules = [rule for path in [*sorted((ROOT / "alerts/rules").glob("*.yml")), ROOT / "alerts/watchdog.yml"]
              for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"] if "alert" in rule]
     for rule in rules:
         check(set(rule["annotations"]) == {"summary", "description", "runbook_url", "dashboard"}, f"{rule['alert']}: annotations")
@@ -142,7 +142,7 @@ def configuration(folder, ports):
     """The shipped configuration, aimed at this machine and quicker."""
     config = yaml.safe_load((ROOT / "deploy/docker/prometheus.yml").read_text())
     config["global"] |= {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
-    config["rule_files"] = [str(ROOT / "alerts/rules/*.yml")]
+    config["rule_files"] = [str(ROOT / "alerts/rules/*.yml"), str(ROOT / "alerts/watchdog.yml")]
     del config["alerting"]
     jobs = [job for job in config["scrape_configs"] if job["job_name"] == JOB]
     jobs[0]["static_configs"] = [{"targets": [f"127.0.0.1:{port}" for port in ports]}]

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import yaml
 
-from cases import BUDGETS, CASES, HOUR, MIN, burning, cluster, messages, up
+from cases import BUDGETS, CASES, G, HOUR, MIN, burning, cluster, messages, up
 from series import JOB, Pod, with_labels
 
-RULES = sorted((Path(__file__).parent.parent / "rules").glob("*.yml"))
+ALERTS = Path(__file__).parent.parent
+RULES = sorted((ALERTS / "rules").glob("*.yml"))
+WATCHDOG = ALERTS / "watchdog.yml"
 STEP = 15
 DAY = 24 * HOUR
 
@@ -192,6 +194,78 @@ def of_their_own(suite):
               [(t, None) for t in range(0, 2400, 30)])
 
 
+def of_few_failures(gateway, fast, slow):
+    """One failed message in quiet traffic is no alert, by whatever ratio; ten are. (What an objective's window has is
+    known when rates of five minutes have seen all of it: of a sudden burst five are too few.)"""
+    job = {"job": JOB, "service": JOB, "severity": "critical"}
+    quiet = lambda rate, failed=0: messages(0, rate=rate) | {
+        G + 'messages_failed_total{type="direct",reason="inbox_full"}': failed}
+    # Three deliveries a minute, over all pods.
+    pods = lambda failures, length, rate, step: [
+        Pod(1, [(HOUR, quiet(rate)), (step, quiet(rate, failures / step)), (length, quiet(rate))])
+    ] + [Pod(n, [(HOUR + step + length, quiet(rate))]) for n in (2, 3)]
+    burn = job | {"slo": "success", "window": "1h"}
+    spent = job | {"slo": "success"}
+    for alert, suite, length, rate, check, labels in [
+        ("HighMessageLossRate", gateway, 20 * MIN, 1 / 60, HOUR + 4 * MIN, job),
+        ("SLOFastBurn", fast, 20 * MIN, 1 / 60, HOUR + 5 * MIN - STEP, burn),
+        ("ErrorBudget80PercentConsumed", slow, 5 * DAY, 1 / 1500, 5 * DAY, spent),
+        ("ErrorBudget50PercentConsumed", slow, 5 * DAY, 1 / 1500, 5 * DAY, spent | {"severity": "warning"}),
+        ("SLOSlowBurn", slow, 2 * DAY, 1 / 1500, HOUR + 25 * MIN, spent | {"severity": "warning", "window": "6h"}),
+    ]:
+        step = suite.step
+        only = {"selector": ',window="6h"'} if alert == "SLOSlowBurn" else {}
+        suite.add(alert, "just below", pods(1, length, rate, step), [
+            (t, None) for t in range(HOUR, HOUR + length, max(length // 40, step))], f"{alert}: one failure", **only)
+        suite.add(alert, "fires", pods(10, length, rate, step), [(check, labels)], f"{alert}: ten failures", **only)
+
+
+def of_a_new_prometheus(fast):
+    """Where nothing was ever scraped there is no outage; where everything has vanished there is one, for an hour."""
+    labels = {"job": JOB, "service": JOB, "severity": "critical", "slo": "availability", "window": "1h"}
+    name = "SLOFastBurn"
+    late = [Pod(n, [(HOUR, cluster())], begin=5 * MIN) for n in (1, 2, 3)]
+    fast.add(name, "just below", late, [(t, None) for t in range(0, HOUR, 30)], f"{name}: a new Prometheus")
+    gone = [Pod(n, [(3 * HOUR, cluster())], end=HOUR) for n in (1, 2, 3)]
+    fast.add(name, "fires", gone, [(HOUR, None), (HOUR + 5 * MIN, labels), (HOUR + 50 * MIN, labels), (3 * HOUR, None)],
+             f"{name}: no target is left")
+
+
+def of_the_watchdog(suite):
+    """Fires from the first moment on, whatever there is or is not."""
+    labels = {"severity": "none", "service": "monitoring"}
+    for pods in ([], [Pod(1, [(HOUR, up())])]):
+        suite.add("Watchdog", "fires", pods, [(t, labels) for t in range(0, HOUR, MIN)])
+
+
+def of_long_courses(suite):
+    """Alerts that look back for hours."""
+    one = {"job": JOB, "service": JOB, "instance": "gw-1:8080", "severity": "P2"}
+    # A disk of 1,000,000 that loses so much a second; the rule looks back six hours, three at least, and ahead a day.
+    def disk(free, rate, length=5 * HOUR):
+        states = [(STEP, up() | {G + "data_free_bytes": max(free - rate * t, 0), G + "data_size_bytes": 1e6})
+                  for t in range(0, length, STEP)]
+        return [Pod(1, states)]
+    name, late = "IMGatewayDiskFilling", 3 * HOUR + 16 * MIN
+    suite.add(name, "fires", disk(4e5, 5), [(2 * HOUR, None), (3 * HOUR + 10 * MIN, None), (late, one)],
+              f"{name}: full within a day")
+    suite.add(name, "just below", disk(4e5, 4, 3 * HOUR + 30 * MIN), [(t, None) for t in range(0, 3 * HOUR + 30 * MIN, 60)],
+              f"{name}: full in more than a day")
+    suite.add(name, "just below", disk(9e5, 12), [(t, None) for t in range(0, 5 * HOUR, 60)],
+              f"{name}: more than half is free")
+
+    # It rings until something is delivered, not until the hour with traffic is forgotten.
+    job = {"job": JOB, "service": JOB, "severity": "P2"}
+    name, dead = "IMGatewayNoTraffic", 6 * HOUR
+    course = [(HOUR, messages(0)), (dead, messages(0, rate=0)), (HOUR, messages(0))]
+    suite.add(name, "fires", [Pod(n, course) for n in (1, 2, 3)],
+              [(t, job) for t in range(HOUR + 22 * MIN, HOUR + dead, 5 * MIN)] + [(HOUR + dead + 5 * MIN, None)],
+              f"{name}: until it is over")
+    faint = [(HOUR, messages(0, rate=0.02)), (HOUR, messages(0, rate=0))]
+    suite.add(name, "just below", [Pod(n, faint) for n in (1, 2, 3)], [(t, None) for t in range(0, 2 * HOUR, 60)],
+              f"{name}: there never was much")
+
+
 def of_the_monitoring(suite):
     """Alerts about Prometheus and its company."""
     service = {"service": "monitoring", "severity": "P2"}
@@ -307,8 +381,13 @@ def main():
     for case in CASES:
         every_situation(suites[home(case.alert)], case)
     of_their_own(suites["cluster.yml"])
+    of_long_courses(suites["cluster.yml"])
+    suites[WATCHDOG.name] = Suite(STEP, [WATCHDOG])
+    of_the_watchdog(suites[WATCHDOG.name])
     of_the_monitoring(suites["monitoring.yml"])
     of_the_objectives(suites["slo.yml"], slow, month)
+    of_few_failures(suites["gateway.yml"], suites["slo.yml"], slow)
+    of_a_new_prometheus(suites["slo.yml"])
     # A healthy cluster raises nothing at all.
     healthy = [Pod(n, [(2 * HOUR, cluster() | messages(0) | burning("latency", 0))]) for n in (1, 2, 3)]
     whole.add(".+", "healthy", healthy, [])
