@@ -28,6 +28,8 @@ if command -v amtool >/dev/null && command -v prometheus-alertmanager >/dev/null
 else
   skip "notifications: Alertmanager is not installed (Debian: prometheus-alertmanager)"
 fi
+echo "logs"
+"$python" checks/test_logs.py
 echo "dashboards"
 if [ $# -gt 0 ] && command -v prometheus >/dev/null; then
   "$python" checks/test_dashboards.py "$(cd "$OLDPWD" && realpath "$1")"
