@@ -26,6 +26,18 @@ def quantile(q, metric, labels=HERE):
     return f"histogram_quantile({q}, sum by (le) (rate({metric}_bucket{labels}[$__rate_interval])))"
 
 
+def heatmap(title, description, metric, size=(12, 8)):
+    """How many observations were in which bucket, over time."""
+    return panel("heatmap", title, description,
+                 [query(f"sum by (le) (increase({metric}_bucket{HERE}[$__rate_interval]))", "{{le}}", fmt="heatmap")], "s",
+                 size=size, options={
+                     "calculate": False, "cellGap": 1, "color": {"mode": "scheme", "scheme": "Oranges", "steps": 64,
+                     "exponent": 0.5, "fill": "dark-orange", "reverse": False}, "yAxis": {"axisPlacement": "left", "unit": "s"},
+                     "exemplars": {"color": "rgba(255,0,255,0.7)"}, "filterValues": {"le": 1e-9}, "legend": {"show": False},
+                     "rowsFrame": {"layout": "auto"}, "tooltip": {"mode": "single", "yHistogram": False, "showColorScale": False},
+                     "showValue": "never"})
+
+
 REFUSED = here(error_type='!~"io_error|ping_timeout|slow_consumer"')
 CONNECTIONS = dashboard("im-gateway-connections", "Who is connected, who comes and goes, and who cannot.", [
     gauge("Active Connections", "Open WebSockets on the fullest node; the warning is at 100,000.",
@@ -47,11 +59,14 @@ CONNECTIONS = dashboard("im-gateway-connections", "Who is connected, who comes a
                  "error rate")], "percentunit", [(0.1, RED)], alert="HighConnectionErrorRate"),
     graph("Connections Closed by Reason", "Per second; the words are those of the close codes.",
           [query(rate("connections_closed_total", "reason") + " > 0", "{{reason}}")], "cps"),
-    graph("Connection Duration", "Of connections that ended, from the log: quantiles.",
-          [log_query(f'quantile_over_time({q}, {LOGS} | json | event="connection_closed" | unwrap duration_seconds'
-                     f' | __error__="" [$__interval]) by (service_name)', f"P{int(q * 100)}") for q in (0.5, 0.9, 0.99)], "s"),
-    stat("Average Connection Duration", "Open connections divided by the rate at which they end.",
-         query(f"sum({G}active_connections{HERE}) / (sum(rate({G}connections_closed_total{HERE}[1h])) > 0)"), "s", size=(4, 8)),
+    graph("Connections Refused", "Told to come again later, per second, by the limit of [admission] that was met.",
+          [query(rate("connections_refused_total", "limit"), "{{limit}}")], "cps", alert="IMGatewayConnectionsRefused"),
+    heatmap("Connection Duration", "How long connections had lasted that ended.", G + "connection_duration_seconds"),
+    stat("Average Connection Duration", "Of connections that ended in the range shown.",
+         query(f"sum(increase({G}connection_duration_seconds_sum{HERE}[$__range]))"
+               f" / (sum(increase({G}connection_duration_seconds_count{HERE}[$__range])) > 0)"), "s", size=(4, 8)),
+    graph("Waiting to Be Written", "Bytes that clients do not take, by node.",
+          [query(f"{G}writer_queue{HERE}", "{{instance}}")], "bytes", size=(8, 8)),
     table("Top Users by Connections", "Connections opened in the range shown, from the log: metrics know no users.",
           [log_query(f'topk(10, sum by (user_id) (count_over_time({LOGS} | json | event="connection_established" [$__range])))',
                      instant=True)], size=(8, 8)),
@@ -71,21 +86,19 @@ MESSAGES = dashboard("im-gateway-messages", "Messages: how many, how fast, and w
           steps((0.999, ORANGE), (0.9999, GREEN), base=RED), 0.99, 1, alert="HighMessageLossRate"),
     graph("Failed Messages by Reason", "Per second.", [query(rate("messages_failed_total", "reason"), "{{reason}}")], "mps",
           size=(9, 8), alert="HighMessageLossRate"),
-    panel("heatmap", "Latency Distribution", "Deliveries by latency.",
-          [query(f"sum by (le) (increase({LATENCY}_bucket{HERE}[$__rate_interval]))", "{{le}}", fmt="heatmap")], "s",
-          size=(9, 8), options={"calculate": False, "cellGap": 1, "color": {"mode": "scheme", "scheme": "Oranges", "steps": 64,
-          "exponent": 0.5, "fill": "dark-orange", "reverse": False}, "yAxis": {"axisPlacement": "left", "unit": "s"},
-          "exemplars": {"color": "rgba(255,0,255,0.7)"}, "filterValues": {"le": 1e-9}, "legend": {"show": False},
-          "rowsFrame": {"layout": "auto"}, "tooltip": {"mode": "single", "yHistogram": False, "showColorScale": False},
-          "showValue": "never"}),
+    heatmap("Latency Distribution", "Deliveries by latency.", LATENCY, size=(9, 8)),
     graph("ACK Timeout Rate", "Acknowledgements over the timeout, per delivered message; the alert is at 5%.",
           [query(f"{rate('ack_timeout_total')} / clamp_min({DELIVERED}, 0.01)", "timeouts")], "percentunit", [(0.05, RED)],
           alert="HighAckTimeoutRate"),
     graph("Message Duplication Rate", "Repeated sends that were recognised, per delivered message; the warning is at 1%.",
           [query(f"{rate('message_duplication_total')} / clamp_min({DELIVERED}, 0.01)", "repeats")], "percentunit",
           [(0.01, RED)], alert="HighMessageDuplicationRate"),
+    graph("Waiting for an Answer", "Messages taken from clients that have no answer yet, by node.",
+          [query(f"{G}send_queue{HERE}", "{{instance}}")], size=(8, 8)),
+    graph("Late Deliveries", "Messages that had waited for an absent device, per second: delivered, and in no latency.",
+          [query(rate("late_deliveries_total"), "late")], "mps", size=(8, 8)),
     graph("Breaker", "1 while it is open: messages are stored, and nobody gets one.",
-          [query(f"max({G}breaker_open{HERE})", "open")], limits=[(1, RED)], alert="IMGatewayBreakerOpen"),
+          [query(f"max({G}breaker_open{HERE})", "open")], limits=[(1, RED)], size=(8, 8), alert="IMGatewayBreakerOpen"),
     graph("Offline Queue Size", "Messages that wait in inboxes, in the whole cluster; the warning is at 10,000.",
           [query(f"max(im_service_offline_queue_size{HERE})", "waiting"),
            query(f"max(im_service_offline_worker_lag{HERE})", "worker lag")], limits=[(10000, RED)],
@@ -125,8 +138,14 @@ HEALTH = dashboard("im-gateway-health", "The nodes' processes and what they use.
           "percentunit", [(0.7, GREEN)], alert="LowCacheHitRate"),
     graph("Open Files", "Share of the most that may be open.",
           [query(f"process_open_fds{PROCESS} / process_max_fds{PROCESS}", "{{instance}}")], "percentunit", [(0.8, RED)]),
+    stat("Certificates End In", "Of the node that is next, by port. Without TLS: nothing.",
+         query(f"min by (port) ({G}certificate_expiry_timestamp_seconds{HERE}) - time()", "{{port}}"), "s",
+         steps((2 * 86400, YELLOW), (14 * 86400, GREEN), base=RED), size=(6, 8), alert="IMGatewayCertificateExpiring"),
+    graph("Telemetry Dropped", "Spans and lines per second that reached no collector, by reason.",
+          [query(rate("otlp_dropped_total", "signal, reason"), "{{signal}} {{reason}}")], "ops", size=(6, 8)),
     stat("Versions", "How many nodes run which.", query(f"count by (version) ({G}build_info{HERE})", "{{version}}"), size=(4, 8)),
-    table("Firing Alerts", "", [query('ALERTS{alertstate="firing"}', instant=True, fmt="table")], size=(8, 8)),
+    table("Firing Alerts", "The watchdog is not among them: it always fires.",
+          [query('ALERTS{alertstate="firing",alertname!="Watchdog"}', instant=True, fmt="table")], size=(8, 8)),
     panel("logs", "Errors", "The nodes' log, level ERROR.", [log_query(f'{LOGS} | json | level="ERROR"')], size=(24, 8),
           options={"showTime": True, "wrapLogMessage": True, "sortOrder": "Descending", "enableLogDetails": True,
                    "dedupStrategy": "none", "prettifyLogMessage": False, "showLogContextToggle": True, "showCommonLabels": False, "showLabels": False}),
@@ -168,7 +187,6 @@ SLO = dashboard("im-gateway-slo", "Objectives over 30 days, their budgets, and h
           alert="HighMessageDeliveryLatency"),
 ], "now-24h", "1m")
 
-PROPOSAL = G + "proposal_latency_seconds"
 CLUSTER = dashboard("im-gateway-cluster", "Raft, the links between nodes, presence and inboxes.", [
     stat("Leader", "Nodes that lead; 1 in good order.", query(f"sum({G}raft_role" + here(role='="leader"') + ")"),
          thresholds=steps((1, GREEN), (2, ORANGE), base=RED), alert="IMGatewayNoLeader"),
@@ -186,21 +204,12 @@ CLUSTER = dashboard("im-gateway-cluster", "Raft, the links between nodes, presen
     graph("Elections", "Terms begun in five minutes.", [query(f"max(delta({G}raft_term{HERE}[5m]))", "terms")]),
     graph("Log", "Entries committed per second, by each node's account.",
           [query(f'rate({G}raft_index' + here(kind='="committed"') + '[$__rate_interval])', "{{instance}}")], "ops"),
-    graph("Proposal Latency", "From cutting a batch to applying it; the alert is at 1 s (P99).",
-          [query(quantile(q, PROPOSAL), f"P{int(q * 100)}") for q in (0.5, 0.99)], "s", [(1, RED)], alert="IMGatewaySlowProposals"),
-    graph("Disk Sync", "To make the log's records durable, P90 by node; the alert is at 100 ms.",
-          [query(f"histogram_quantile(0.9, sum by (instance, le) (rate({G}disk_sync_seconds_bucket{HERE}[$__rate_interval])))",
-                 "{{instance}}")], "s", [(0.1, RED)], alert="IMGatewayDiskSlow"),
-    graph("Operations in a Batch", "On average.",
-          [query(f"sum by (instance) (rate({G}proposal_operations_sum{HERE}[$__rate_interval]))"
-                 f" / (sum by (instance) (rate({G}proposal_operations_count{HERE}[$__rate_interval])) > 0)", "{{instance}}")]),
-    graph("Presence Staleness", "Entries that a node has not applied and another has: its presence is as old as they are.",
+    graph("Presence Staleness", "How old what a node knows of who is connected may be: since the last word of a quorum.",
+          [query(f"max by (instance) ({G}presence_staleness_seconds{HERE})", "{{instance}}")], "s", [(30, RED)], size=(8, 8)),
+    graph("Entries Behind", "That a node has not applied and another has; the alert is at 30 seconds' worth.",
           [query(f"max by (job) ({G}raft_index" + '{job="$job",kind="applied"})' + f" - on (job) group_right () "
-                 f"max by (job, instance) ({G}raft_index" + here(kind='="applied"') + ")", "{{instance}}")],
+                 f"max by (job, instance) ({G}raft_index" + here(kind='="applied"') + ")", "{{instance}}")], size=(8, 8),
           alert="IMGatewayPresenceStale"),
-    graph("Since the Last Checkpoint", "Entries; one is taken every 10,000, the alert is at 40,000.",
-          [query(f"max by (instance) ({G}raft_index" + here(kind='="applied"') + f") - max by (instance) ({G}raft_index"
-                 + here(kind='="checkpoint"') + ")", "{{instance}}")], limits=[(40000, RED)], alert="IMGatewayDiskFailing"),
     graph("Peer Links", "By state, over all nodes.", [query(f"sum by (state) ({G}peer_links{HERE})", "{{state}}")],
           alert="IMGatewayPeerLinkDown"),
     graph("Members", "By role and whether they are up.",
@@ -216,4 +225,30 @@ CLUSTER = dashboard("im-gateway-cluster", "Raft, the links between nodes, presen
           [query(f"{G}sessions" + here(of='="node"'), "{{instance}}")]),
 ])
 
-ALL = [CONNECTIONS, MESSAGES, HEALTH, SLO, CLUSTER]
+PROPOSAL = G + "proposal_latency_seconds"
+STORAGE = dashboard("im-gateway-storage", "How messages become durable: batches, the log, checkpoints, and the disks beneath.", [
+    graph("Proposal Latency", "From cutting a batch to applying it; the alert is at 1 s (P99).",
+          [query(quantile(q, PROPOSAL), f"P{int(q * 100)}") for q in (0.5, 0.99)], "s", [(1, RED)], alert="IMGatewaySlowProposals"),
+    graph("Disk Sync", "To make the log's records durable, P90 by node; the alert is at 100 ms.",
+          [query(f"histogram_quantile(0.9, sum by (instance, le) (rate({G}disk_sync_seconds_bucket{HERE}[$__rate_interval])))",
+                 "{{instance}}")], "s", [(0.1, RED)], alert="IMGatewayDiskSlow"),
+    graph("Operations in a Batch", "On average.",
+          [query(f"sum by (instance) (rate({G}proposal_operations_sum{HERE}[$__rate_interval]))"
+                 f" / (sum by (instance) (rate({G}proposal_operations_count{HERE}[$__rate_interval])) > 0)", "{{instance}}")]),
+    graph("Disk Errors", "Failed operations on the data folder, per second. One on the log ends the node before it is scraped: the"
+          " journal has it.", [query(rate("disk_errors_total", "instance, operation"), "{{instance}} {{operation}}")], "ops",
+          alert="IMGatewayDiskFailing"),
+    heatmap("Checkpoint Duration", "Writing a checkpoint, beside everything else.", G + "checkpoint_seconds"),
+    graph("Since the Last Checkpoint", "Entries; one is taken every 10,000, the alert is at 40,000.",
+          [query(f"max by (instance) ({G}raft_index" + here(kind='="applied"') + f") - max by (instance) ({G}raft_index"
+                 + here(kind='="checkpoint"') + ")", "{{instance}}")], limits=[(40000, RED)], alert="IMGatewayDiskFailing"),
+    graph("Free Space", "Of the file system of the data folder; the alert is at 10%.",
+          [query(f"min by (instance) ({G}data_free_bytes{HERE}) / (max by (instance) ({G}data_size_bytes{HERE}) > 0)",
+                 "{{instance}}")], "percentunit", [(0.1, RED)], alert="IMGatewayDiskFilling"),
+    graph("Free Bytes", "And what is left in a day, at the rate of six hours.",
+          [query(f"min by (instance) ({G}data_free_bytes{HERE})", "{{instance}}"),
+           query(f"min by (instance) (predict_linear({G}data_free_bytes{HERE}[6h], 86400))", "{{instance}} in a day")], "bytes",
+          alert="IMGatewayDiskFilling"),
+])
+
+ALL = [CONNECTIONS, MESSAGES, HEALTH, SLO, CLUSTER, STORAGE]

@@ -9,6 +9,7 @@ DASHBOARDS = {
     "im-gateway-health": "IM Gateway Health",
     "im-gateway-slo": "IM Gateway SLO",
     "im-gateway-cluster": "IM Gateway Cluster",
+    "im-gateway-storage": "IM Gateway Storage",
 }
 GREEN, YELLOW, ORANGE, RED = "green", "yellow", "orange", "red"
 

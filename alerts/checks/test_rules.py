@@ -280,19 +280,25 @@ def of_the_monitoring(suite):
     ]:
         labels = service | extra | {"job": job, "instance": "gw-1:8080"}
         pod = lambda phases, number=1, **more: Pod(number, phases, job=job, **more)
-        hold, start = 11 * MIN, 10 * MIN
+        hold, start, after = 11 * MIN, 10 * MIN, 16 * MIN
         suite.add(alert, "fires", [pod([(start, ok), (hold, bad)])], [(start + 4 * MIN, None), (start + hold - STEP, labels)])
         # One that is over at once, less than `for` with its window.
         short = 4 * MIN if "up" in ok else STEP
         suite.add(alert, "just below", [pod([(start, ok), (short, bad), (hold, ok)])],
                   [(start + t, None) for t in range(0, hold, 30)])
-        suite.add(alert, "resolves", [pod([(start, ok), (hold, bad), (hold, ok)])],
-                  [(start + hold - STEP, labels), (start + 2 * hold, None)])
+        suite.add(alert, "resolves", [pod([(start, ok), (hold, bad), (after, ok)])],
+                  [(start + hold - STEP, labels), (start + hold + after, None)])
         suite.add(alert, "no data", [pod([(hold, up())])], [(hold, None)])
         suite.add(alert, "restart", [pod([(start + hold, ok)], restarts=[start])], [(start + hold, None)])
         suite.add(alert, "replaced", [pod([(start, ok), (hold, bad)], end=start + hold - MIN),
-                                      pod([(start + 2 * hold, ok)], number=2, begin=start + hold)],
-                  [(start + hold - 2 * MIN, labels), (start + 2 * hold - MIN, None)])
+                                      pod([(start + 3 * hold, ok)], number=2, begin=start + hold)],
+                  [(start + hold - 2 * MIN, labels), (start + 3 * hold - MIN, None)])
+    # A way that is closed fails with each word of the group, every five minutes: that is one trouble, without pauses.
+    fails = 'alertmanager_notifications_failed_total{integration="slack"}'
+    closed = [(5 * MIN - STEP, {fails: 0}), (STEP, {fails: 1 / STEP})] * 8
+    labels = service | {"job": "alertmanager", "instance": "gw-1:8080", "integration": "slack"}
+    suite.add("AlertsNotDelivered", "fires", [Pod(1, closed, job="alertmanager")],
+              [(10 * MIN, None)] + [(t, labels) for t in range(16 * MIN, 39 * MIN, STEP)], "AlertsNotDelivered: every five minutes")
 
 
 def of_the_objectives(fast, slow, month):
