@@ -104,7 +104,7 @@ def variable(name, label, expr):
 
 def source(name, label, kind, hide=0):
     return {"type": "datasource", "name": name, "label": label, "query": kind, "hide": hide, "refresh": 1, "regex": "",
-            "multi": False, "includeAll": False, "options": [], "current": {}, "skipUrlSync": False}
+            "multi": False, "includeAll": False, "options": [], "current": {"text": kind.title(), "value": kind}, "skipUrlSync": False}
 
 
 def annotation(name, expr, color, title):
