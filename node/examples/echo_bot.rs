@@ -1,4 +1,4 @@
-//! A bot on the client SDK: it answers every direct message with the same body.
+//! A bot on the client SDK: it answers every direct message of others with the same body.
 //!
 //! ```sh
 //! cargo run --release                                            # a node, in another terminal
@@ -37,8 +37,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let client = Client::builder(Arc::new(Tcp), urls, Arc::new(TokenFile(file.into())), "bot").connect()?;
     // When the application has taken a message from `next`, the client acknowledges it to the cluster;
     // until then it comes again after every reconnect.
+    let mut own_user = String::new();
     while let Some(event) = client.next().await {
         match event {
+            // What another device of this user wrote comes as a copy; to answer it would be to talk to oneself, for ever.
+            Event::Message(message) if message.from == own_user => {}
             Event::Message(message) if message.group.is_none() => {
                 // Waits only while the client's own queue is full.
                 let receipt = client.send(message.from.as_str(), &message.body).await?;
@@ -50,7 +53,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 });
             }
             Event::Gap { lost, .. } => eprintln!("{lost} messages were missed"),
-            Event::Connected { node, .. } => println!("served by node {node}"),
+            Event::Connected { user, node, .. } => {
+                println!("{user} is served by node {node}");
+                own_user = user;
+            }
             Event::Disconnected { reason } => eprintln!("not connected: {reason}"),
             Event::Stopped(why) => return Err(format!("stopped: {why}").into()),
             _ => {}

@@ -78,7 +78,7 @@ async fn remove(inner: &Inner, node: NodeId) -> Result<(), String> {
         return Err(format!("{node} is not a member; `status` lists the members"));
     }
     if node == inner.me {
-        return Err(format!("{node} leads: move leadership first (`im-gateway member transfer`)"));
+        return Err(format!("{node} leads: move leadership first (`im-gateway leader transfer`)"));
     }
     if voters.contains(&node) {
         let mut next: BTreeSet<NodeId> = voters.iter().copied().filter(|voter| *voter != node).collect();

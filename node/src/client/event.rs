@@ -128,6 +128,8 @@ pub enum Event {
     },
     /// A session stands.
     Connected {
+        /// Whose it is, as the token says.
+        user: String,
         /// The node that serves it.
         node: String,
         /// Its address, `host:port`.

@@ -73,6 +73,7 @@ pub(super) enum Pause {
 /// What the node said in its welcome.
 pub(super) struct Session {
     pub name: String,
+    pub user: String,
     pub node: String,
     pub inflight: usize,
     pub frame_bytes: usize,
@@ -154,6 +155,7 @@ impl Link {
                     Ok(ServerBody::Welcome(welcome)) => {
                         let session = Session {
                             name: welcome.session.clone().into_owned(),
+                            user: welcome.user.clone().into_owned(),
                             node: welcome.node.clone().into_owned(),
                             inflight: welcome.limits.inflight as usize,
                             frame_bytes: welcome.limits.frame_bytes as usize,

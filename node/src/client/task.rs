@@ -86,6 +86,7 @@ impl Task {
             let (link, session) = &mut opened;
             self.shared.connected(session.inflight, session.frame_bytes, session.epoch);
             self.shared.tell(Event::Connected {
+                user: session.user.clone(),
                 node: session.node.clone(),
                 address: self.route.current().authority.clone(),
                 session: session.name.clone(),

@@ -157,6 +157,16 @@ async fn a_founder_whose_disk_was_wiped_founds_no_second_cluster() {
     ledger.settled().await;
 }
 
+#[tokio::test]
+async fn who_would_remove_the_leader_is_told_a_command_that_exists() {
+    let cluster = TestCluster::start(1).await;
+    let leader = cluster.node_id(0).await;
+    let refusal = cluster.operator(0, &["member", "remove", &leader]).await.expect_err("it leads");
+    let advice = refusal.split('`').nth(1).and_then(|command| command.strip_prefix("im-gateway ")).expect("a command");
+    let words: Vec<&str> = advice.split(' ').chain(["--help"]).collect();
+    assert!(cluster.operator(0, &words).await.is_ok(), "{refusal}");
+}
+
 fn nodes(status: &Value) -> impl Iterator<Item = &Value> {
     status["nodes"].as_array().expect("a list of members").iter()
 }
