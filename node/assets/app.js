@@ -9,7 +9,7 @@ import { askForNodes, askForToken, forgetToken, hostOf, nodes, setServedBy, urls
 import { forgetHere, forgetLoss, onOpen, onSendAgain, openPeer, setHere, setMark, setRead, setTyping, showLoss, showMessage, showPeers, showServing } from "./conversations.js";
 import { $, button, element, log, notice, replaceKeepingFocus, speak } from "./dom.js";
 import { ImGateway } from "./im-gateway.js";
-import { allMessages, begin, end, newDevice, peer, randomHex, remember, resume, save, tab } from "./tab.js";
+import { allMessages, begin, end, lastOf, newDevice, peer, randomHex, remember, resume, save, tab } from "./tab.js";
 
 /** Begins the name of a conversation that is a group's. */
 const GROUP = "#";
@@ -36,11 +36,20 @@ function connect() {
     onPresence: ({ user, devices }) => setHere(user, devices),
     onTyping: ({ from }) => setTyping(from, true),
     onRead: readBy,
+    onWatchRefused: ({ users, message }) => {
+      users.forEach((name) => forgetHere(name));
+      log(`${users.join(", ")}: not watched. ${message}`);
+    },
+    onRefreshRefused: ({ message }) => {
+      forgetToken();
+      log(`The node did not take the new token: ${message}`);
+    },
     onState: showState,
   });
   for (const message of allMessages()) if (message.key && message.mid) sentByMid.set(message.mid, message);
   const waiting = allMessages().filter((message) => message.state === "sending");
   waiting.sort((a, b) => a.tick - b.tick).forEach((message) => transmit(message, message.at));
+  watched = [];
   watchPeers();
   client.start();
   if (tab.open?.startsWith(GROUP)) enterGroup(tab.open.slice(GROUP.length));
@@ -83,9 +92,19 @@ function readBy({ by, mid }) {
   showPeers();
 }
 
-/** Whoever has a conversation here is watched. */
+let watched = [];
+
+/** Whoever has a conversation here is watched: of too many the one that is open, and those with the newest words. */
 function watchPeers() {
-  client?.watch(...Object.keys(tab.peers).filter((name) => !name.startsWith(GROUP)));
+  if (!client) return;
+  const latest = (name) => (name === tab.open ? Infinity : (lastOf(name)?.tick ?? 0));
+  const names = Object.keys(tab.peers).filter((name) => !name.startsWith(GROUP));
+  const wanted = names.sort((a, b) => latest(b) - latest(a)).slice(0, client.limits.watches);
+  const gone = watched.filter((name) => !wanted.includes(name));
+  watched = wanted;
+  client.unwatch(...gone);
+  gone.forEach((name) => forgetHere(name));
+  client.watch(...wanted);
 }
 
 /** A group is joined when its conversation is opened, and made if there is none. */
@@ -149,6 +168,7 @@ function showState(state) {
   $("state-text").textContent = WORDS[state.name];
   // Without a connection nobody tells who is there.
   if (wasOnline && state.name !== "online") forgetHere();
+  if (state.code === 4501) forgetToken();
   document.querySelectorAll('[data-notice="stopped"]').forEach((box) => box.remove());
   if (state.name === "online") {
     showOnline(state);
@@ -173,6 +193,8 @@ function showOnline({ node, url }) {
   $("chat").dataset.node = node;
   setServedBy(url);
   refreshNodes();
+  // This node may allow fewer, or more.
+  watchPeers();
   tellRead();
 }
 

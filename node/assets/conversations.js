@@ -37,9 +37,10 @@ export function setHere(name, devices) {
   showPeers();
 }
 
-/** Tells that this is not known any more. */
-export function forgetHere() {
-  here.clear();
+/** Tells that this is not known any more, of one or of all. */
+export function forgetHere(name) {
+  if (name === undefined) here.clear();
+  else here.delete(name);
   showPeers();
 }
 

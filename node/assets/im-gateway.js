@@ -18,11 +18,12 @@
  *     });
  *     client.start();
  *     const { mid } = await client.send("bob", { text: "hello" });   // stored on a quorum
- *     client.watch("bob");   // told by onPresence
+ *     client.watch("bob");   // told by onPresence, until unwatch("bob")
  *     client.typing("bob");  // at each key; told every few seconds
  *     client.read("bob", mid);   // the newest of bob's that was read
  *     await client.group("join", "g1");
  *     await client.send({ group: "g1" }, { text: "hello, all" });
+ *     const { members, more } = await client.members("g1");
  */
 
 const PROTOCOL = "imgw.v1.json";
@@ -44,10 +45,12 @@ const REFRESH_AGAIN_MS = 30_000;
 const SEEN_LIMIT = 4_096;
 /** Typing is told to the same user again after this, however fast somebody types. */
 const TYPING_EVERY_MS = 3_000;
-/** How many messages may wait in the outbox. */
+/** Of how many users it is remembered which message was said to be read. */
+const READ_LIMIT = 1_000;
+/** How many messages may wait in the outbox, and how many questions for their answer. */
 const OUTBOX_LIMIT = 1_000;
 /** Until a node tells its own. */
-const DEFAULT_LIMITS = { frame_bytes: 65_536, inflight: 256 };
+const DEFAULT_LIMITS = { frame_bytes: 65_536, inflight: 256, watches: 256 };
 
 /** Close codes after which a client must not come back by itself, and what they mean. */
 const FINAL_CODES = {
@@ -55,13 +58,12 @@ const FINAL_CODES = {
   1003: "The node refuses binary frames.",
   1009: "A message was larger than the node takes.",
   4500: "The node does not accept the token.",
-  4501: "The token has expired.",
   4502: "This device is open elsewhere.",
   4503: "The node says that this client broke the protocol.",
   4504: "This user has as many devices as allowed.",
 };
 
-/** Close codes after which it does, in a person's words. */
+/** Close codes after which it does, in a person's words; after 4501 only with another token. */
 const PASSING_CODES = {
   1001: "The node went away.",
   1006: "The connection was lost.",
@@ -72,6 +74,7 @@ const PASSING_CODES = {
   4003: "The node got no hello in time.",
   4004: "This client reads too slowly.",
   4005: "A newer connection of this client is already there.",
+  4501: "The token has expired.",
 };
 
 /** What 1006 means where no connection ever stood. */
@@ -93,13 +96,15 @@ export class ImGateway {
   #attempt = 0;
   /** Messages without an answer, oldest first. The first `#link.sent` of them are on the wire. */
   #outbox = [];
+  /** What is asked and answered at once, not in turn with the outbox. */
+  #questions = new Set();
   /** The connection that has its welcome, and the one that is being made. Usually there is one of the two. */
   #link = null;
   #dialing = null;
   #state = { name: "stopped", code: 0, reason: "Not started." };
   /** Users who are watched, and the newest version known of each. */
   #watched = new Map();
-  /** When typing was told last, and which message was said to be read, by user. */
+  /** When typing was told last, oldest first, and which message was said to be read, by user. */
   #typedAt = new Map();
   #read = new Map();
   #seen;
@@ -108,14 +113,17 @@ export class ImGateway {
   #limits = DEFAULT_LIMITS;
   #failures = 0;
   #retryTimer = 0;
+  /** The token that a node has found expired. */
+  #expired = null;
   /** The last `go_away.after_ms`: the span over which clients of a restarting node spread. */
   #spreadMs = 1_000;
 
   /**
    * @param {object} options
    * @param {string[]} options.urls WebSocket addresses of nodes; the first is tried first.
-   * @param {() => Promise<string>} options.token asked for a JWT at each connection. If it throws
-   *   an error with `final: true`, the client stops, else it tries again.
+   * @param {() => Promise<string>} options.token asked for a JWT at each connection, and before one expires. If it
+   *   throws an error with `final: true`, the client stops, else it tries again. It stops also where it is given again
+   *   the token that a node has found expired.
    * @param {string} options.device this device; no other running client of the user may have it.
    * @param {boolean} [options.ephemeral] forget the device at `close()`.
    * @param {Iterable<string>} [options.seen] ids of messages that the application has already.
@@ -129,10 +137,15 @@ export class ImGateway {
    *   `by` is our own user, another device of ours one of somebody else.
    * @param {(presence: {user: string, status: string, devices: number, v: number}) => void} [options.onPresence]
    *   somebody who is watched is there, or not; never anything older after something newer.
+   * @param {(refused: {users: string[], code: string, message: string}) => void} [options.onWatchRefused] these are not
+   *   watched, or not any more: they are more than `limits.watches`, say.
+   * @param {(refused: {code: string, message: string}) => void} [options.onRefreshRefused] a node did not take the new
+   *   token. The old one counts until it expires; the next one is asked for soon.
    * @param {(state: {name: "connecting"|"online"|"waiting"|"stopped"}) => void} [options.onState]
    */
   constructor(options) {
-    this.options = { ephemeral: false, onDelivered() {}, onGap() {}, onPresence() {}, onTyping() {}, onRead() {}, onState() {}, ...options };
+    const ignore = { onDelivered() {}, onGap() {}, onPresence() {}, onTyping() {}, onRead() {}, onWatchRefused() {}, onRefreshRefused() {}, onState() {} };
+    this.options = { ephemeral: false, ...ignore, ...options };
     this.#seen = new Set(options.seen);
     this.setUrls(options.urls);
   }
@@ -140,6 +153,11 @@ export class ImGateway {
   /** What the connection is doing, as last told to `onState`. */
   get state() {
     return this.#state;
+  }
+
+  /** What the node allows, by its `welcome`; without one yet, what nodes do unless told otherwise. */
+  get limits() {
+    return this.#limits;
   }
 
   /** Replaces the addresses; a connection that stands is left alone. */
@@ -152,6 +170,7 @@ export class ImGateway {
   start() {
     if (this.#state.name === "stopped") {
       this.#failures = 0;
+      this.#expired = null;
       this.#dial(this.#urls[0]);
     }
   }
@@ -172,6 +191,8 @@ export class ImGateway {
     for (const entry of this.#outbox.splice(0)) {
       entry.reject(new SendError(entry.firstSentAt ? "unknown" : "closed", "The client was closed."));
     }
+    for (const question of this.#questions) question.reject(new SendError("closed", "The client was closed."));
+    this.#questions.clear();
   }
 
   /**
@@ -198,10 +219,45 @@ export class ImGateway {
     return this.#request(`"group":{${JSON.stringify(act)}:${JSON.stringify(name)}}`, 0);
   }
 
+  /**
+   * Forgets another device of our user, in order with what is sent; a session that it has ends. Resolves and rejects
+   * as `group` does.
+   */
+  forget(device) {
+    return this.#request(`"forget":{"device":${JSON.stringify(device)}}`, 0);
+  }
+
+  /**
+   * Members of a group in the order of their names, behind the name `after`, if it is given: resolves with
+   * `{members, more}`, where `more` says whether there are others behind these. Rejects with a `SendError`.
+   */
+  members(name, after) {
+    return new Promise((resolve, reject) => {
+      if (this.#questions.size >= OUTBOX_LIMIT) {
+        return reject(new SendError("outbox_full", "Too many questions wait for their answer."));
+      }
+      const question = { frame: `"group":${JSON.stringify({ members: name, after })}`, resolve, reject };
+      this.#questions.add(question);
+      if (this.#link) this.#askQuestion(this.#link, question);
+    });
+  }
+
+  #askQuestion(link, question) {
+    this.#ask(link, question.frame, (ok, error) => {
+      this.#questions.delete(question);
+      if (ok) question.resolve(ok);
+      else question.reject(new SendError(error.code, error.message));
+    });
+  }
+
   /** Tells a user that ours is writing: at once, and again every few seconds while this is called. Lost without a connection. */
   typing(to) {
     const now = performance.now();
-    if (!this.#link || now - (this.#typedAt.get(to) ?? -Infinity) < TYPING_EVERY_MS) return;
+    for (const [user, at] of this.#typedAt) {
+      if (now - at < TYPING_EVERY_MS) break;
+      this.#typedAt.delete(user);
+    }
+    if (!this.#link || this.#typedAt.has(to)) return;
     this.#typedAt.set(to, now);
     this.#link.ws.send(JSON.stringify({ typing: { to } }));
   }
@@ -213,21 +269,58 @@ export class ImGateway {
   read(from, mid) {
     if (!this.#link || this.#read.get(from) === mid) return;
     this.#read.set(from, mid);
+    if (this.#read.size > READ_LIMIT) this.#read.delete(this.#read.keys().next().value);
     this.#link.ws.send(JSON.stringify({ read: { from, mid } }));
   }
 
-  /** Tells `onPresence` from now on who of these users is there, besides those watched already; on all connections to come. */
+  /**
+   * Tells `onPresence` from now on who of these users is there, besides those watched already; on all connections to
+   * come. At most `limits.watches` are watched: `onWatchRefused` tells who is not.
+   */
   watch(...users) {
-    const added = users.filter((user) => !this.#watched.has(user));
+    const added = [...new Set(users)].filter((user) => !this.#watched.has(user));
     for (const user of added) this.#watched.set(user, 0);
-    if (this.#link) this.#askToWatch(this.#link, added);
+    const refused = new Set(this.#keepWatchLimit());
+    if (this.#link?.watches) this.#tellWatches(this.#link, "watch", added.filter((user) => !refused.has(user)));
   }
 
-  #askToWatch(link, users) {
-    // Frames have a largest size; so many names fit, however long they are.
-    for (let at = 0; at < users.length; at += 100) {
-      link.ws.send(JSON.stringify({ id: link.nextId++, watch: { users: users.slice(at, at + 100) } }));
+  /** Tells it of these no more. */
+  unwatch(...users) {
+    const gone = users.filter((user) => this.#watched.delete(user));
+    if (this.#link?.watches) this.#tellWatches(this.#link, "unwatch", gone);
+  }
+
+  /** Who was added last is too many, and returned. */
+  #keepWatchLimit() {
+    const users = [...this.#watched.keys()].slice(this.#limits.watches);
+    if (users.length) this.#refuseWatches(users, "too_many_watches", `${this.#limits.watches} users may be watched.`);
+    return users;
+  }
+
+  #refuseWatches(users, code, message) {
+    const refused = users.filter((user) => this.#watched.delete(user));
+    if (refused.length) this.options.onWatchRefused({ users: refused, code, message });
+  }
+
+  #tellWatches(link, type, users) {
+    // A name has at most 128 bytes, each of which may have to be escaped, two quotes, and a comma.
+    const fit = Math.max(1, Math.floor((this.#limits.frame_bytes - 64) / (2 * 128 + 3)));
+    for (let at = 0; at < users.length; at += fit) {
+      const some = users.slice(at, at + fit);
+      this.#ask(link, `"${type}":${JSON.stringify({ users: some })}`, (ok, error) => {
+        // A node that knows no watches refuses nobody: the next one may.
+        if (type === "watch" && error && error.code !== "unknown_type") this.#refuseWatches(some, error.code, error.message);
+      });
     }
+  }
+
+  /** Asks what is answered at once; `answered` is called with `ok`, or with nothing and the error. */
+  #ask(link, frame, answered) {
+    const [bytes, limit] = [bytesOf(frame), this.#limits.frame_bytes];
+    if (bytes > limit) return answered(undefined, tooLarge(bytes, limit));
+    const id = link.nextId++;
+    link.asked.set(id, answered);
+    link.ws.send(requestFrame(id, frame));
   }
 
   #tellPresence(presence) {
@@ -239,8 +332,7 @@ export class ImGateway {
 
   #request(frame, firstSentAt) {
     return new Promise((resolve, reject) => {
-      const bytes = new TextEncoder().encode(requestFrame(Number.MAX_SAFE_INTEGER, frame)).length;
-      const entry = { frame, bytes, firstSentAt, resolve, reject };
+      const entry = { frame, bytes: bytesOf(frame), firstSentAt, resolve, reject };
       if (this.#refuseTooLarge(entry)) return;
       if (this.#outbox.length >= OUTBOX_LIMIT) {
         return reject(new SendError("outbox_full", "Too many messages are waiting to be sent."));
@@ -255,7 +347,7 @@ export class ImGateway {
   async #dial(url) {
     clearTimeout(this.#retryTimer);
     if (this.#dialing) this.#discard(this.#dialing);
-    const link = { url, ws: null, sent: 0, nextId: 2, waiting: new Map(), seq: 0, acked: 0, ackedAt: -Infinity };
+    const link = { url, ws: null, token: null, sent: 0, nextId: 2, waiting: new Map(), asked: new Map(), watches: false, seq: 0, acked: 0, ackedAt: -Infinity, goals: null, rivalled: false };
     this.#dialing = link;
     if (!this.#link) this.#setState({ name: "connecting", url });
     link.deadline = setTimeout(() => this.#lost(link, 0, "The node did not answer in time."), CONNECT_TIMEOUT_MS);
@@ -270,11 +362,16 @@ export class ImGateway {
       return;
     }
     if (this.#dialing !== link) return;
+    if (token === this.#expired) return this.#stop(4501, PASSING_CODES[4501]);
     const { device, ephemeral } = this.options;
     const hello = { token, device, instance: this.#instance, attempt: ++this.#attempt, ephemeral };
+    link.token = token;
     link.refreshAt = refreshTime(token);
     const ws = (link.ws = new WebSocket(url, PROTOCOL));
-    ws.onopen = () => ws.send(JSON.stringify({ id: 1, hello }));
+    ws.onopen = () => {
+      ws.send(JSON.stringify({ id: 1, hello }));
+      if (this.#link) this.#link.rivalled = true;
+    };
     ws.onmessage = (event) => this.#receive(link, event.data);
     ws.onclose = (event) => this.#lost(link, event.code, event.reason);
   }
@@ -290,7 +387,10 @@ export class ImGateway {
     link.watchdog = setInterval(() => this.#watch(link, 2 * welcome.ping_ms), welcome.ping_ms / 4);
     this.#setState({ name: "online", url: link.url, node: welcome.node, session: welcome.session });
     this.#transmit();
-    this.#askToWatch(link, [...this.#watched.keys()]);
+    for (const question of this.#questions) this.#askQuestion(link, question);
+    this.#keepWatchLimit();
+    link.watches = true;
+    this.#tellWatches(link, "watch", [...this.#watched.keys()]);
   }
 
   /** A node that says nothing for two heartbeats is gone, whatever the operating system believes. */
@@ -306,8 +406,12 @@ export class ImGateway {
     try {
       const token = await this.options.token();
       if (link !== this.#link) return;
-      link.ws.send(JSON.stringify({ id: link.nextId++, refresh: { token } }));
       link.refreshAt = refreshTime(token);
+      this.#ask(link, `"refresh":${JSON.stringify({ token })}`, (ok, error) => {
+        if (ok) return;
+        link.refreshAt = Date.now() + REFRESH_AGAIN_MS;
+        this.options.onRefreshRefused({ code: error.code, message: error.message });
+      });
     } catch {
       link.refreshAt = Date.now() + REFRESH_AGAIN_MS;
     }
@@ -320,9 +424,11 @@ export class ImGateway {
     if (wasInUse) this.#link = null;
     else this.#dialing = null;
     this.#discard(link);
-    // While we are moving, it is our own newer connection that replaces the older one.
-    const final = code in FINAL_CODES || (code >= 4500 && code <= 4999);
-    if (final && !(code === 4502 && this.#dialing)) return this.#stop(code, FINAL_CODES[code] ?? reason, reason);
+    if (code === 4501) this.#expired = link.token;
+    // Where we move, it may be our own newer connection that replaces the older one.
+    const final = code in FINAL_CODES || (code >= 4500 && code <= 4999 && code !== 4501);
+    if (final && !(code === 4502 && link.rivalled)) return this.#stop(code, FINAL_CODES[code] ?? reason, reason);
+    if (this.#link?.goals) return this.#moveAgain(code);
     if (this.#link || this.#dialing) return;
     this.#urls = [...this.#urls.filter((url) => url !== link.url), link.url].filter((url) => this.#urls.includes(url));
     const why = code === 1006 && !wasInUse ? NO_ANSWER : PASSING_CODES[code];
@@ -330,11 +436,16 @@ export class ImGateway {
   }
 
   #retryLater(code, reason) {
-    const round = Math.floor(this.#failures++ / this.#urls.length) + (code === 1013 ? 2 : 0);
-    const backoffMs = Math.min(FIRST_DELAY_MS * 2 ** round, LONGEST_DELAY_MS);
+    const backoffMs = this.#backoffMs(code);
     const delayMs = Math.random() * (code === 1012 ? Math.max(this.#spreadMs, backoffMs) : backoffMs);
     this.#retryTimer = setTimeout(() => this.#dial(this.#urls[0]), delayMs);
     this.#setState({ name: "waiting", code, reason, delayMs, next: this.#urls[0] });
+  }
+
+  /** Below this the next delay is drawn: longer after each round of failures. */
+  #backoffMs(code) {
+    const round = Math.floor(this.#failures++ / this.#urls.length) + (code === 1013 ? 2 : 0);
+    return Math.min(FIRST_DELAY_MS * 2 ** round, LONGEST_DELAY_MS);
   }
 
   #stop(code, reason, detail = "") {
@@ -420,9 +531,22 @@ export class ImGateway {
 
   #leave(link, { after_ms: afterMs, url }) {
     this.#spreadMs = afterMs;
-    const next = url ?? this.#urls.find((other) => other !== link.url) ?? link.url;
+    const goals = [url, ...this.#urls].filter((goal, place, all) => goal && goal !== link.url && all.indexOf(goal) === place);
+    link.goals = goals.length ? goals : [link.url];
+    // Not at once, so that those who were given more time come later, and with room for the way.
+    this.#moveIn(link, afterMs * (0.4 + 0.4 * Math.random()));
+  }
+
+  /** The node to move to did not take us: the next one in turn, as long as the connection stands that is to be left. */
+  #moveAgain(code) {
+    const link = this.#link;
+    link.goals.push(link.goals.shift());
+    this.#moveIn(link, Math.random() * this.#backoffMs(code));
+  }
+
+  #moveIn(link, delayMs) {
     clearTimeout(this.#retryTimer);
-    this.#retryTimer = setTimeout(() => this.#link === link && this.#dial(next), Math.random() * afterMs);
+    this.#retryTimer = setTimeout(() => this.#link === link && this.#dial(link.goals[0]), delayMs);
   }
 
   // ---- the outbox ----
@@ -450,11 +574,16 @@ export class ImGateway {
   #refuseTooLarge(entry) {
     const limit = this.#limits.frame_bytes;
     if (entry.firstSentAt || entry.bytes <= limit) return false;
-    entry.reject(new SendError("too_large", `The message is too long: ${entry.bytes} bytes, ${limit} are allowed.`));
+    entry.reject(tooLarge(entry.bytes, limit));
     return true;
   }
 
   #answer(link, { id, ok, error }) {
+    const answered = link.asked.get(id);
+    if (answered) {
+      link.asked.delete(id);
+      return answered(ok, error);
+    }
     const entry = link.waiting.get(id);
     if (!entry) return;
     link.waiting.delete(id);
@@ -483,6 +612,15 @@ export class ImGateway {
 
 function requestFrame(id, frame) {
   return `{"id":${id},${frame}}`;
+}
+
+/** How large it is at most, whatever its id. */
+function bytesOf(frame) {
+  return new TextEncoder().encode(requestFrame(Number.MAX_SAFE_INTEGER, frame)).length;
+}
+
+function tooLarge(bytes, limit) {
+  return new SendError("too_large", `The message is too long: ${bytes} bytes, ${limit} are allowed.`);
 }
 
 /** When two thirds of a JWT's remaining life are over; never, if it does not say. */

@@ -294,6 +294,22 @@ async fn the_old_connection_serves_until_the_new_one_stands() {
 }
 
 #[tokio::test]
+async fn an_end_on_behalf_of_its_own_newer_session_stops_nothing_however_late() {
+    let (first, second) = (Node::start().await, Node::start().await);
+    let client = client(&[&first], 256);
+    let (mut socket, _) = first.welcome(25_000, 1, 1).await;
+    socket.send(json!({"go_away": {"after_ms": 100, "url": second.url()}})).await;
+    let (mut hesitant, _) = second.accept().await;
+    hesitant.close(4001, "").await;
+    // The session of that attempt stood all the same. By now the client waits, or is on its way again.
+    hesitant.closed().await;
+    socket.close(4502, "replaced").await;
+    let (mut again, _) = first.welcome(25_000, 1, 3).await;
+    again.message(10, 1).await;
+    assert_eq!(next_message(&client).await, 10);
+}
+
+#[tokio::test]
 async fn dropping_it_says_goodbye_after_the_last_acknowledgement() {
     let node = Node::start().await;
     let client = client(&[&node], 256);
@@ -325,4 +341,46 @@ async fn a_token_is_renewed_on_the_connection() {
     assert!(hello["token"].as_str().expect("a token").starts_with("0."));
     let refresh = socket.frame().await;
     assert!(refresh["refresh"]["token"].as_str().expect("a token").starts_with("1."), "{refresh}");
+}
+
+/// Tokens of which each is another one.
+struct Numbered(AtomicUsize);
+
+#[async_trait]
+impl Tokens for Numbered {
+    async fn token(&self) -> Result<String, String> {
+        Ok(self.0.fetch_add(1, Ordering::Relaxed).to_string())
+    }
+}
+
+#[tokio::test]
+async fn an_expired_token_is_replaced_by_a_new_one_ever_more_patiently() {
+    let node = Node::start().await;
+    let tokens = Arc::new(Numbered(AtomicUsize::new(0)));
+    let client = Client::builder(Arc::new(Tcp), vec![node.url()], tokens, "d").connect().expect("a good URL");
+    let (mut socket, hello) = node.welcome(25_000, 1, 1).await;
+    assert_eq!(hello["token"], "0");
+    socket.close(4501, "").await;
+    let began = clock::now();
+    for number in 1..=5 {
+        let (mut socket, hello) = node.accept().await;
+        assert_eq!(hello["token"], number.to_string());
+        socket.close(4501, "").await;
+    }
+    let (mut socket, _) = node.welcome(25_000, 1, 2).await;
+    // A quarter of what it waits at most, at least, doubled each time.
+    assert!(began.elapsed() >= Duration::from_millis(25 + 50 + 100 + 200 + 400 + 800), "{:?}", began.elapsed());
+    socket.message(10, 1).await;
+    assert_eq!(next_message(&client).await, 10);
+}
+
+#[tokio::test]
+async fn the_same_token_again_after_it_expired_ends_it() {
+    let node = Node::start().await;
+    let client = client(&[&node], 256);
+    let (mut socket, _) = node.welcome(25_000, 1, 1).await;
+    socket.close(4501, "").await;
+    assert_eq!(stopped(&client).await, Stopped::Refused { code: 4501, reason: "the token expired".into() });
+    let again = clock::timeout(Duration::from_millis(50), node.0.accept()).await;
+    assert!(again.is_err(), "no node is asked once more");
 }

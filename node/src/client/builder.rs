@@ -96,6 +96,7 @@ impl Builder {
             ephemeral: self.ephemeral,
             instance: format!("{:032x}", rand::random::<u128>()),
             attempt: 0,
+            expired: None,
             route,
             shared: shared.clone(),
         };

@@ -49,7 +49,13 @@ type Token<'a> = Pin<Box<dyn Future<Output = Result<String, String>> + Send + 'a
 /// How a connection ended.
 pub(super) enum Ended {
     /// It broke, or never came about: try again after at least `wait`.
-    Broken { welcome: Option<Instant>, reason: String, wait: Duration },
+    Broken {
+        welcome: Option<Instant>,
+        reason: String,
+        wait: Duration,
+        /// The token of its hello, where the node has found it expired.
+        expired: Option<String>,
+    },
     /// The node does not want us back.
     Refused(Stopped),
     /// The application is done.
@@ -58,7 +64,7 @@ pub(super) enum Ended {
 
 impl Ended {
     pub fn broken(reason: impl Into<String>) -> Self {
-        Self::Broken { welcome: None, reason: reason.into(), wait: Duration::ZERO }
+        Self::Broken { welcome: None, reason: reason.into(), wait: Duration::ZERO, expired: None }
     }
 }
 
@@ -87,6 +93,8 @@ pub(super) struct Session {
 pub(super) struct Link {
     socket: WebSocketStream<BoxConn>,
     shared: Arc<Shared>,
+    /// Of its hello.
+    token: String,
     /// When the node was last heard of.
     heard: Instant,
     /// Control frames of ours that wait to be written.
@@ -130,6 +138,7 @@ impl Link {
         let link = Self {
             socket,
             shared,
+            token: hello.token.as_deref().unwrap_or_default().to_owned(),
             heard: clock::now(),
             pong_due: false,
             renewal: None,
@@ -150,7 +159,7 @@ impl Link {
                 None => return Err(Ended::broken("the node closed the connection")),
             };
             match &message {
-                Message::Close(frame) => return Err(end_of(frame.as_ref(), RESTART)),
+                Message::Close(frame) => return Err(self.end_of(frame.as_ref())),
                 Message::Text(text) => match ServerFrame::decode(text).map(|frame| frame.body) {
                     Ok(ServerBody::Welcome(welcome)) => {
                         let session = Session {
@@ -264,9 +273,7 @@ impl Link {
             self.heard = clock::now();
             match message {
                 Message::Text(text) => self.frame(&text)?,
-                Message::Close(frame) => {
-                    return Err(end_of(frame.as_ref(), self.leave_within));
-                }
+                Message::Close(frame) => return Err(self.end_of(frame.as_ref())),
                 Message::Binary(_) => return Err(Ended::broken("the node sent a binary frame")),
                 Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
             }
@@ -289,6 +296,13 @@ impl Link {
             _ => self.shared.received(frame),
         }
         Ok(())
+    }
+
+    fn end_of(&self, frame: Option<&CloseFrame>) -> Ended {
+        frame.map_or_else(
+            || Ended::broken("the node closed the connection"),
+            |frame| closed(frame.code.into(), &frame.reason, self.leave_within, &self.token),
+        )
     }
 
     /// Writes as much as there is room for.
@@ -349,13 +363,6 @@ enum Turn {
     Renewed(Result<String, String>),
 }
 
-fn end_of(frame: Option<&CloseFrame>, leave_within: Duration) -> Ended {
-    frame.map_or_else(
-        || Ended::broken("the node closed the connection"),
-        |frame| closed(frame.code.into(), &frame.reason, leave_within),
-    )
-}
-
 /// How long a node wants to be left alone, within reason.
 fn retry_after(headers: &http::HeaderMap) -> Duration {
     let seconds = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
@@ -373,6 +380,7 @@ fn refused(error: &Error) -> Ended {
                 welcome: None,
                 reason: format!("no WebSocket: the node answered {}", answer.status()),
                 wait,
+                expired: None,
             }
         }
         error => Ended::broken(format!("no WebSocket: {error}")),

@@ -34,7 +34,8 @@ use outbox::{Outgoing, Request};
 pub use route::{Address, BadUrl};
 use shared::Shared;
 
-/// Where a client's tokens come from. Asked at every connection and before a token expires.
+/// Where a client's tokens come from. Asked at every connection and before a token expires. A client that is given the
+/// same token again after a node has found it expired ends.
 #[async_trait]
 pub trait Tokens: Send + Sync + 'static {
     /// A token that is valid now. An error is shown to the application, and asked again later.

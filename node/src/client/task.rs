@@ -33,6 +33,8 @@ pub(super) struct Task {
     pub instance: String,
     /// Connections tried so far.
     pub attempt: u64,
+    /// The last token that a node has found expired.
+    pub expired: Option<String>,
     pub route: Route,
     pub shared: Arc<Shared>,
 }
@@ -49,7 +51,8 @@ impl Task {
             let wait = match self.connections().await {
                 Ended::Closed => break Stopped::Closed,
                 Ended::Refused(why) => break why,
-                Ended::Broken { welcome, reason, wait } => {
+                Ended::Broken { welcome, reason, wait, expired } => {
+                    self.expired = expired.or(self.expired.take());
                     let random = rand::random();
                     let pause = match welcome {
                         Some(at) => self.route.lost(at.elapsed(), random),
@@ -98,8 +101,8 @@ impl Task {
             self.shared.disconnected();
             match next {
                 Ok(next) => drop(tasks::spawn(std::mem::replace(&mut opened, next).0.leave())),
-                Err(Ended::Broken { reason, wait, .. }) => {
-                    return Ended::Broken { welcome: Some(welcome), reason, wait };
+                Err(Ended::Broken { reason, wait, expired, .. }) => {
+                    return Ended::Broken { welcome: Some(welcome), reason, wait, expired };
                 }
                 Err(ended) => return ended,
             }
@@ -116,13 +119,15 @@ impl Task {
             Some(url) => self.route.prefer(url),
             None => self.route.advance(),
         }
+        let mut greeted = false;
         loop {
             self.attempt += 1;
-            let dialed = beside(old, session, &*self.tokens, self.dial()).await?;
-            let opened = match dialed {
+            let dialed = beside(old, session, &*self.tokens, self.dial()).await;
+            let opened = match dialed.map_err(|ended| unless_ours(ended, greeted))? {
                 Err(error) => Err(error),
                 Ok((token, stream)) => {
                     // From here on the node may have ended the old session on behalf of the new one.
+                    greeted = true;
                     let mut greeting = std::pin::pin!(self.greet(&token, stream));
                     match beside(old, session, &*self.tokens, &mut greeting).await {
                         Ok(opened) => opened,
@@ -134,9 +139,13 @@ impl Task {
             match opened {
                 Ok(opened) => return Ok(opened),
                 Err(Ended::Refused(why)) => return Err(Ended::Refused(why)),
-                Err(_) => {
-                    let wait = self.route.failed(rand::random());
-                    beside(old, session, &*self.tokens, clock::sleep(wait)).await?;
+                Err(ended) => {
+                    if let Ended::Broken { expired: Some(token), .. } = ended {
+                        self.expired = Some(token);
+                    }
+                    let wait = clock::sleep(self.route.failed(rand::random()));
+                    let waited = beside(old, session, &*self.tokens, wait).await;
+                    waited.map_err(|ended| unless_ours(ended, greeted))?;
                 }
             }
         }
@@ -157,6 +166,10 @@ impl Task {
     async fn dial(&self) -> Result<(String, BoxConn), Ended> {
         let token = clock::timeout(TOKEN, self.tokens.token()).await.map_err(|_| late("getting a token", TOKEN))?;
         let token = token.map_err(|error| Ended::broken(format!("no token: {error}")))?;
+        if self.expired.as_ref() == Some(&token) {
+            let (code, reason) = (CloseCode::TokenExpired.code(), CloseCode::TokenExpired.text().to_owned());
+            return Err(Ended::Refused(Stopped::Refused { code, reason }));
+        }
         let Address { authority, tls, .. } = self.route.current();
         let net = self.secure.as_ref().filter(|_| *tls).unwrap_or(&self.net);
         let stream = clock::timeout(CONNECT, net.connect(authority)).await.map_err(|_| late("connecting", CONNECT))?;
@@ -202,6 +215,17 @@ async fn beside<T>(
     }
 }
 
+/// How the old connection ended while a new one is on its way: an end on behalf of a session of ours, which stood
+/// although we never heard of it, is no reason to stop.
+fn unless_ours(ended: Ended, greeted: bool) -> Ended {
+    match ended {
+        Ended::Refused(Stopped::Refused { code, reason }) if greeted && code == CloseCode::Superseded.code() => {
+            Ended::broken(reason)
+        }
+        ended => ended,
+    }
+}
+
 /// A new connection, unless the application loses interest.
 async fn unless_closing(
     shared: &Shared,
@@ -219,11 +243,12 @@ async fn unless_closing(
     }
 }
 
-/// What a close code means for this client.
-pub(super) fn closed(code: u16, reason: &str, leave_within: Duration) -> Ended {
+/// What a close code means for this client, whose connection had this token.
+pub(super) fn closed(code: u16, reason: &str, leave_within: Duration, token: &str) -> Ended {
     let text = CloseCode::from_code(code).map_or("", CloseCode::text);
     let reason = if reason.is_empty() { text } else { reason };
-    if matches!(code, 1003 | 1009 | 4500..=4999) {
+    let expired = (code == CloseCode::TokenExpired.code()).then(|| token.to_owned());
+    if expired.is_none() && matches!(code, 1003 | 1009 | 4500..=4999) {
         return Ended::Refused(Stopped::Refused { code, reason: reason.to_owned() });
     }
     let wait = match code {
@@ -231,5 +256,5 @@ pub(super) fn closed(code: u16, reason: &str, leave_within: Duration) -> Ended {
         1013 => Duration::from_secs(1).mul_f64(rand::random::<f64>() + 0.5),
         _ => Duration::ZERO,
     };
-    Ended::Broken { welcome: None, reason: format!("closed by the node: {code} {reason}"), wait }
+    Ended::Broken { welcome: None, reason: format!("closed by the node: {code} {reason}"), wait, expired }
 }

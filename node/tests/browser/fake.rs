@@ -2,6 +2,8 @@
 //! the test is the other end.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use base64::Engine;
@@ -27,6 +29,8 @@ pub struct Fake {
     /// Where the page is.
     pub url: String,
     sockets: mpsc::UnboundedReceiver<Socket>,
+    /// So many of the next WebSockets are refused.
+    refusals: Arc<AtomicUsize>,
 }
 
 /// One WebSocket of the page's client.
@@ -38,12 +42,24 @@ impl Fake {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("the loopback has a free port");
         let addr = listener.local_addr().expect("a listener has an address");
         let (tx, sockets) = mpsc::unbounded_channel();
+        let refusals = Arc::new(AtomicUsize::new(0));
+        let left = refusals.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, addr, token_life, tx.clone()));
+                tokio::spawn(serve(stream, addr, token_life, tx.clone(), left.clone()));
             }
         });
-        Self { url: format!("http://{addr}"), sockets }
+        Self { url: format!("http://{addr}"), sockets, refusals }
+    }
+
+    /// Where its WebSockets are.
+    pub fn ws_url(&self) -> String {
+        format!("{}/ws", self.url.replace("http", "ws"))
+    }
+
+    /// Answers so many of the next requests for a WebSocket with 503.
+    pub fn refuse(&self, count: usize) {
+        self.refusals.store(count, Ordering::Relaxed);
     }
 
     /// The next WebSocket, and its `hello`.
@@ -66,7 +82,12 @@ impl Fake {
 impl Socket {
     /// Answers a `hello`.
     pub async fn welcome(&mut self, hello: &Value, ping_ms: u64, inflight: u32) {
-        let limits = json!({"frame_bytes": 2048, "send_per_s": 1000, "inflight": inflight});
+        let limits = json!({"frame_bytes": 2048, "send_per_s": 1000, "inflight": inflight, "watches": 256});
+        self.welcome_with(hello, ping_ms, &limits).await;
+    }
+
+    /// Answers a `hello`, with these limits.
+    pub async fn welcome_with(&mut self, hello: &Value, ping_ms: u64, limits: &Value) {
         self.send(json!({"id": 1, "welcome": {
             "session": "1",
             "user": "alice",
@@ -94,13 +115,13 @@ impl Socket {
         }
     }
 
-    /// The page's next frame, other than whom it watches, that it types and what was read, which it says when it
+    /// The page's next frame, other than whom it watches or not, that it types and what was read, which it says when it
     /// likes.
     pub async fn receive(&mut self) -> Value {
         loop {
             let text = self.text().await.expect("the page's socket is open");
             let frame: Value = serde_json::from_str(&text).expect("the page speaks JSON");
-            if ["watch", "typing", "read"].iter().all(|kind| frame[kind].is_null()) {
+            if ["watch", "unwatch", "typing", "read"].iter().all(|kind| frame[kind].is_null()) {
                 return frame;
             }
         }
@@ -114,12 +135,19 @@ impl Socket {
     }
 }
 
-async fn serve(mut stream: TcpStream, addr: SocketAddr, token_life: Duration, sockets: mpsc::UnboundedSender<Socket>) {
+async fn serve(
+    mut stream: TcpStream,
+    addr: SocketAddr,
+    token_life: Duration,
+    sockets: mpsc::UnboundedSender<Socket>,
+    refusals: Arc<AtomicUsize>,
+) {
     let mut head = [0; 4096];
     let read = stream.peek(&mut head).await.unwrap_or(0);
     let head = String::from_utf8_lossy(&head[..read]).into_owned();
     let path = head.split_whitespace().nth(1).unwrap_or_default().to_owned();
-    if path == "/ws" {
+    let fewer = |count: usize| count.checked_sub(1);
+    if path == "/ws" && refusals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer).is_err() {
         #[expect(clippy::result_large_err, reason = "the handshake's callback is defined so")]
         let choose = |_: &Request, mut response: Response| {
             response.headers_mut().insert("sec-websocket-protocol", "imgw.v1.json".parse().expect("a header's value"));
@@ -131,7 +159,11 @@ async fn serve(mut stream: TcpStream, addr: SocketAddr, token_life: Duration, so
         return;
     }
     let (kind, body) = answer(&path, addr, token_life);
-    let status = if kind.is_empty() { "404 Not Found" } else { "200 OK" };
+    let status = match (path.as_str(), kind) {
+        ("/ws", _) => "503 Service Unavailable",
+        (_, "") => "404 Not Found",
+        _ => "200 OK",
+    };
     let length = body.len();
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"

@@ -5,6 +5,7 @@
 mod common;
 
 mod chat;
+mod client;
 mod fake;
 mod manners;
 mod webdriver;

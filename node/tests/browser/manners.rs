@@ -1,5 +1,6 @@
 //! What the protocol demands of a client, seen from the server's side.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -155,6 +156,55 @@ async fn typing_is_told_now_and_then_and_reading_once_for_the_newest_message() {
     socket.send(json!({"read": {"by": "bob", "mid": format!("{:032x}", 9)}})).await;
     tab.until(does, &["has read it"]).await;
     assert_eq!(tab.console().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn it_watches_the_open_conversation_and_the_latest_as_many_as_it_may() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let Some(browser) = browser().await else { return };
+    let mut fake = Fake::start(HOUR).await;
+    let tab = browser.tab(&format!("{}/?user=alice&to=bob", fake.url)).await;
+    let (mut socket, hello) = fake.accept().await;
+    let limits = json!({"frame_bytes": 2_048, "send_per_s": 1_000, "inflight": 8, "watches": 2});
+    socket.welcome_with(&hello, CALM_MS, &limits).await;
+    let mut watched = BTreeSet::new();
+    for (n, from) in (1..).zip(["carol", "dave", "erin", "dave"]) {
+        let mut frame = message(10 * u64::from(n), n, "words");
+        frame["msg"]["from"] = json!(from);
+        socket.send(frame).await;
+        tab.until(
+            "document.querySelectorAll('#peers .badge').length === Math.min(Number(arguments[0]), 3)",
+            &[&n.to_string()],
+        )
+        .await;
+        watching(&mut socket, &mut watched).await;
+        assert_eq!(watched, BTreeSet::from(["bob".to_owned(), from.to_owned()]));
+        let presence = json!({"user": from, "status": "online", "devices": 1, "v": n});
+        socket.send(json!({"presence": presence})).await;
+        // Of nobody else it is told.
+        tab.until("[...document.querySelectorAll('#peers .here')].map((word) => word.closest('button').dataset.peer).join() === arguments[0]", &[from]).await;
+    }
+    tab.click("#peers [data-peer=\"carol\"]").await;
+    watching(&mut socket, &mut watched).await;
+    assert_eq!(watched, BTreeSet::from(["carol".to_owned(), "dave".to_owned()]));
+    assert_eq!(tab.console().await, Vec::<String>::new());
+}
+
+/// Follows whom the page watches; it is never more than two.
+async fn watching(socket: &mut Socket, watched: &mut BTreeSet<String>) {
+    socket.send(json!({"ping": {}})).await;
+    loop {
+        let text = socket.text().await.expect("it is open");
+        let mut frame: Value = serde_json::from_str(&text).expect("the page speaks JSON");
+        let mut users =
+            |kind: &str| -> Vec<String> { serde_json::from_value(frame[kind]["users"].take()).unwrap_or_default() };
+        users("unwatch").iter().for_each(|user| assert!(watched.remove(user), "{user} was not watched"));
+        watched.extend(users("watch"));
+        assert!(watched.len() <= 2, "{watched:?}");
+        if frame["pong"].is_object() {
+            return;
+        }
+    }
 }
 
 /// What the page has said so far of typing and reading.
