@@ -546,7 +546,7 @@ export class ImGateway {
 
   #moveIn(link, delayMs) {
     clearTimeout(this.#retryTimer);
-    this.#retryTimer = setTimeout(() => this.#link === link && this.#dial(link.goals[0]), delayMs);
+    this.#retryTimer = setTimeout(() => this.#link === link && !this.#dialing && this.#dial(link.goals[0]), delayMs);
   }
 
   // ---- the outbox ----

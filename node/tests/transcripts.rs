@@ -12,11 +12,11 @@ use serde_json::Value;
 use tokio_tungstenite::tungstenite::Message;
 
 use common::raw::{Got, Raw};
-use common::{SECRET, TestCluster, token};
+use common::{Options, PATIENCE, SECRET, TestCluster, http, token};
 
 const TRANSCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/protocol");
 /// What has no place in an order.
-const NEWS: [&str; 4] = ["delivered", "presence", "typing", "read"];
+const NEWS: [&str; 5] = ["delivered", "presence", "typing", "read", "go_away"];
 
 #[tokio::test]
 async fn a_node_says_what_the_transcripts_say() {
@@ -34,11 +34,19 @@ async fn a_node_says_what_the_transcripts_say() {
 
 async fn play(file: &Path) {
     let text = fs::read_to_string(file).expect("a transcript");
-    let cluster = TestCluster::start(1).await;
+    let (nodes, options) = stage(&text);
+    let cluster = TestCluster::start_with(nodes, options).await;
     cluster.knows_all_types().await;
+    if nodes > 1 {
+        // Nobody waits for an election when the first one goes.
+        cluster.lead(1).await;
+    }
     let mut scene = Scene { addr: cluster.addr(0), ..Scene::default() };
     for (number, line) in (1..).zip(text.lines()) {
-        let said = scene.line(line).await;
+        let said = match line {
+            "the node drains" => Ok(cluster.signal(0, libc::SIGTERM)),
+            line => scene.line(line).await,
+        };
         assert!(said.is_ok(), "{}:{number}: {}\n  {line}", file.display(), said.unwrap_err());
     }
     for (name, actor) in scene.actors {
@@ -46,11 +54,34 @@ async fn play(file: &Path) {
     }
 }
 
+/// How many nodes a transcript plays on, and what they are told: its lines that begin with `with`.
+fn stage(text: &str) -> (usize, Options) {
+    let (mut nodes, mut options) = (1, Options::default());
+    for with in text.lines().filter_map(|line| line.strip_prefix("with ")) {
+        if let Some(count) = with.strip_suffix(" nodes") {
+            nodes = count.parse().expect("a number of nodes");
+            continue;
+        }
+        let (name, value) = with.split_once(" = ").expect("a setting");
+        let (section, key) = name.rsplit_once('.').expect("a setting in a section");
+        let lines = match section {
+            "limits" => &mut options.limits,
+            "admission" => &mut options.admission,
+            "cluster.limits" => &mut options.replicated_limits,
+            other => panic!("no transcript needs [{other}] so far"),
+        };
+        lines.push_str(&format!("{key} = {value}\n"));
+    }
+    (nodes, options)
+}
+
 /// Who talks, and what was learned.
 #[derive(Default)]
 struct Scene {
     addr: String,
     actors: BTreeMap<String, Actor>,
+    /// What they were answered who asked for a WebSocket, or for something else.
+    answers: BTreeMap<String, http::Answer>,
     learned: BTreeMap<String, Value>,
 }
 
@@ -62,14 +93,21 @@ struct Actor {
 
 impl Scene {
     async fn line(&mut self, line: &str) -> Result<(), String> {
-        if line.is_empty() || line.starts_with('#') {
+        if line.is_empty() || ["#", "with "].iter().any(|passed| line.starts_with(passed)) {
             return Ok(());
         }
         let (name, does) = line.split_once(' ').ok_or("who does what?")?;
-        if does == "opens" {
-            let actor = Actor { raw: Raw::open(&self.addr).await, early: VecDeque::new() };
+        if let Some(at) = does.strip_prefix("opens") {
+            let addr = self.addr(at.trim()).ok_or("it names no node")?;
+            let actor = Actor { raw: Raw::open(&addr).await, early: VecDeque::new() };
             self.actors.insert(name.to_owned(), actor);
             return Ok(());
+        }
+        if let Some(request) = does.strip_prefix("asks ") {
+            return self.asks(name, request).await;
+        }
+        if let Some(answer) = self.answers.remove(name) {
+            return self.answered(does.strip_prefix("← ").ok_or("it waits for its answer")?, &answer);
         }
         if ["drops", "leaves"].contains(&does) {
             let actor = self.actors.remove(name).ok_or("there is no such connection")?;
@@ -97,6 +135,48 @@ impl Scene {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// The first node's address, or that in a URL that was learned.
+    fn addr(&self, name: &str) -> Option<String> {
+        if name.is_empty() {
+            return Some(self.addr.clone());
+        }
+        let url = self.learned.get(name.strip_prefix('<')?.strip_suffix('>')?)?.as_str()?;
+        Some(url.strip_prefix("ws://")?.strip_suffix("/ws")?.to_owned())
+    }
+
+    /// Asks by HTTP, and keeps the answer for its line. Who asks `until` it is refused asks as often.
+    async fn asks(&mut self, name: &str, request: &str) -> Result<(), String> {
+        let (again, request) =
+            request.strip_prefix("until refused ").map_or((false, request), |request| (true, request));
+        let request = self.fill(request).replace(" | ", "\r\n");
+        let text = format!("{request}\r\nHost: {}\r\n\r\n", self.addr);
+        let deadline = clock::now() + PATIENCE;
+        loop {
+            let answer = clock::timeout_at(deadline, http::request(&self.addr, &text)).await;
+            let answer = answer.map_err(|_| "no answer in time")?.map_err(|error| error.to_string())?;
+            if !again || answer.status != 101 {
+                self.answers.insert(name.to_owned(), answer);
+                return Ok(());
+            }
+        }
+    }
+
+    /// Compares an answer with `STATUS | Field: value | {body}`.
+    fn answered(&mut self, expected: &str, answer: &http::Answer) -> Result<(), String> {
+        let mut parts: Vec<&str> = expected.split(" | ").collect();
+        let body = pattern(parts.pop().unwrap_or_default())?;
+        let found = serde_json::from_str(&answer.body).map_err(|error| format!("{error}: {}", answer.body))?;
+        let head = answer.head.to_ascii_lowercase();
+        let as_expected = parts.iter().enumerate().all(|(place, part)| match place {
+            0 => *part == answer.status.to_string(),
+            _ => head.lines().any(|line| line == part.to_ascii_lowercase()),
+        });
+        self.learned = fits(&body, &found, &self.learned)
+            .filter(|_| as_expected)
+            .ok_or_else(|| format!("there came {}\n{}", answer.head, answer.body))?;
         Ok(())
     }
 

@@ -51,6 +51,10 @@ async fn request_over(mut stream: impl AsyncRead + AsyncWrite + Unpin, text: &st
 fn complete(bytes: &[u8]) -> bool {
     let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else { return false };
     let head = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
+    // Behind it comes something else than HTTP.
+    if head.starts_with("http/1.1 101 ") {
+        return true;
+    }
     let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
     length.and_then(|length| length.trim().parse::<usize>().ok()).is_some_and(|length| bytes.len() >= end + 4 + length)
 }
