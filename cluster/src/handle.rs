@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::config::{ClusterConfig, LogKeeping};
 use crate::env::{Blobs, Env, tasks};
-use crate::id::{Boot, NodeId, UserId};
+use crate::id::{Boot, MessageId, NodeId, UserId};
 use crate::liveness::{Draining, Liveness, Quorum};
 use crate::observer::Observer;
 use crate::peer::{LinkState, Peers};
@@ -19,7 +19,7 @@ use crate::raft::{Bodies, LogStore, Raft, StateMachine};
 use crate::router::{self, Router};
 use crate::session::SessionSpec;
 use crate::session_handle::Session;
-use crate::state::{Limits, State};
+use crate::state::{Destination, Limits, State, Whereabouts};
 use crate::status::Status;
 use crate::{identity, membership, proposer, serve};
 
@@ -154,6 +154,12 @@ impl Cluster {
     #[must_use]
     pub fn revoked_before(&self, user: &UserId) -> Option<u64> {
         self.inner.state().revoked_before(user)
+    }
+
+    /// Where a message waits that went to `to`, as this replica knows; `None` when it is not, or no more.
+    #[must_use]
+    pub fn whereabouts(&self, to: &Destination, mid: &MessageId) -> Option<Whereabouts> {
+        self.inner.state().whereabouts(to, mid)
     }
 
     /// Begins a session.

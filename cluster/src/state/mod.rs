@@ -39,7 +39,7 @@ pub use limits::{GroupLimits, Limits};
 pub use machine::State;
 pub use message::{Body, Destination, Message, Stored, Told};
 pub use nodes::NodeRecord;
-pub use read::{DeviceView, Item, SessionView};
+pub use read::{DeviceView, Item, SessionView, Whereabouts};
 pub use revocation::{KEPT_MS as REVOCATION_KEPT_MS, MAX_REVOKED};
 pub use shard::Shard;
 pub use store::Totals;

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use super::device::{Device, GapReason, NEVER, Registration};
 use super::limits::{GroupLimits, Limits};
 use super::machine::State;
-use super::message::Message;
+use super::message::{Destination, Message};
 use super::nodes::NodeRecord;
 use super::store::Totals;
 use super::user::User;
-use crate::id::{DeviceId, Epoch, GroupId, NodeId, Pos, UserId};
+use crate::id::{DeviceId, Epoch, GroupId, MessageId, NodeId, Pos, UserId};
 
 /// A device as it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +35,15 @@ pub struct SessionView {
     pub epoch: Epoch,
     /// The node that holds the connection.
     pub node: NodeId,
+}
+
+/// A message that waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Whereabouts {
+    /// Its place.
+    pub seq: Pos,
+    /// Devices that have not acknowledged it.
+    pub devices: Vec<DeviceId>,
 }
 
 /// What a device finds in its inbox.
@@ -264,6 +273,24 @@ impl State {
             }
         }
         sources.into_iter().map(Iterator::peekable).collect()
+    }
+
+    /// Where a message waits that went to `to`: its place, and which of a user's devices have still to acknowledge it;
+    /// those of a group's members are not looked for. Looks through the whole inbox.
+    #[must_use]
+    pub fn whereabouts(&self, to: &Destination, mid: &MessageId) -> Option<Whereabouts> {
+        match to {
+            Destination::User(name) => {
+                let user = self.store.user(name)?;
+                let seq = user.inbox.iter().find(|slot| slot.message.mid == *mid)?.pos;
+                let owed = user.devices.iter().filter(|device| device.lapsed.is_none() && device.cursor.pos < seq);
+                Some(Whereabouts { seq, devices: owed.map(|device| device.id.clone()).collect() })
+            }
+            Destination::Group(name) => {
+                let seq = self.store.group(name)?.log.iter().find(|waiting| waiting.message.mid == *mid)?.message.pos;
+                Some(Whereabouts { seq, devices: Vec::new() })
+            }
+        }
     }
 
     /// How much there is; at no cost.

@@ -282,7 +282,7 @@ impl Chat {
                     self.stored.pop_front();
                 }
                 self.stored.push_back((mid, number, since));
-                self.note(&format!("✓ {number} stored, {took} ms"))
+                self.note(&format!("✓ {number} stored, {took} ms, as {mid}"))
             }
             Fate::Refused { message, .. } => self.note(&format!("✗ {number} refused: {message}")),
             Fate::TooLarge { frame_bytes } => {

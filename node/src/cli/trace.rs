@@ -26,27 +26,58 @@ pub fn run(args: &TraceArgs) -> Result<(), Failure> {
         });
         let asked: Vec<_> = std::iter::once((String::new(), args.target.clone())).chain(targets).collect();
         let path = format!("/admin/trace?mid={mid}");
-        let answers = join_all(asked.iter().map(|(_, target)| read(target, &path))).await;
-        let mut steps = Vec::new();
-        let mut silent = Vec::new();
-        for ((node, _), answer) in asked.iter().zip(answers) {
-            match answer {
-                Ok(answer) => steps.extend(steps_of(&answer)),
-                Err(error) if node.is_empty() => return Err(error),
-                Err(_) => silent.push(node.clone()),
-            }
+        let mut told = Told::by(&asked, &path).await?;
+        if let Some(seq) = told.seq() {
+            // Who only told a gap knows now that it may count this one.
+            told = Told::by(&asked, &format!("{path}&seq={seq}")).await?;
         }
+        let Told { mut steps, waits, silent } = told;
         // Nodes' clocks differ: what a node says stays in its own order where times are equal.
         steps.sort_by_key(|step| step["ts_ms"].as_u64());
         if args.json {
-            return print(&json!({ "mid": mid.to_string(), "steps": steps, "silent": silent }).to_string());
+            let told = json!({ "mid": mid.to_string(), "steps": steps, "waits": waits, "silent": silent });
+            return print(&told.to_string());
         }
         if steps.is_empty() {
             return failed(format!("no node remembers {mid}{}; each keeps the last 65,536 steps", unasked(&silent)));
         }
-        let lines: Vec<_> = steps.iter().map(line).collect();
+        let lines: Vec<_> = steps.iter().map(line).chain(waits.as_ref().map(waiting)).collect();
         print(&format!("{}{}", lines.join("\n"), unasked(&silent)))
     })
+}
+
+/// What all nodes said.
+struct Told {
+    steps: Vec<Value>,
+    /// Where it waits, if it does.
+    waits: Option<Value>,
+    /// Nodes that did not answer.
+    silent: Vec<String>,
+}
+
+impl Told {
+    /// Asks each; the first, which has no name, must answer.
+    async fn by(asked: &[(String, AdminTarget)], path: &str) -> Result<Self, Failure> {
+        let answers = join_all(asked.iter().map(|(_, target)| read(target, path))).await;
+        let mut told = Self { steps: Vec::new(), waits: None, silent: Vec::new() };
+        for ((node, _), answer) in asked.iter().zip(answers) {
+            match answer {
+                Ok(answer) => {
+                    told.steps.extend(steps_of(&answer));
+                    told.waits = told.waits.or_else(|| Some(answer["waits"].clone()).filter(Value::is_object));
+                }
+                Err(error) if node.is_empty() => return Err(error),
+                Err(_) => told.silent.push(node.clone()),
+            }
+        }
+        Ok(told)
+    }
+
+    /// The message's place, as far as anybody knows.
+    fn seq(&self) -> Option<u64> {
+        let sent = self.steps.iter().find(|step| step["step"] == "sent");
+        self.waits.as_ref().or(sent).and_then(|told| told["seq"].as_u64())
+    }
 }
 
 async fn read(target: &AdminTarget, path: &str) -> Result<Value, Failure> {
@@ -88,6 +119,13 @@ fn line(step: &Value) -> String {
     format!("{}  {}  {what}", time(step["ts_ms"].as_u64().unwrap_or(0)), text("node"))
 }
 
+/// Where a message waits, for people.
+fn waiting(waits: &Value) -> String {
+    let devices: Vec<_> = waits["devices"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let by = if devices.is_empty() { String::new() } else { format!(", not acked by {}", devices.join(", ")) };
+    format!("waits at {} for whoever has not acked it yet{by}", waits["seq"])
+}
+
 /// The time of day, UTC.
 fn time(ts_ms: u64) -> String {
     let (seconds, ms) = (ts_ms / 1_000, ts_ms % 1_000);
@@ -105,6 +143,8 @@ mod tests {
         assert_eq!(line(&step), "12:00:01.005Z  n  received from alice/d to bob, 7 bytes");
         let step = json!({"ts_ms": 0, "node": "n", "user": "bob", "device": "d", "step": "sent", "seq": 4096});
         assert_eq!(line(&step), "00:00:00.000Z  n  sent to bob/d at 4096");
+        let waits = json!({"seq": 4096, "devices": ["phone", "tab"]});
+        assert_eq!(waiting(&waits), "waits at 4096 for whoever has not acked it yet, not acked by phone, tab");
         let newer = json!({"step": "folded"});
         assert!(line(&newer).contains("folded"), "what only newer nodes know is shown as it is");
     }

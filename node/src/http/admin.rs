@@ -6,14 +6,15 @@ use axum::extract::{Path, Query, State};
 use axum::response::Response;
 use cluster::Admin;
 use cluster::env::{clock, tasks};
-use cluster::id::{MessageId, NodeId, UserId};
+use cluster::id::{MessageId, NodeId, Pos, UserId};
+use cluster::state::Destination;
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::guard::Operator;
 use super::{App, answer};
-use crate::telemetry::Levels;
+use crate::telemetry::{Levels, What};
 
 /// How far ahead of this node's clock a revocation may reach, in ms: clocks differ, but a slip must not
 /// lock a user out for good.
@@ -29,14 +30,25 @@ pub async fn status(_: Operator, State(app): State<Arc<App>>, headers: HeaderMap
 #[derive(Deserialize)]
 pub struct Mid {
     mid: String,
+    /// Its place, if the caller has heard of it.
+    seq: Option<u64>,
 }
 
 /// What this node knows to have happened to a message.
-pub async fn trace(_: Operator, State(app): State<Arc<App>>, Query(Mid { mid }): Query<Mid>) -> Response {
-    match mid.parse::<MessageId>() {
-        Ok(mid) => answer::json(StatusCode::OK, &json!({ "node": app.node.name, "steps": app.node.trail.of(mid) })),
-        Err(error) => answer::error(StatusCode::BAD_REQUEST, "bad_mid", &error.to_string()),
-    }
+pub async fn trace(_: Operator, State(app): State<Arc<App>>, Query(Mid { mid, seq }): Query<Mid>) -> Response {
+    let mid: MessageId = match mid.parse() {
+        Ok(mid) => mid,
+        Err(error) => return answer::error(StatusCode::BAD_REQUEST, "bad_mid", &error.to_string()),
+    };
+    let steps = app.node.trail.of(mid, seq.map(Pos));
+    let to = steps.iter().find_map(|step| match &step.what {
+        What::Received { to: Some(user), .. } => Some(Destination::User(user.clone())),
+        What::Received { group: Some(group), .. } => Some(Destination::Group(group.clone())),
+        _ => None,
+    });
+    let waits = to.and_then(|to| app.cluster.whereabouts(&to, &mid));
+    let waits = waits.map(|at| json!({ "seq": at.seq, "devices": at.devices }));
+    answer::json(StatusCode::OK, &json!({ "node": app.node.name, "steps": steps, "waits": waits }))
 }
 
 /// See [`drain`].

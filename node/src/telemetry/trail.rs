@@ -115,14 +115,17 @@ impl Trail {
     }
 
     /// The steps of a message that are still known, in their order: also each device's first
-    /// acknowledgement of it, and gaps told to devices that may count it.
+    /// acknowledgement of it, and gaps told to devices that may count it, if its `place` is known, here or by the
+    /// caller.
     #[must_use]
-    pub fn of(&self, mid: MessageId) -> Vec<Step> {
+    pub fn of(&self, mid: MessageId, place: Option<Pos>) -> Vec<Step> {
         let steps = self.steps();
         // A message has one place, whatever the device.
-        let place = steps.iter().find_map(|step| match step.what {
-            What::Sent { mid: sent, seq } if sent == mid => Some(seq),
-            _ => None,
+        let place = place.or_else(|| {
+            steps.iter().find_map(|step| match step.what {
+                What::Sent { mid: sent, seq } if sent == mid => Some(seq),
+                _ => None,
+            })
         });
         // Who has it under way to them, and who has been told of a later place without it.
         let mut waiting = BTreeSet::new();
@@ -160,7 +163,7 @@ mod tests {
         }
 
         fn times(&self, mid: u8) -> Vec<u64> {
-            self.0.of(MessageId([mid; 16])).iter().map(|step| step.ts_ms).collect()
+            self.0.of(MessageId([mid; 16]), None).iter().map(|step| step.ts_ms).collect()
         }
     }
 

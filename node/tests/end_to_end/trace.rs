@@ -45,6 +45,19 @@ async fn a_message_is_traced_over_the_nodes_that_it_passed() {
     told.sort();
     assert_eq!(told, expected);
 
+    // What waits is found where it waits; a gap, on whichever node it was told, names what it may count.
+    alice.send(json!({"id": 3, "send": {"to": "carol", "key": "k-2", "body": "Anybody there?"}})).await;
+    let mid = alice.answer(3).await["ok"]["mid"].as_str().expect("it is stored").to_owned();
+    let said = cluster.operator(2, &["trace", &mid]).await.expect("it is remembered");
+    assert!(said.contains("waits at ") && !said.contains("not acked by"), "{said}");
+    let mut carol = Raw::welcome(&cluster.addr(1), "carol", "tab").await;
+    carol.frame_with("msg").await;
+    eventually("who has it is told", async || {
+        let said = cluster.operator(2, &["trace", &mid]).await.expect("it is remembered");
+        (said.contains("sent to carol/tab at ") && said.contains("not acked by tab")).then_some(())
+    })
+    .await;
+
     let unknown = cluster.operator(2, &["trace", &"0".repeat(32)]).await.expect_err("nobody knows it");
     assert!(unknown.contains("no node remembers"), "{unknown}");
     let wrong = cluster.operator(2, &["trace", "nonsense"]).await.expect_err("that is no id");
