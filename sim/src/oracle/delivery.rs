@@ -276,10 +276,14 @@ fn walk<'a>(
     let mut covered = vec![false; messages.len()];
     let begins = messages.partition_point(|stored| stored.pos <= share.after);
     covered[..begins].fill(true);
+    let user = clients.first().map_or("", |(_, client)| &client.device.user);
+    let given_up = share.given_up && history.tight;
+    let direct = |stored: &Stored| stored.to == user;
+    let owed = |stored: &Stored| share.owes(stored) && (direct(stored) || !given_up);
     // A second copy is nothing new, and not surfaced.
     let mut mids = HashSet::new();
     for (covered, stored) in covered.iter_mut().zip(messages) {
-        *covered |= !mids.insert(stored.mid) || !share.owes(stored);
+        *covered |= !mids.insert(stored.mid) || !owed(stored);
     }
     // What came is no part of what a gap counts: of several groups, only some may have lost messages.
     let got = clients.iter().flat_map(|(_, client)| share.of_client(client));
@@ -308,7 +312,7 @@ fn walk<'a>(
                 Surfaced::Gap { lost } => {
                     let open = |at: &usize| {
                         let stored = messages[*at];
-                        !told.contains(at) && !came.contains(&stored.pos) && share.owes(stored)
+                        !told.contains(at) && !came.contains(&stored.pos) && owed(stored)
                     };
                     let behind: Vec<_> = (0..end).rev().filter(open).take(lost as usize).collect();
                     behind.iter().for_each(|at| covered[*at] = true);
@@ -322,12 +326,10 @@ fn walk<'a>(
             }
         }
     }
-    if share.given_up && history.tight {
-        let user = clients.first().map_or("", |(_, client)| &client.device.user);
-        let direct = |stored: &Stored| stored.to == user;
+    if given_up {
         let newest = (0..messages.len()).rev().find(|at| came.contains(&messages[*at].pos) && direct(messages[*at]));
         for (at, covered) in covered.iter_mut().enumerate() {
-            *covered |= !direct(messages[at]) || newest.is_none_or(|newest| at > newest);
+            *covered |= newest.is_none_or(|newest| at > newest);
         }
     }
     let seen = covered.iter().position(|covered| !covered).unwrap_or(messages.len());
