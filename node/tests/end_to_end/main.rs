@@ -27,5 +27,6 @@ mod quorum;
 mod revocation;
 mod sessions;
 mod signals;
+mod time;
 mod tls;
 mod trace;
