@@ -13,7 +13,7 @@ use tokio::io::AsyncRead;
 use tokio::sync::oneshot;
 
 use super::frame::{Frame, FrameType, MAX_PAYLOAD};
-use super::limits::{MAX_NOTIFIES, MAX_NOTIFY_BYTES, MAX_PENDING, MAX_PENDING_BYTES};
+use super::limits::{MAX_NOTIFIES, MAX_NOTIFY_BYTES, MAX_PENDING, MAX_PENDING_BYTES, MAX_SIGNALS};
 use super::outbox::{Budget, Hold, Outbox};
 use super::stop::Stop;
 use super::wire::{self, FrameReader, LinkEnd, Pulse};
@@ -37,6 +37,8 @@ pub(super) struct Caller {
     outbox: Outbox,
     requests: Budget,
     notifies: Budget,
+    /// Typing and read marks have room of their own, so that a flood of them costs nobody news of deliveries.
+    signals: Budget,
     pending: Mutex<Pending>,
     turn: tokio::sync::Mutex<()>,
 }
@@ -47,6 +49,7 @@ impl Caller {
             outbox: Outbox::default(),
             requests: Budget::new(MAX_PENDING, MAX_PENDING_BYTES),
             notifies: Budget::new(MAX_NOTIFIES, MAX_NOTIFY_BYTES),
+            signals: Budget::new(MAX_SIGNALS, MAX_NOTIFY_BYTES),
             pending: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
         }
@@ -83,7 +86,8 @@ impl Caller {
 
     /// Sends a one-way frame, or drops it when there is no room.
     pub(super) fn notify(&self, kind: Kind, body: Bytes) {
-        if let Some(hold) = self.notifies.try_hold(body.len()) {
+        let budget = if kind == Kind::SIGNAL { &self.signals } else { &self.notifies };
+        if let Some(hold) = budget.try_hold(body.len()) {
             let frame = Frame { frame_type: FrameType::Notify, kind, id: 0, payload: body };
             self.outbox.push(frame, Some(Arc::new(hold)));
         }
@@ -177,6 +181,7 @@ impl Caller {
         self.outbox.close();
         self.requests.close();
         self.notifies.close();
+        self.signals.close();
     }
 }
 
@@ -259,6 +264,15 @@ mod tests {
         assert!(caller.pending().waiting.is_empty());
         assert_eq!(written(&caller).await.len(), 2);
         assert_eq!(caller.depth(), (0, 0));
+    }
+
+    #[test]
+    fn a_flood_of_signals_leaves_room_for_other_news() {
+        let caller = Caller::new();
+        (0..MAX_NOTIFIES).for_each(|_| caller.notify(Kind::SIGNAL, Bytes::new()));
+        assert_eq!(caller.depth(), (MAX_SIGNALS, 0));
+        (0..=MAX_NOTIFIES).for_each(|_| caller.notify(Kind::DELIVERED, Bytes::new()));
+        assert_eq!(caller.depth(), (MAX_SIGNALS + MAX_NOTIFIES, 0));
     }
 
     #[tokio::test(start_paused = true)]

@@ -15,7 +15,10 @@ pub const MAX_PENDING_BYTES: usize = super::frame::MAX_PAYLOAD;
 /// One-way frames queued on one link; the next ones are dropped.
 pub const MAX_NOTIFIES: usize = 4096;
 
-/// Bytes of one-way frames queued on one link; the next ones are dropped.
+/// Typing and read marks among them, which have this room of their own.
+pub const MAX_SIGNALS: usize = 1024;
+
+/// Bytes of one-way frames queued on one link, signals apart; the next ones are dropped.
 pub const MAX_NOTIFY_BYTES: usize = 8 << 20;
 
 /// Requests of one node being handled at once; beyond that its link is not read.
