@@ -4,6 +4,7 @@
 //! stand behind these methods.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use openraft::async_runtime::watch::WatchReceiver;
@@ -47,6 +48,8 @@ pub(crate) struct Inner {
     pub quorum: Quorum,
     pub liveness: Liveness,
     pub draining: Draining,
+    /// It is to end: that Raft does is no failure.
+    stopping: AtomicBool,
     fatal: watch::Sender<Option<String>>,
 }
 
@@ -122,6 +125,7 @@ impl Cluster {
             quorum: Quorum::new(),
             liveness: Liveness::default(),
             draining: Draining::default(),
+            stopping: AtomicBool::new(false),
             fatal: watch::Sender::new(None),
         });
         handler.serve(&inner);
@@ -252,6 +256,7 @@ impl Cluster {
     /// Hands leadership over, then leaves the network and closes storage. Sessions should be closed before.
     pub async fn stop(&self) {
         self.drain().await;
+        self.inner.stopping.store(true, Ordering::Release);
         self.inner.peers.close();
         if let Err(error) = self.inner.raft.shutdown().await {
             tracing::warn!(%error, "raft did not stop in order");
@@ -293,6 +298,11 @@ impl Inner {
             fatal.get_or_insert(why);
             first
         });
+    }
+
+    /// Whether it was told to end.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
     }
 
     /// Why this node cannot go on.

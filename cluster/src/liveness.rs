@@ -168,7 +168,9 @@ pub(crate) async fn run(inner: Arc<Inner>) {
         };
         inner.observer.elections(term.saturating_sub(last_term.replace(term).unwrap_or(term)));
         if let Err(error) = running {
-            inner.fail(format!("the replicated log stopped: {error}"));
+            if !inner.is_stopping() {
+                inner.fail(format!("the replicated log stopped: {error}"));
+            }
             return;
         }
         report(&inner).await;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::state::Destination;
+use crate::id::{GroupId, MessageId, UserId};
+use crate::signal::News;
 use crate::trace::TraceContext;
 
 /// Whom a message was for.
@@ -14,13 +15,36 @@ pub enum Audience {
     Group,
 }
 
-impl From<&Destination> for Audience {
-    fn from(to: &Destination) -> Self {
-        match to {
-            Destination::User(_) => Self::Direct,
-            Destination::Group(_) => Self::Group,
-        }
+/// A message that a recipient's device has acknowledged first.
+#[derive(Debug, Clone, Copy)]
+pub struct Delivery<'a> {
+    /// The message.
+    pub mid: &'a MessageId,
+    /// The recipient.
+    pub by: &'a UserId,
+    /// The group that it was written to, if it was one.
+    pub group: Option<&'a GroupId>,
+    /// Its send, if it is traced.
+    pub trace: Option<&'a TraceContext>,
+}
+
+impl Delivery<'_> {
+    /// Whom it was for.
+    #[must_use]
+    pub fn audience(&self) -> Audience {
+        if self.group.is_some() { Audience::Group } else { Audience::Direct }
     }
+}
+
+/// Why a device is remembered no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Forgotten {
+    /// Another device of its user asked for it.
+    Request,
+    /// It was an ephemeral one, and said goodbye.
+    Left,
+    /// It was away for too long.
+    Age,
 }
 
 /// Kinds of reasons why a connection to the port for nodes comes to nothing: no valid certificate or no TLS;
@@ -36,10 +60,13 @@ pub trait Observer: Send + Sync + 'static {
     /// `count` sends were repeats of stored messages.
     fn duplicate(&self, _count: u64) {}
     /// From a send's arrival to a recipient device's first acknowledgement.
-    /// With the send, if it is traced.
-    fn delivery_latency(&self, _audience: Audience, _latency: Duration, _trace: Option<&TraceContext>) {}
+    fn delivery_latency(&self, _delivery: &Delivery<'_>, _latency: Duration) {}
     /// `count` messages that clients of this node sent waited for an absent device.
     fn delivered_late(&self, _count: u64) {}
+    /// A device is remembered no more.
+    fn forgotten(&self, _why: Forgotten) {}
+    /// A session of this node had no room for somebody's typing or reading.
+    fn signal_dropped(&self, _news: News) {}
     /// Sessions of this node were told `count` times who is there.
     fn presence(&self, _count: u64) {}
     /// The term has grown by `count`.

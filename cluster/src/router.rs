@@ -15,13 +15,13 @@ use tokio::sync::Notify;
 use self::awaited::{Awaited, Awaiting};
 use crate::env::clock;
 use crate::id::{DeviceId, MessageId, NodeId, UserId};
-use crate::observer::{Audience, Observer};
+use crate::observer::{Audience, Delivery, Observer};
 use crate::origin::{Events, Key, Origin};
 use crate::presence::{Count, Desk, Presence};
 use crate::raft::{ApplySink, LogId};
 use crate::session::{Event, Outgoing, SessionSpec};
 use crate::signal::Signal;
-use crate::state::{Effect, FirstAck, GapReason, Outcome, SendRefusal};
+use crate::state::{Destination, Effect, FirstAck, GapReason, Outcome, SendRefusal};
 use crate::trace::TraceContext;
 
 /// Beyond this many waiting events a session is not told of deliveries: they are a courtesy, and
@@ -43,7 +43,8 @@ pub struct Mailbox {
 }
 
 impl Mailbox {
-    fn push(&self, event: Event) {
+    /// Whether there was room for it.
+    fn push(&self, event: Event) -> bool {
         if event == Event::Inbox {
             self.inbox.store(true, Ordering::Release);
         } else {
@@ -53,11 +54,13 @@ impl Mailbox {
                 Event::Delivered { .. } => MAX_EVENTS,
                 _ => usize::MAX,
             };
-            if events.len() < most {
-                events.push_back(event);
+            if events.len() >= most {
+                return false;
             }
+            events.push_back(event);
         }
         self.notify.notify_one();
+        true
     }
 
     /// Tells how a user is seen now, in the place of what was told before and is not taken.
@@ -212,20 +215,22 @@ impl Router {
 
     /// Remembers when a message arrived.
     pub fn await_delivery(inner: &mut Inner, out: &Outgoing) {
-        let (audience, arrived, trace) = ((&out.to).into(), out.arrived, out.trace.map(Box::new));
-        inner.awaited.insert(out.mid, Awaiting { arrived, audience, told: false, trace });
+        let group = match &out.to {
+            Destination::User(_) => None,
+            Destination::Group(group) => Some(group.clone()),
+        };
+        let (arrived, trace) = (out.arrived, out.trace.map(Box::new));
+        inner.awaited.insert(out.mid, Awaiting { arrived, group, told: false, trace });
     }
 
     /// A recipient's node says that one of its devices has a message of ours.
     pub fn noticed(&self, notice: &Notice) {
         let mut inner = self.lock();
         if let Some(sent) = inner.awaited.tell(&notice.mid) {
-            if notice.waited {
-                self.observer.delivered_late(1);
-            } else {
-                self.observer.delivery_latency(sent.audience, sent.arrived.elapsed(), sent.trace.as_deref());
-            }
-            inner.tell_sender(&notice.from, &notice.device, notice.mid, &notice.by, sent.trace);
+            let Notice { mid, from, device, by, .. } = notice;
+            let delivery = Delivery { mid, by, group: sent.group.as_ref(), trace: sent.trace.as_deref() };
+            let latency = self.measured(&delivery, &sent, notice.waited);
+            inner.tell_sender((from, device), *mid, by, latency, sent.trace);
         }
     }
 
@@ -235,8 +240,9 @@ impl Router {
         for key in inner.by_user.get(&signal.to).into_iter().flatten() {
             if let Some((spec, mailbox)) = inner.mailboxes.get(key)
                 && signal.except.as_ref() != Some(&spec.device)
+                && !mailbox.push(Event::Signal { from: signal.from.clone(), news: signal.news })
             {
-                mailbox.push(Event::Signal { from: signal.from.clone(), news: signal.news });
+                self.observer.signal_dropped(signal.news);
             }
         }
     }
@@ -314,6 +320,9 @@ impl Router {
                     self.first_ack(inner, &ack, epoch);
                 }
             }
+            Effect::Forgotten { why, node } if self.counts(inner, node.unwrap_or(author)) => {
+                self.observer.forgotten(why);
+            }
             Effect::Expired { count } if self.counts(inner, author) => {
                 self.observer.failed(Audience::Direct, reason_name(GapReason::Expired), count);
             }
@@ -366,15 +375,28 @@ impl Router {
     fn first_ack(&self, inner: &mut Inner, ack: &FirstAck, epoch: crate::id::Epoch) {
         let message = &ack.message;
         let trace = message.trace.context();
-        match inner.awaited.settle(&message.mid) {
+        let latency = match inner.awaited.settle(&message.mid) {
             Some(Awaiting { told: true, .. }) => return,
-            Some(Awaiting { arrived, audience, .. }) if epoch < message.pos => {
-                self.observer.delivery_latency(audience, arrived.elapsed(), trace.as_ref());
+            Some(sent) => {
+                let group = sent.group.as_ref();
+                let delivery = Delivery { mid: &message.mid, by: &ack.by, group, trace: trace.as_ref() };
+                self.measured(&delivery, &sent, epoch >= message.pos)
             }
-            Some(_) => self.observer.delivered_late(1),
-            None => {}
+            None => None,
+        };
+        let sender = (&message.from, &message.device);
+        inner.tell_sender(sender, message.mid, &ack.by, latency, trace.map(Box::new));
+    }
+
+    /// Counts a delivery; its latency, unless the message `waited` for an absent device.
+    fn measured(&self, delivery: &Delivery<'_>, sent: &Awaiting, waited: bool) -> Option<Duration> {
+        if waited {
+            self.observer.delivered_late(1);
+            return None;
         }
-        inner.tell_sender(&message.from, &message.device, message.mid, &ack.by, trace.map(Box::new));
+        let latency = sent.arrived.elapsed();
+        self.observer.delivery_latency(delivery, latency);
+        Some(latency)
     }
 }
 
@@ -421,7 +443,9 @@ impl Inner {
     }
 
     fn wake_all(&self) {
-        self.mailboxes.values().for_each(|(_, mailbox)| mailbox.push(Event::Inbox));
+        for (_, mailbox) in self.mailboxes.values() {
+            mailbox.push(Event::Inbox);
+        }
     }
 
     fn revoked(&self, user: &UserId, before_ms: u64) {
@@ -434,17 +458,17 @@ impl Inner {
 
     fn tell_sender(
         &self,
-        from: &UserId,
-        device: &DeviceId,
+        (from, device): (&UserId, &DeviceId),
         mid: MessageId,
         by: &UserId,
+        latency: Option<Duration>,
         trace: Option<Box<TraceContext>>,
     ) {
         for key in self.by_user.get(from).into_iter().flatten() {
             if let Some((spec, mailbox)) = self.mailboxes.get(key)
                 && spec.device == *device
             {
-                mailbox.push(Event::Delivered { mid, by: by.clone(), trace: trace.clone() });
+                mailbox.push(Event::Delivered { mid, by: by.clone(), latency, trace: trace.clone() });
             }
         }
     }

@@ -1,6 +1,7 @@
 //! A session, as the gateway sees it: what it asks and what it is told. Never Raft itself.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -139,6 +140,8 @@ pub enum Event {
         mid: MessageId,
         /// The recipient.
         by: UserId,
+        /// From its send's arrival to that; none where it waited for an absent device, or is not known any more.
+        latency: Option<Duration>,
         /// Its send, if it is traced.
         trace: Option<Box<TraceContext>>,
     },

@@ -175,6 +175,7 @@ impl Gateway {
             admission: Arc::new(Mutex::new(Admission::new(config.admission))),
             drain: drain.clone(),
             overload: Seldom::default(),
+            refused: Seldom::default(),
             dev: config.dev,
             admin_token: config.admin_token,
             auth: config.auth,

@@ -144,3 +144,13 @@ async fn three_nodes_deliver_in_order_and_tell_the_sender() {
         node.stop().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_in_good_order_is_no_failure() {
+    let dir = TempDir::new().expect("a folder");
+    let node = node(&dir, "only", free_port(), &[]).await;
+    until("it is ready", || node.not_ready().is_empty()).await;
+    node.stop().await;
+    // Whoever watches the quorum looks several times a second.
+    assert!(clock::timeout(Duration::from_secs(1), node.failed()).await.is_err());
+}

@@ -3,8 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use crate::env::clock::Instant;
-use crate::id::MessageId;
-use crate::observer::Audience;
+use crate::id::{GroupId, MessageId};
 use crate::trace::TraceContext;
 
 /// Sent messages whose delivery is awaited for the latency and the `delivered` frame, at most:
@@ -15,7 +14,8 @@ const AWAITED: usize = 65_536;
 #[derive(Debug, Clone)]
 pub struct Awaiting {
     pub arrived: Instant,
-    pub audience: Audience,
+    /// The group that it was written to, if it was one.
+    pub group: Option<GroupId>,
     /// The sender was told.
     pub told: bool,
     /// Boxed, because few are traced and many are awaited.

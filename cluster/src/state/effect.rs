@@ -10,6 +10,7 @@ use super::device::GapReason;
 use super::group::Members;
 use super::message::Message;
 use crate::id::{DeviceId, Epoch, Generation, MessageId, NodeId, UserId};
+use crate::observer::Forgotten;
 use crate::trace::Traced;
 
 /// One consequence of an applied command.
@@ -92,6 +93,13 @@ pub enum Effect {
         /// The direct ones to this user that no device of theirs had passed before, and those of groups
         /// that no device of another member than the sender had.
         first: Vec<FirstAck>,
+    },
+    /// A device is remembered no more.
+    Forgotten {
+        /// Why.
+        why: Forgotten,
+        /// The node that counts it, whose session asked for it or was its last; else the leader that wrote the entry.
+        node: Option<NodeId>,
     },
     /// Messages expired before every device had them. Users without devices count as one. The leader
     /// that wrote the entry counts them.

@@ -14,6 +14,7 @@ use super::ring::SendResult;
 use super::store::Store;
 use super::user::{Context, MAX_ABSENT, User};
 use crate::id::{DeviceId, Epoch, MessageId, NodeId, Pos, UserId};
+use crate::observer::Forgotten;
 use crate::trace::{Mark, TraceContext};
 
 /// A live session. Derived from the devices.
@@ -130,12 +131,12 @@ impl State {
                 Op::Ack { epoch, upto } => self.ack(pos, node, *epoch, *upto, effects),
                 Op::Close { epoch, clean } => self.close(node, *epoch, *clean, effects),
                 Op::Forget { user, device } => {
-                    self.forget(user, device, effects);
+                    self.forget(node, user, device, effects);
                     Outcome::Done
                 }
                 Op::ForgetBy { epoch, device } => match self.session_of(node, *epoch) {
                     Some((user, _)) => {
-                        self.forget(&user, device, effects);
+                        self.forget(node, &user, device, effects);
                         Outcome::Done
                     }
                     None => Outcome::Fenced,
@@ -301,14 +302,15 @@ impl State {
         self.with(&name, effects, |name, user, ctx| {
             user.disconnect(&device, ctx.now_ms, ctx.limits);
             if clean && user.live(&device).ephemeral {
-                user.forget(name, &device, ctx);
+                user.forget(name, &device, (Forgotten::Left, Some(node)), ctx);
             }
         });
         Outcome::Done
     }
 
-    fn forget(&mut self, name: &UserId, device: &DeviceId, effects: &mut Vec<Effect>) {
-        if let Some((node, epoch)) = self.with(name, effects, |name, user, ctx| user.forget(name, device, ctx)) {
+    fn forget(&mut self, by: NodeId, name: &UserId, device: &DeviceId, effects: &mut Vec<Effect>) {
+        let why = (Forgotten::Request, Some(by));
+        if let Some((node, epoch)) = self.with(name, effects, |name, user, ctx| user.forget(name, device, why, ctx)) {
             self.end_session(node, epoch);
             effects.push(Effect::Superseded { node, epoch });
             effects.push(Effect::Presence(vec![name.clone()]));

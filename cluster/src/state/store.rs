@@ -32,6 +32,8 @@ pub struct Totals {
     pub revocations: u64,
     /// Groups that are remembered: with a member, or a message.
     pub groups: u64,
+    /// Pairs of a group and a member.
+    pub memberships: u64,
     /// Messages that wait; one to a group counts once, and so does what waits for a sender's other devices.
     pub inbox_messages: u64,
     /// Bytes of their bodies.
@@ -50,6 +52,7 @@ impl Totals {
             sessions: 0,
             revocations: 0,
             groups: 0,
+            memberships: 0,
             inbox_messages: user.inbox.len() as u64 + user.held_copies().map_or(0, |copies| copies.len() as u64),
             inbox_bytes: user.inbox.bytes() + user.held_copies().map_or(0, Held::bytes),
             memory_bytes: user.memory_bytes(),
@@ -59,6 +62,7 @@ impl Totals {
     fn of_group(group: &Group) -> Self {
         Self {
             groups: 1,
+            memberships: group.members.len() as u64,
             inbox_messages: group.log.len() as u64,
             inbox_bytes: group.log.bytes(),
             memory_bytes: group.log.memory_bytes(),
@@ -72,6 +76,7 @@ impl Totals {
         self.devices = self.devices - before.devices + after.devices;
         self.retired_devices = self.retired_devices - before.retired_devices + after.retired_devices;
         self.groups = self.groups - before.groups + after.groups;
+        self.memberships = self.memberships - before.memberships + after.memberships;
         self.inbox_messages = self.inbox_messages - before.inbox_messages + after.inbox_messages;
         self.inbox_bytes = self.inbox_bytes - before.inbox_bytes + after.inbox_bytes;
         self.memory_bytes = self.memory_bytes - before.memory_bytes + after.memory_bytes;

@@ -10,6 +10,7 @@ use super::ring::Ring;
 use super::user::{Context, User};
 use super::{Command, Limits};
 use crate::id::{DeviceId, GroupId, UserId};
+use crate::observer::Forgotten;
 
 /// Most pieces of due work in one tick (messages dropped, devices forgotten, rings dropped, users
 /// looked at), so that no entry takes long to apply.
@@ -83,7 +84,7 @@ impl User {
                 Deadline::DropRing(id) => self.drop_ring(&id),
                 Deadline::DropRetired(id) => self.retired.retain(|retired| retired.id != id),
                 Deadline::Forget(id) => {
-                    self.forget(name, &id, ctx);
+                    self.forget(name, &id, (Forgotten::Age, None), ctx);
                 }
                 Deadline::DropHeirGap => self.drop_heir_gap(ctx.limits, ctx.now_ms),
             }

@@ -15,6 +15,7 @@ use super::limits::Limits;
 use super::message::{Message, Stored};
 use super::ring::{Ring, SendResult};
 use crate::id::{DeviceId, Epoch, MessageId, NodeId, Pos, UserId};
+use crate::observer::Forgotten;
 
 /// Forgotten devices of one user whose rings are still kept. At the limit those that never sent
 /// make room; if all did, new devices are refused until a ring's time is over.
@@ -259,8 +260,16 @@ impl User {
     }
 
     /// Forgets a device, if it is known; its live session, if it had one, ends and is returned.
-    pub fn forget(&mut self, name: &UserId, id: &DeviceId, ctx: &mut Context) -> Option<(NodeId, Epoch)> {
+    /// `by` is the node that counts it.
+    pub fn forget(
+        &mut self,
+        name: &UserId,
+        id: &DeviceId,
+        (why, by): (Forgotten, Option<NodeId>),
+        ctx: &mut Context,
+    ) -> Option<(NodeId, Epoch)> {
         let device = self.devices.remove(self.find(id).ok()?);
+        ctx.effects.push(Effect::Forgotten { why, node: by });
         let ended = device.session.map(|node| (node, device.last.epoch));
         self.release_copies(&device);
         let drop_ms = match ended {

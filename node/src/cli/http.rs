@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use base64::prelude::{BASE64_STANDARD, Engine};
 use bytes::Bytes;
 use cluster::env::clock;
 use http::{Method, Request, header};
@@ -21,7 +22,8 @@ const BODY_MAX_BYTES: usize = 16 << 20;
 pub struct Endpoint {
     address: Address,
     dial: Dial,
-    token: Option<String>,
+    /// The header `Authorization`.
+    authorization: Option<String>,
     /// What answers there, for people.
     who: &'static str,
     deadline: Duration,
@@ -57,7 +59,13 @@ impl Endpoint {
     /// # Errors
     /// A URL that is none of these.
     pub fn new(url: &str, token: Option<String>, dial: &Dial) -> Result<Self, BadUrl> {
-        Ok(Self { address: Address::parse(url)?, token, dial: dial.clone(), who: "a node", deadline: DEADLINE })
+        let authorization = token.map(|token| format!("Bearer {token}"));
+        Ok(Self { address: Address::parse(url)?, authorization, dial: dial.clone(), who: "a node", deadline: DEADLINE })
+    }
+
+    /// With a name and a password, `name:password`, as HTTP's basic authentication.
+    pub fn with_password(self, credentials: &str) -> Self {
+        Self { authorization: Some(format!("Basic {}", BASE64_STANDARD.encode(credentials))), ..self }
     }
 
     /// Another program than a node, which may take this long to answer.
@@ -84,8 +92,8 @@ impl Endpoint {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let driver = tokio::spawn(connection);
         let mut request = Request::builder().method(method).uri(path).header(header::HOST, &self.address.authority);
-        if let Some(token) = &self.token {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        if let Some(authorization) = &self.authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
         }
         let answer = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
         let status = answer.status().as_u16();
@@ -103,4 +111,20 @@ fn innermost<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::
 /// As a URL's query takes it.
 pub fn encode(text: &str) -> String {
     form_urlencoded::byte_serialize(text.as_bytes()).collect()
+}
+
+/// What stands in a URL before its query: `%40` is an @, and a + is a +.
+pub fn decode(text: &str) -> String {
+    let value = format!("={}", text.replace('+', "%2B").replace('&', "%26"));
+    form_urlencoded::parse(value.as_bytes()).map(|(_, value)| value.into_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decodes_what_a_url_must_encode() {
+        assert_eq!(decode("me:a%40b+c&d=e%25"), "me:a@b+c&d=e%");
+    }
 }

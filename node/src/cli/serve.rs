@@ -90,6 +90,7 @@ fn node(config: &Config, warnings: &[String], alone: bool) -> Result<(), Failure
     })?;
     let metrics = Arc::new(Metrics::new());
     let env = metrics.watch_disk(env);
+    above.spawn(metrics.clone().watch_data(config.data.clone()));
     let (for_nodes, for_clients) = secured(config, &env, &metrics, &above)?;
     let starting = Cluster::start(for_nodes, config.cluster(), metrics.clone());
     let cluster = below.block_on(starting).or_else(|error| failed(explain(&error)))?;

@@ -89,6 +89,17 @@ impl Refusal {
     }
 }
 
+/// A connection that may not be opened now.
+#[derive(Debug)]
+pub struct Refused {
+    /// Why.
+    pub why: Refusal,
+    /// After how long it may try again.
+    pub wait: Duration,
+    /// Whose it is, proxies left out that are trusted.
+    pub address: IpAddr,
+}
+
 /// An admitted connection's place, given back when it is dropped.
 pub struct Admitted(Option<(Arc<Mutex<Admission>>, IpAddr)>);
 
@@ -102,10 +113,10 @@ impl Admitted {
         peer: IpAddr,
         headers: &HeaderMap,
         now: Instant,
-    ) -> Result<Self, (Refusal, Duration)> {
+    ) -> Result<Self, Refused> {
         let mut inner = admission.lock().unwrap_or_else(PoisonError::into_inner);
         let address = inner.client(peer, headers);
-        let key = inner.enter(address, now)?;
+        let key = inner.enter(address, now).map_err(|(why, wait)| Refused { why, wait, address })?;
         Ok(Self(key.map(|key| (admission.clone(), key))))
     }
 }

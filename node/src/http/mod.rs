@@ -49,6 +49,8 @@ pub struct App {
     pub drain: Arc<Drain>,
     /// When it is logged that there are too many.
     pub overload: Seldom,
+    /// When it is logged that some are to come later.
+    pub refused: Seldom,
     /// Development mode: the demo page, and `/admin` without a token from this machine.
     pub dev: bool,
     /// Opens `/admin`.

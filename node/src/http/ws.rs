@@ -15,7 +15,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::admission::Admitted;
+use super::admission::{Admitted, Refused};
 use super::guard::bearer;
 use super::{App, HttpPlace, Peer, answer};
 use crate::auth::{AuthError, Identity};
@@ -28,8 +28,12 @@ pub async fn upgrade(State(app): State<Arc<App>>, Extension(peer): Extension<Pee
     let admitted = if asks_for_websocket(request.headers()) {
         match Admitted::enter(&app.admission, peer.0.ip(), request.headers(), clock::now()) {
             Ok(admitted) => Some(admitted),
-            Err((why, wait)) => {
+            Err(Refused { why, wait, address }) => {
                 app.node.metrics.connection_refused(why);
+                if app.refused.hit() {
+                    let (event, reason) = ("connection_error", why.label());
+                    tracing::warn!(event, error_type = "refused", reason, remote_addr = %address, "told to come later");
+                }
                 return why.answer(wait);
             }
         }

@@ -36,7 +36,7 @@ use crate::delivery::{Pace, Window};
 use crate::protocol::{
     self, ClientBody, ClientFrame, CloseCode, DecodeError, ErrorBody, ErrorCode, ServerBody, ServerFrame,
 };
-use crate::telemetry::{Part, What, ids};
+use crate::telemetry::{Part, Rate, What, ids, whole_ms};
 
 /// While more than this waits to be written, in bytes, no frames are taken from the client, and
 /// `delivered` marks, which are news and no promise, are left out.
@@ -144,8 +144,14 @@ impl Core {
     /// A frame counts towards the rates.
     fn spend(&mut self, now: Instant) {
         self.pace.take(now);
+        if !self.pace.ready(now) {
+            self.node.metrics.held_back(Rate::Connection);
+        }
         if let Some(user) = &self.user_pace {
             user.take(now);
+            if user.ready_at() > now {
+                self.node.metrics.held_back(Rate::User);
+            }
         }
     }
 
@@ -255,6 +261,7 @@ impl Core {
             identity.device(Some(&self.device))?;
             if identity.is_revoked(link.revoked_before()) { Err(AuthError::Revoked) } else { Ok(identity) }
         });
+        self.node.metrics.token_refreshed(checked.is_ok());
         let answer = match checked {
             Ok(identity) => {
                 self.identity = identity;
@@ -305,15 +312,18 @@ impl Core {
             Event::Done { token, result } => self.answer(token, groups::answer(result), at, out),
             // What must go goes first: these only where nothing waits to be written.
             Event::Signal { from, news } => {
-                if self.stage == Stage::Live && out.len() < DELIVERY_HIGH_BYTES {
+                let told = self.stage == Stage::Live && out.len() < DELIVERY_HIGH_BYTES;
+                if told {
                     self.say(None, signals::frame(&from, news), at, out);
                 }
+                self.node.metrics.signal(news, told);
             }
-            Event::Delivered { mid, by, trace } => {
+            Event::Delivered { mid, by, latency, trace } => {
                 if trace.is_some() || self.node.deliveries.hit() {
                     let (trace_id, span_id) = ids(trace.as_deref());
                     let (event, user_id) = ("message_delivered", by.as_str());
-                    tracing::info!(event, trace_id, span_id, user_id, msg_id = %mid, "delivered");
+                    let latency_ms = latency.map(whole_ms);
+                    tracing::info!(event, trace_id, span_id, user_id, msg_id = %mid, latency_ms, "delivered");
                 }
                 // A session that is still registering hears of what earlier ones of its device sent.
                 if self.stage != Stage::Registering && out.len() < OUT_HIGH_BYTES {
@@ -340,6 +350,7 @@ impl Core {
             return Ok(());
         }
         self.node.auth_failed(None, &AuthError::Revoked);
+        self.node.metrics.session_revoked();
         Err(End::Close(CloseCode::BadToken))
     }
 

@@ -27,7 +27,7 @@ use super::wire::{Reader, Writer};
 use super::ws::{self, Incoming};
 use crate::auth::{AuthError, Identity};
 use crate::protocol::{CloseCode, GoAway, ServerBody, ServerFrame};
-use crate::telemetry::{Metrics, Part};
+use crate::telemetry::{Leaving, Metrics, Part};
 
 /// How long a close frame may take to go out, and the client to answer it.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -211,7 +211,7 @@ async fn serve(wire: &mut Wire, core: &mut Core, link: &impl Link, control: &Con
                 ended = Some(kind);
                 Ok(())
             }
-            Wake::Order(order) => obey(&order, &mut wire.writer.out),
+            Wake::Order(order) => obey(&order, wire),
         };
         if let Err(end) = decision {
             return end;
@@ -220,13 +220,14 @@ async fn serve(wire: &mut Wire, core: &mut Core, link: &impl Link, control: &Con
 }
 
 /// Tells the client what the node wants of it.
-fn obey(order: &Order, out: &mut Vec<u8>) -> Result<(), End> {
-    let (after_ms, url) = match order {
-        Order::Leave { after_ms, url } => (*after_ms, Some(&**url)),
-        Order::End { after_ms } => (*after_ms, None),
+fn obey(order: &Order, wire: &mut Wire) -> Result<(), End> {
+    let (after_ms, url, why) = match order {
+        Order::Leave { after_ms, url } => (*after_ms, Some(&**url), Leaving::Drain),
+        Order::End { after_ms } => (*after_ms, None, Leaving::End),
     };
+    wire.metrics.go_away(why);
     let go_away = GoAway { after_ms, url: url.map(Into::into) };
-    put_frame(out, &ServerFrame { id: None, body: ServerBody::GoAway(go_away) });
+    put_frame(&mut wire.writer.out, &ServerFrame { id: None, body: ServerBody::GoAway(go_away) });
     match order {
         Order::Leave { .. } => Ok(()),
         Order::End { .. } => Err(End::Close(CloseCode::Restart)),

@@ -16,7 +16,7 @@ const NOT_READY: [&str; 4] = ["starting", "no_quorum", "draining", "failed"];
 const INDEXES: [&str; 4] = ["last", "committed", "applied", "checkpoint"];
 const SESSIONS: [&str; 2] = ["node", "cluster"];
 const INBOX: [&str; 3] = ["messages", "bytes", "memory_bytes"];
-const STATE: [&str; 3] = ["users", "devices", "retired_devices"];
+const STATE: [&str; 6] = ["users", "devices", "retired_devices", "groups", "memberships", "revocations"];
 
 /// Metrics whose values are set at each scrape.
 pub(super) struct Gauges {
@@ -24,6 +24,7 @@ pub(super) struct Gauges {
     breaker: IntGauge,
     ready: IntGauge,
     not_ready: IntGaugeVec,
+    to_move: IntGauge,
     raft_term: IntGauge,
     raft_role: IntGaugeVec,
     raft_has_leader: IntGauge,
@@ -57,6 +58,10 @@ impl Gauges {
                 .gauge("im_gateway_breaker_open", "1 while the breaker is open: messages are stored, not delivered"),
             ready: make.gauge("im_gateway_ready", "1 while the node takes new clients"),
             not_ready: make.gauges("im_gateway_not_ready", "1 for each reason why it takes none", &["reason"]),
+            to_move: make.gauge(
+                "im_gateway_draining_connections",
+                "Clients that a draining node has still to move; 0 on others",
+            ),
             raft_term: make.gauge("im_gateway_raft_term", "Raft's term"),
             raft_role: make.gauges("im_gateway_raft_role", "1 for the node's role in Raft", &["role"]),
             raft_has_leader: make.gauge("im_gateway_raft_has_leader", "1 while the node knows a leader"),
@@ -99,13 +104,14 @@ impl Gauges {
         }
     }
 
-    /// Shows a status.
-    pub fn show(&self, status: &Status) {
+    /// Shows a status, of a node with so many connections.
+    pub fn show(&self, status: &Status, connections: i64) {
         self.begin_at_zero();
         self.ready.set(i64::from(status.not_ready.is_empty()));
         for reason in &status.not_ready {
             self.not_ready.with_label_values(&[reason]).set(1);
         }
+        self.to_move.set(if status.not_ready.contains(&"draining") { connections } else { 0 });
         self.breaker.set(i64::from(status.breaker == "open"));
         self.raft_term.set(as_i64(status.term));
         if ROLES.contains(&status.role.as_str()) {
@@ -127,7 +133,9 @@ impl Gauges {
         self.offline_queue.set(as_i64(totals.inbox_messages));
         set_all(&self.sessions, SESSIONS, [status.local_sessions as u64, totals.sessions]);
         set_all(&self.inbox, INBOX, [totals.inbox_messages, totals.inbox_bytes, totals.memory_bytes]);
-        set_all(&self.state, STATE, [totals.users, totals.devices, totals.retired_devices]);
+        let (devices, retired) = (totals.devices, totals.retired_devices);
+        let sizes = [totals.users, devices, retired, totals.groups, totals.memberships, totals.revocations];
+        set_all(&self.state, STATE, sizes);
     }
 
     /// Shows the process as it is now.

@@ -67,16 +67,35 @@ fn refused(filter: &str, why: impl ToString) -> LogError {
 }
 
 fn parse(filter: &str) -> Result<EnvFilter, LogError> {
+    // One that stands alone would be taken for a module's name: a typing error, and then silence.
+    let is_level = |word: &str| word == "off" || word.parse::<Level>().is_ok();
+    let alone = parts(filter).find(|part| !part.contains(['=', '[']) && !is_level(part));
+    if let Some(alone) = alone {
+        let why = if alone.is_empty() { "a part of it is empty".to_owned() } else { format!("{alone} is no level") };
+        return Err(refused(filter, why));
+    }
     // The libraries' own reports are for those who ask for them. openraft warns of every heartbeat
     // that a dead node misses; that the node is lost is in the log once, from us.
     let directives = match filter.parse::<Level>() {
         Ok(Level::ERROR) => filter.to_owned(),
         Ok(_) => format!("{filter},openraft=error,sled=warn"),
-        Err(_) if filter == "off" || filter.contains(['=', ',', '[']) => filter.to_owned(),
-        // It would be taken for a module's name: a typing error, and then silence.
-        Err(_) => return Err(refused(filter, "it is no level")),
+        Err(_) => filter.to_owned(),
     };
     EnvFilter::try_new(directives).map_err(|error| refused(filter, error))
+}
+
+/// What stands between commas, but for those in braces: `[span{a=1,b=2}]` is one.
+fn parts(filter: &str) -> impl Iterator<Item = &str> {
+    let mut depth = 0_usize;
+    let at_comma = move |c: char| {
+        match c {
+            '{' => depth += 1,
+            '}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        c == ',' && depth == 0
+    };
+    filter.split(at_comma).map(str::trim)
 }
 
 #[cfg(test)]
@@ -97,7 +116,17 @@ mod tests {
             assert!(!on("im_gateway") && !on("openraft"), "libraries are damped");
             levels.set("debug").expect("a level");
             assert!(on("im_gateway") && !on("openraft"), "as they are at every level");
-            for bad in ["", "debgu", "info,cluster=loud", "a=b=c"] {
+            for bad in [
+                "",
+                "debgu",
+                "info,cluster=loud",
+                "a=b=c",
+                "infoo,cluster=warn",
+                "cluster=warn,im_gateway",
+                "info,",
+                ",",
+                "1nfo,x[y{z=1,w=2}]=info",
+            ] {
                 let error = levels.set(bad).expect_err("no filter").to_string();
                 assert!(error.contains(&format!("`{bad}` is no log filter")), "{error}");
                 assert_eq!(levels.filter(), "debug");

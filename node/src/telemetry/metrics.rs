@@ -6,9 +6,10 @@
 
 use std::time::Duration;
 
-use cluster::observer::{Audience, Observer, PEER_REFUSALS};
+use cluster::id::GroupId;
+use cluster::observer::{Audience, Delivery, Forgotten, Observer, PEER_REFUSALS};
+use cluster::signal::News;
 use cluster::status::Status;
-use cluster::trace::TraceContext;
 use prometheus::core::Collector;
 use prometheus::proto::LabelPair;
 use prometheus::{
@@ -17,10 +18,13 @@ use prometheus::{
 };
 
 use super::connections::Connections;
+#[cfg(feature = "real")]
+use super::data::Data;
 use super::disk::Disk;
 use super::export::Telemetry;
 use super::gauges::Gauges;
 use super::sample::Sampler;
+use super::sessions::Sessions;
 use super::spans::ids;
 
 /// Values of the label `type`. System messages come with later versions.
@@ -50,7 +54,10 @@ const HIGH_LATENCY_ONE_IN: u64 = 100;
 pub struct Metrics {
     registry: Registry,
     pub(super) connections: Connections,
+    pub(super) sessions: Sessions,
     pub(super) disk: Disk,
+    #[cfg(feature = "real")]
+    pub(super) data: Data,
     pub(super) telemetry: Telemetry,
     messages_delivered: IntCounterVec,
     messages_failed: IntCounterVec,
@@ -126,7 +133,10 @@ impl Metrics {
         let make = Maker(&registry);
         let metrics = Self {
             connections: Connections::new(&make),
+            sessions: Sessions::new(&make),
             disk: Disk::new(&make),
+            #[cfg(feature = "real")]
+            data: Data::new(&make),
             telemetry: Telemetry::new(&make),
             messages_delivered: make.counters(
                 "im_gateway_messages_delivered_total",
@@ -214,7 +224,7 @@ impl Metrics {
     /// Everything in Prometheus' text format, with the label `node`, and the cluster as `status` shows it.
     #[must_use]
     pub fn scrape(&self, status: &Status) -> String {
-        self.gauges.show(status);
+        self.gauges.show(status, self.active_connections());
         self.gauges.show_process();
         self.render(&status.node)
     }
@@ -239,6 +249,11 @@ impl Metrics {
         }
         TextEncoder::new().encode_to_string(&families).expect("metrics of our own are well-formed")
     }
+}
+
+/// As log lines have it.
+pub fn whole_ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Observer for Metrics {
@@ -278,13 +293,30 @@ impl Observer for Metrics {
         self.duplicates.inc_by(count);
     }
 
-    fn delivery_latency(&self, audience: Audience, latency: Duration, trace: Option<&TraceContext>) {
-        self.delivery_latency.with_label_values(&[label(audience)]).observe(latency.as_secs_f64());
+    fn delivery_latency(&self, delivery: &Delivery<'_>, latency: Duration) {
+        let &Delivery { mid, by, group, trace } = delivery;
+        self.delivery_latency.with_label_values(&[label(delivery.audience())]).observe(latency.as_secs_f64());
         if latency > HIGH_LATENCY && (trace.is_some() || self.high_latency.hit()) {
-            let latency_ms = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
             let (trace_id, span_id) = ids(trace);
-            tracing::warn!(event = "high_latency", trace_id, span_id, latency_ms, "a delivery took long");
+            tracing::warn!(
+                event = "high_latency",
+                trace_id,
+                span_id,
+                user_id = by.as_str(),
+                group_id = group.map(GroupId::as_str),
+                msg_id = %mid,
+                latency_ms = whole_ms(latency),
+                "a delivery took long"
+            );
         }
+    }
+
+    fn forgotten(&self, why: Forgotten) {
+        self.device_forgotten(why);
+    }
+
+    fn signal_dropped(&self, news: News) {
+        self.signal(news, false);
     }
 
     fn proposal(&self, ops: usize, latency: Duration) {

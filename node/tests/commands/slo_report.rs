@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::Stdio;
 
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 
 use crate::common::tools::installed;
@@ -186,4 +188,68 @@ async fn a_month_without_samples_or_in_the_future_is_refused() {
     assert!(said.code == Some(2) && said.err.contains("not a month such as 2026-10"), "{said:?}");
     let nobody = run(&mut command(["slo", "report", "--month", "2025-06", "--prometheus", "http://127.0.0.1:1"])).await;
     assert!(nobody.code == Some(1) && nobody.err.contains("cannot reach Prometheus"), "{nobody:?}");
+}
+
+#[tokio::test]
+async fn lines_agree_where_nothing_was_recorded_for_a_while() {
+    if !ready() {
+        return;
+    }
+    let dir = TempDir::new().expect("a folder");
+    let mut samples = Samples(String::new());
+    // Recorded for 200 minutes but for the middle, in which every delivery was slow.
+    let recorded = |minute: i64| !(60..120).contains(&minute);
+    let record = |samples: &mut Samples, name: &str, slo: &str, value: f64| {
+        let labels = format!("{name}{{job=\"im-gateway-service\",slo=\"{slo}\"}}");
+        // Four a minute; of the first one, half.
+        for quarter in (2..200 * 4).filter(|quarter| recorded(quarter / 4)) {
+            let _ = writeln!(samples.0, "{labels} {value} {}", JUNE_S + quarter * 15 + 7);
+        }
+    };
+    samples.family("slo:sli_bad:rate5m", "gauge");
+    record(&mut samples, "slo:sli_bad:rate5m", "availability", 0.1);
+    record(&mut samples, "slo:sli_bad:rate5m", "latency", 0.0);
+    samples.family("slo:sli_total:rate5m", "gauge");
+    record(&mut samples, "slo:sli_total:rate5m", "availability", 1.0);
+    record(&mut samples, "slo:sli_total:rate5m", "latency", 10.0);
+    samples.family("im_gateway_message_delivery_latency_seconds", "histogram");
+    let fast = |minute: i64| (600 * (minute - (minute - 60).clamp(0, 58))) as f64;
+    for (edge, slow) in [("0.005", false), ("0.2", false), ("2.5", true), ("+Inf", true)] {
+        let labels = format!("type=\"direct\",le=\"{edge}\"");
+        let name = "im_gateway_message_delivery_latency_seconds_bucket";
+        samples.series(name, &labels, 200, |minute| if slow { (600 * minute) as f64 } else { fast(minute) });
+    }
+    let text = report(&prometheus(dir.path(), samples).await).await;
+    says(&text, "- Latency (P99): 5ms ✅ (Target: < 200ms; 100% of deliveries were within it)");
+    // 139.5 minutes, of which a tenth was bad.
+    says(
+        &text,
+        "- Availability: 99.9677% of the month if the rest of it is good ✅ (Target: 99.95%; 90% of the 2.3 hours observed)",
+    );
+    says(&text, "| Availability | 21.60 minutes | 13.95 minutes (64.6%) | 7.65 minutes (35.4%) |");
+}
+
+#[tokio::test]
+async fn prometheus_may_be_behind_a_path_and_a_password() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let addr = listener.local_addr().expect("it is bound");
+    let asked = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        let mut head = vec![0; 4096];
+        let length = stream.read(&mut head).await.expect("a request");
+        stream.write_all(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\n\r\nno").await.expect("an answer");
+        String::from_utf8_lossy(&head[..length]).to_ascii_lowercase()
+    });
+    let url = format!("http://me:se%40cret@{addr}/prom/");
+    let said = run(&mut command(["slo", "report", "--month", "2025-06", "--prometheus", &url])).await;
+    assert!(said.code == Some(1) && said.err.contains("Prometheus answered 401: no"), "{said:?}");
+    let asked = asked.await.expect("it was asked");
+    assert!(asked.starts_with("get /prom/api/v1/query_range?query="), "{asked}");
+    // me:se@cret
+    assert!(asked.contains("\r\nauthorization: basic bwu6c2vay3jlda==\r\n"), "{asked}");
+    assert!(asked.contains(&format!("\r\nhost: {addr}\r\n")), "{asked}");
+    for wrong in ["http://a/?x=1", "ftp://a", "http://"] {
+        let said = run(&mut command(["slo", "report", "--month", "2025-06", "--prometheus", wrong])).await;
+        assert!(said.code == Some(2) && said.err.contains("--prometheus"), "{said:?}");
+    }
 }

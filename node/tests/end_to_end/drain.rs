@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::common::TestCluster;
 use crate::common::ledger::Ledger;
 use crate::common::person::Person;
 use crate::common::raw::Raw;
+use crate::common::{TestCluster, eventually};
 
 const PACE: Duration = Duration::from_millis(10);
 
@@ -39,6 +39,19 @@ async fn a_rolling_restart_interrupts_nobody() {
 }
 
 #[tokio::test]
+async fn the_end_of_a_single_node_is_no_error() {
+    let mut cluster = TestCluster::start(1).await;
+    let free = cluster.metric(0, "im_gateway_data_free_bytes", "").await.expect("metrics");
+    let size = cluster.metric(0, "im_gateway_data_size_bytes", "").await.expect("metrics");
+    assert!(0.0 < free && free <= size, "{free} of {size}");
+    cluster.signal(0, libc::SIGTERM);
+    assert_eq!(cluster.ended(0).await, Some(0));
+    let log = cluster.log(0);
+    let errors: Vec<_> = log.lines().filter(|line| line.contains("\"level\":\"ERROR\"")).collect();
+    assert!(log.contains("stopping") && errors.is_empty(), "{errors:#?}");
+}
+
+#[tokio::test]
 async fn a_drained_leader_has_no_clients_and_leads_no_more() {
     let cluster = TestCluster::start(3).await;
     let ledger = Ledger::new();
@@ -63,6 +76,12 @@ async fn a_drained_leader_has_no_clients_and_leads_no_more() {
     let url = away["go_away"]["url"].as_str().expect("a URL").to_owned();
     assert!(url == cluster.url(1) || url == cluster.url(2), "{away}");
     assert!(away["go_away"]["after_ms"].as_u64().is_some_and(|ms| ms > 0), "{away}");
+    let told = cluster.metric(0, "im_gateway_go_away_total", "drain").await.expect("metrics");
+    assert!(told >= 2.0, "{told} were told");
+    eventually("nobody is left to move", async || {
+        (cluster.metric(0, "im_gateway_draining_connections", "").await? == 0.0).then_some(())
+    })
+    .await;
     let status = cluster.status(0).await.expect("it still answers");
     assert_eq!((&status["not_ready"], &status["local_sessions"]), (&json!(["draining"]), &json!(0)));
     assert_ne!(status["leader"], status["node"]);

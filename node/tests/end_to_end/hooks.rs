@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cluster::env::clock;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::common::raw::{Got, Raw};
@@ -19,6 +19,12 @@ async fn start(nodes: usize) -> TestCluster {
 async fn post(cluster: &TestCluster, path: &str) -> (u16, String) {
     let answer = http::post(&cluster.addr(0), path).await.expect("an answer");
     (answer.status, answer.body)
+}
+
+fn lines(cluster: &TestCluster, event: &str) -> Vec<Value> {
+    let log = cluster.log(0);
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines.filter(|line| line["event"] == event).collect()
 }
 
 #[tokio::test]
@@ -77,6 +83,13 @@ async fn deliveries_are_late_for_as_long_as_that_is_wanted() {
         (slow == 3.0 && fast == 0.0).then_some(())
     })
     .await;
+    let line = lines(&cluster, "high_latency").into_iter().next().expect("the first is logged");
+    assert_eq!((&line["user_id"], line["group_id"].as_str()), (&json!("bob"), None), "{line}");
+    assert!(line["msg_id"].as_str().is_some_and(|mid| mid.len() == 32), "{line}");
+    assert!(line["latency_ms"].as_u64().is_some_and(|ms| ms >= 600), "{line}");
+    let line = lines(&cluster, "message_delivered").into_iter().next().expect("the first is logged");
+    assert_eq!(line["user_id"], "bob", "{line}");
+    assert!(line["latency_ms"].as_u64().is_some_and(|ms| ms >= 600), "{line}");
     assert_eq!(post(&cluster, "/test/latency?delay=0ms").await.0, 200);
     for n in 4..=200 {
         alice.send(json!({"id": n, "send": {"to": "bob", "key": format!("k{n}"), "body": n}})).await;

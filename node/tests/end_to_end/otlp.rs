@@ -96,6 +96,8 @@ async fn a_trace_goes_from_send_to_ack_over_two_nodes() {
     assert_eq!((&record.node, &record.span, &*record.severity), (&origin, &send.id, "INFO"));
     assert_eq!((&record.attributes["event"], &record.attributes["msg_id"]), (&"message_delivered".into(), &mid));
     assert!(!record.attributes.contains_key("trace_id"), "{record:?}");
+    assert_eq!(record.attributes["user_id"], "bob");
+    assert!(record.attributes["latency_ms"].parse::<u64>().is_ok(), "{record:?}");
     let line = cluster.log(0).lines().find(|line| line.contains(TRACE)).map(str::to_owned).expect("a line");
     let line: Value = serde_json::from_str(&line).expect("JSON");
     assert_eq!((&line["trace_id"], &line["span_id"]), (&TRACE.into(), &send.id.as_str().into()));

@@ -32,6 +32,18 @@ async fn typing_and_reading_are_told_across_nodes() {
     let read = json!({"by": "alice", "mid": mid});
     assert_eq!(bob.frame_with("read").await["read"], read, "the sender");
     assert_eq!(tablet.frame_with("read").await["read"], read, "the reader's other device");
+    let told = async |node, kind: &str| {
+        let label = format!("kind=\"{kind}\",outcome=\"told\"");
+        cluster.metric(node, "im_gateway_signals_total", &label).await
+    };
+    assert_eq!(
+        [told(0, "typing").await, told(1, "typing").await, told(2, "typing").await],
+        [Some(1.0), Some(1.0), Some(0.0)]
+    );
+    assert_eq!(
+        [told(0, "read").await, told(1, "read").await, told(2, "read").await],
+        [Some(0.0), Some(1.0), Some(1.0)]
+    );
     // Nobody is there: it is gone.
     bob.send(json!({"typing": {"to": "nobody"}})).await;
     bob.send(json!({"id": 3, "read": {"from": "nobody", "mid": mid}})).await;
@@ -52,6 +64,9 @@ async fn a_user_forgets_a_device() {
     assert_eq!(stolen.closed().await.0, 4502);
     let devices = cluster.status(0).await.expect("it answers")["totals"]["devices"].clone();
     assert_eq!(devices, 1);
+    // By the node that was asked, once; what is not known cannot be forgotten.
+    let counted = async |node| cluster.metric(node, "im_gateway_devices_forgotten_total", "request").await;
+    assert_eq!([counted(0).await, counted(1).await, counted(2).await], [Some(2.0), Some(0.0), Some(0.0)]);
     phone.send(json!({"id": 4, "forget": {"device": "phone"}})).await;
     assert_eq!(phone.answer(4).await["error"]["code"], "bad_recipient");
 }

@@ -41,6 +41,7 @@ fn compare(state: &State, model: &mut Model) -> Result<(), TestCaseError> {
         let of = &model.groups[group];
         let bytes: u64 = waiting.iter().map(|pos| of.messages[pos].len).sum();
         totals.groups += u64::from(!of.members.is_empty() || !waiting.is_empty());
+        totals.memberships += of.members.len() as u64;
         totals.inbox_messages += waiting.len() as u64;
         totals.inbox_bytes += bytes;
         totals.memory_bytes += bytes;

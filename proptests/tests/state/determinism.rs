@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cluster::id::{Pos, UserId};
+use cluster::observer::Forgotten;
 use cluster::state::{
     BatchRefusal, Command, Destination, Effect, GapReason, GroupRefusal, Item, Outcome, RegisterRefusal, SendRefusal,
     State,
@@ -95,7 +96,7 @@ fn logs_reach_everything() {
     }
 }
 
-const EVERYTHING: [&str; 51] = [
+const EVERYTHING: [&str; 54] = [
     "stored",
     "stored before",
     "refused",
@@ -147,6 +148,9 @@ const EVERYTHING: [&str; 51] = [
     "revoked",
     "traced",
     "ended",
+    "forgotten on request",
+    "forgotten as it left",
+    "forgotten by age",
 ];
 
 fn reached(effect: &Effect) -> Vec<&'static str> {
@@ -169,6 +173,9 @@ fn reached(effect: &Effect) -> Vec<&'static str> {
         Effect::Lapsed { node: Some(_), .. } => vec!["lapsed live"],
         Effect::Lapsed { node: None, .. } => vec!["lapsed away"],
         Effect::Acked { first, .. } => vec![if first.is_empty() { "later ack" } else { "first ack" }],
+        Effect::Forgotten { why: Forgotten::Request, .. } => vec!["forgotten on request"],
+        Effect::Forgotten { why: Forgotten::Left, .. } => vec!["forgotten as it left"],
+        Effect::Forgotten { why: Forgotten::Age, .. } => vec!["forgotten by age"],
         Effect::Expired { .. } => vec!["expired"],
         Effect::NodeUp { .. } => vec!["node up"],
         Effect::NodeDown { .. } => vec!["node down"],

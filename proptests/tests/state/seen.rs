@@ -31,12 +31,14 @@ pub fn seen(effects: &[Effect]) -> Vec<Seen> {
     });
     let lost = lost.flat_map(|(old, lost)| lost.iter().map(move |(node, count)| Seen::GroupLost(old, *node, *count)));
     let lost: Vec<Seen> = lost.collect();
-    // Whom presence names is held against the sessions themselves: see `determinism.rs`. The model traces nothing.
-    let elsewhere =
-        |effect: &&Effect| matches!(effect, Effect::GroupLost { .. } | Effect::Presence(_) | Effect::Traced(_));
+    // Whom presence names is held against the sessions themselves, and who is forgotten against the devices: see
+    // `determinism.rs`. The model traces nothing.
+    let elsewhere = |effect: &&Effect| {
+        matches!(effect, Effect::GroupLost { .. } | Effect::Presence(_) | Effect::Traced(_) | Effect::Forgotten { .. })
+    };
     let rest = effects.iter().filter(|effect| !elsewhere(effect));
     let see = |effect: &Effect| match effect {
-        Effect::GroupLost { .. } | Effect::Presence(_) | Effect::Traced(_) => unreachable!(),
+        Effect::GroupLost { .. } | Effect::Presence(_) | Effect::Traced(_) | Effect::Forgotten { .. } => unreachable!(),
         Effect::WakeGroup(members) => Seen::WakeGroup(members.keys().cloned().collect()),
         Effect::BatchApplied { node, seq, outcomes, .. } => Seen::Batch(*node, *seq, format!("{outcomes:?}")),
         Effect::BatchRefused { node, seq, refusal, .. } => Seen::Batch(*node, *seq, format!("{refusal:?}")),

@@ -54,7 +54,8 @@ proptest! {
         let members: Vec<_> = members.map(|(members, _)| members).collect();
         let users = members.iter().flatten().collect::<BTreeSet<_>>().len() as u64;
         let revocations = state.totals().revocations;
-        let expected = Totals { users, absent_users: users, groups: members.len() as u64, revocations, ..Totals::default() };
+        let (groups, memberships) = (members.len() as u64, members.iter().flatten().count() as u64);
+        let expected = Totals { users, absent_users: users, groups, memberships, revocations, ..Totals::default() };
         prop_assert_eq!(state.totals(), expected);
         prop_assert_eq!(state.audit(), Ok(()));
     }

@@ -21,6 +21,10 @@ const SCRAPE_MIN: Duration = Duration::from_millis(500);
 /// A rate needs samples: no window has fewer than so many.
 const SAMPLES: u32 = 4;
 
+/// An alert that has not come, or not ended, by then never will, at the pace that its drill has by itself or a faster
+/// one: programs take their time to start and to notice.
+const PATIENCE: Duration = Duration::from_secs(300);
+
 /// How much faster than in production everything goes.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace(pub u32);
@@ -34,6 +38,11 @@ impl Pace {
     /// A time that something must last.
     pub fn time(self, real: Duration) -> Duration {
         (real / self.0).max(Duration::from_millis(1))
+    }
+
+    /// How long an alert is waited for, of a drill that has the pace `own` by itself.
+    pub fn patience(self, own: Self) -> Duration {
+        PATIENCE.mul_f64((f64::from(own.0) / f64::from(self.0)).max(1.0))
     }
 
     /// A window over samples.
@@ -172,6 +181,12 @@ mod tests {
             assert!(slo.contains(left) && !fast.contains(left), "{left}");
         }
         assert_eq!(slo.matches("record:").count(), fast.matches("record:").count());
+    }
+
+    #[test]
+    fn whoever_plays_slower_waits_longer() {
+        assert_eq!(Pace(1).patience(Pace(30)), PATIENCE * 30);
+        assert_eq!((Pace(30).patience(Pace(30)), Pace(300).patience(Pace(30))), (PATIENCE, PATIENCE));
     }
 
     #[test]

@@ -29,8 +29,6 @@ use traffic::Clients;
 
 /// Plays one after the other.
 const ALL: &str = "all";
-/// An alert that has not come, or not ended, by then never will.
-const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The names that the command takes.
 pub fn names() -> clap::builder::PossibleValuesParser {
@@ -110,26 +108,27 @@ async fn course(
     let _crowd = faults::crowd(&clients).await?;
     let mut broken = Broken::default();
 
+    let patience = pace.patience(Pace(drill.speed_up));
     let broke_at = clock::now();
     let what = broken.inject(drill.fault, nodes, &clients).await?;
     timeline.tell_at(broke_at, &format!("FAULT     {what}"))?;
-    let fired = wait(&sink, drill.alert, false, broke_at).await?;
+    let fired = wait(&sink, drill.alert, patience, false, broke_at).await?;
     timeline.tell_at(fired.at, &format!("ALERT     {}: {}", fired.channel, fired.text))?;
 
     let mended_at = clock::now();
     let tell = |step: &str| timeline.tell(&format!("MEND      {step}"));
     broken.mend(drill.fault, nodes, &clients, &tell).await?;
-    let resolved = wait(&sink, drill.alert, true, mended_at).await?;
+    let resolved = wait(&sink, drill.alert, patience, true, mended_at).await?;
     timeline.tell_at(resolved.at, &format!("RESOLVED  {}: {}", resolved.channel, resolved.text))?;
     summarize(drill, pace, (broke_at, fired.at), (mended_at, resolved.at), &sink.told())
 }
 
-async fn wait(sink: &Sink, alert: &str, resolved: bool, since: Instant) -> Result<Told, Failure> {
-    match clock::timeout(PATIENCE, sink.wait(alert, resolved, since)).await {
+async fn wait(sink: &Sink, alert: &str, patience: Duration, resolved: bool, since: Instant) -> Result<Told, Failure> {
+    match clock::timeout(patience, sink.wait(alert, resolved, since)).await {
         Ok(told) => Ok(told),
         Err(_) => {
             let what = if resolved { "ended" } else { "come" };
-            failed(format!("{alert} had not {what} after {PATIENCE:?}: see the rules, and the routes of Alertmanager"))
+            failed(format!("{alert} had not {what} after {patience:?}: see the rules, and the routes of Alertmanager"))
         }
     }
 }

@@ -39,16 +39,20 @@ async fn report(args: &SloReportArgs) -> Result<String, Failure> {
     }
     let prometheus = Prometheus::new(&args.prometheus)?;
     let whole = f64::from(month.days()) * 1_440.0;
-    let mut kept = Vec::new();
+    let (mut kept, mut latencies) = (Vec::new(), Vec::new());
     for slo in Slo::ALL {
-        kept.push(Kept::of(slo, &prometheus.minutes(slo, from_s, until_s).await?, whole));
+        let minutes = prometheus.minutes(slo, from_s, until_s).await?;
+        if slo == Slo::Latency {
+            latencies = prometheus.latencies(&minutes, from_s, until_s).await?;
+        }
+        kept.push(Kept::of(slo, &minutes, whole));
     }
-    if kept.iter().all(|kept| kept.observed_minutes == 0) {
+    if kept.iter().all(|kept| kept.observed_minutes == 0.0) {
         return failed(format!(
             "Prometheus has no samples of {month} for the job im-gateway-service; see --prometheus, and its retention"
         ));
     }
-    let p99_s = quantile(0.99, &prometheus.latencies(from_s, until_s).await?);
+    let p99_s = quantile(0.99, &latencies);
     let minutes_so_far = (until_s - from_s) as f64 / MINUTE_S as f64;
     Ok(markdown::render(&Facts { month, kept: &kept, p99_s, minutes_so_far }))
 }

@@ -7,6 +7,8 @@
 pub struct Minute {
     /// Its end, in seconds since the Unix epoch.
     pub at_s: i64,
+    /// For how much of it there are samples, in seconds.
+    pub seen_s: f64,
     pub bad: f64,
     pub total: f64,
 }
@@ -68,13 +70,13 @@ pub struct Incident {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Kept {
     pub slo: Slo,
-    /// The share that was good; none where nothing was there to be good.
+    /// The share that was good, of what was observed; none where nothing was there to be good.
     pub achieved: Option<f64>,
     /// The budget and what was consumed of it: minutes of all nodes, or messages.
     pub budget: f64,
     pub consumed: f64,
     /// Minutes of which there are samples.
-    pub observed_minutes: usize,
+    pub observed_minutes: f64,
     pub incidents: Vec<Incident>,
 }
 
@@ -82,15 +84,17 @@ impl Kept {
     /// An objective's minutes, of a month that has so many. A budget of time is the whole month's, one of messages
     /// grows with them.
     pub fn of(slo: Slo, minutes: &[Minute], minutes_of_month: f64) -> Self {
-        let unit_s = if slo == Slo::Availability { 1.0 } else { MINUTE_S as f64 };
-        let consumed = minutes.iter().fold(0.0, |sum, minute| sum + minute.bad * unit_s);
-        let total = minutes.iter().fold(0.0, |sum, minute| sum + minute.total * unit_s);
+        let unit_s = if slo == Slo::Availability { MINUTE_S as f64 } else { 1.0 };
+        let amount = |minute: &Minute, rate: f64| rate * minute.seen_s / unit_s;
+        let consumed = minutes.iter().fold(0.0, |sum, minute| sum + amount(minute, minute.bad));
+        let total = minutes.iter().fold(0.0, |sum, minute| sum + amount(minute, minute.total));
+        let observed_minutes = minutes.iter().fold(0.0, |sum, minute| sum + minute.seen_s) / MINUTE_S as f64;
         let of = if slo == Slo::Availability { minutes_of_month } else { total };
         let budget = (1.0 - slo.objective()) * of;
         let achieved = (total > 0.0).then(|| 1.0 - consumed / total);
-        let mut kept = Self { slo, achieved, budget, consumed, observed_minutes: minutes.len(), incidents: Vec::new() };
+        let mut kept = Self { slo, achieved, budget, consumed, observed_minutes, incidents: Vec::new() };
         for minute in minutes.iter().filter(|minute| slo.is_bad(minute)) {
-            kept.add(minute, minute.bad * unit_s);
+            kept.add(minute, amount(minute, minute.bad));
         }
         for incident in &mut kept.incidents {
             incident.share = if budget > 0.0 { incident.bad / budget } else { 0.0 };
@@ -109,9 +113,16 @@ impl Kept {
         }
     }
 
-    /// Whether the objective was met; a month without traffic meets it.
+    /// Whether the budget has sufficed (so far); that of a month without traffic has.
     pub fn is_met(&self) -> bool {
-        self.achieved.is_none_or(|achieved| achieved >= self.slo.objective())
+        // Rounding must not make the exact objective a missed one.
+        self.consumed <= self.budget * (1.0 + 1e-9)
+    }
+
+    /// The share of the whole month that was good, if nothing bad was or will be in what was not observed; of
+    /// messages that is the same as what was achieved.
+    pub fn of_the_month(&self) -> f64 {
+        1.0 - self.consumed_share() * (1.0 - self.slo.objective())
     }
 
     /// The part of the budget that is consumed: 1 is all of it.
@@ -150,7 +161,7 @@ mod tests {
     const MINUTES: f64 = 43_200.0;
 
     fn minutes(count: i64, bad: impl Fn(i64) -> f64, total: f64) -> Vec<Minute> {
-        (0..count).map(|n| Minute { at_s: (n + 1) * MINUTE_S, bad: bad(n), total }).collect()
+        (0..count).map(|n| Minute { at_s: (n + 1) * MINUTE_S, seen_s: 60.0, bad: bad(n), total }).collect()
     }
 
     fn close(a: f64, b: f64) -> bool {
@@ -204,6 +215,28 @@ mod tests {
         assert_eq!((kept.achieved, kept.consumed_share(), kept.incidents.len()), (None, 0.0, 0));
         assert!(kept.is_met());
         assert_eq!(Kept::of(Slo::Availability, &[], MINUTES).achieved, None);
+    }
+
+    #[test]
+    fn a_minute_counts_for_what_was_seen_of_it() {
+        let mut down = minutes(60, |n| f64::from(n == 10), 1.0);
+        down[10].seen_s = 15.0;
+        let kept = Kept::of(Slo::Availability, &down, MINUTES);
+        assert!(close(kept.consumed, 0.25) && close(kept.observed_minutes, 59.25), "{kept:?}");
+        assert!(close(kept.incidents[0].bad, 0.25));
+        let mut failing = minutes(60, |n| f64::from(n == 10), 10.0);
+        failing[10].seen_s = 30.0;
+        let kept = Kept::of(Slo::Success, &failing, MINUTES);
+        assert!(close(kept.consumed, 30.0) && close(kept.achieved.expect("traffic"), 1.0 - 30.0 / 35_700.0));
+    }
+
+    #[test]
+    fn a_month_that_runs_is_judged_by_its_budget() {
+        let kept = Kept::of(Slo::Availability, &minutes(5, |n| f64::from(n == 2), 1.0), MINUTES);
+        assert!(close(kept.achieved.expect("observed"), 0.8) && kept.is_met(), "{kept:?}");
+        assert!(close(kept.of_the_month(), 1.0 - 1.0 / 43_200.0));
+        let kept = Kept::of(Slo::Availability, &minutes(50, |n| f64::from(n < 22), 1.0), MINUTES);
+        assert!(kept.left() < 0.0 && kept.of_the_month() < 0.9995 && !kept.is_met());
     }
 
     #[test]

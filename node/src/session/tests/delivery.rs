@@ -69,7 +69,12 @@ async fn the_welcome_comes_first() {
     client.say(&hello(60_000)).await;
     client.script.until("it is asked for", |played| played.spec.is_some()).await;
     // News of what an earlier session of the device sent.
-    client.script.tell(Event::Delivered { mid: MessageId([9; 16]), by: UserId::new("bob").unwrap(), trace: None });
+    client.script.tell(Event::Delivered {
+        mid: MessageId([9; 16]),
+        by: UserId::new("bob").unwrap(),
+        latency: None,
+        trace: None,
+    });
     client.silent(SECOND).await;
     client.script.tell(Event::Registered { epoch: Pos(7) });
     assert!(client.hear().await.contains(r#""welcome""#));

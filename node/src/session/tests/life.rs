@@ -177,6 +177,11 @@ async fn tokens_expire_and_are_refreshed() {
     assert!(client.hear().await.starts_with(r#"{"id":2,"error":{"code":"bad_token""#));
     client.say(&format!(r#"{{"id":3,"refresh":{{"token":"{}"}}}}"#, token("alice", 60_000))).await;
     assert_eq!(client.hear().await, r#"{"id":3,"ok":{}}"#);
+    let metrics = client.node.metrics.render("n");
+    for outcome in ["ok", "refused"] {
+        let line = format!("im_gateway_token_refreshes_total{{node=\"n\",outcome=\"{outcome}\"}} 1\n");
+        assert!(metrics.contains(&line), "{metrics}");
+    }
 }
 
 #[tokio::test]

@@ -34,7 +34,7 @@ async fn sends_are_answered_in_order() {
     client.script.until("a send to a group", |played| played.sent.len() == 3).await;
     client.script.tell(Event::Sent { token: 2, result: Err(SendRefusal::UnknownGroup) });
     assert!(client.hear().await.starts_with(r#"{"id":5,"error":{"code":"unknown_group""#));
-    client.script.tell(Event::Delivered { mid: MessageId([9; 16]), by: bob, trace: None });
+    client.script.tell(Event::Delivered { mid: MessageId([9; 16]), by: bob, latency: None, trace: None });
     assert_eq!(client.hear().await, format!(r#"{{"delivered":{{"mid":"{}","by":"bob"}}}}"#, "09".repeat(16)));
 }
 
@@ -68,6 +68,11 @@ async fn the_rate_is_kept_by_reading_slowly() {
         client.hear().await;
     }
     assert!(start.elapsed() >= SECOND * 3 && start.elapsed() < SECOND * 4, "{:?}", start.elapsed());
+    let metrics = client.node.metrics.render("n");
+    let held = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("im_gateway_held_back_total{node=\"n\",rate=\"connection\"} "));
+    assert!(held.is_some_and(|count| count != "0"), "{metrics}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 use crate::telemetry::CONNECTION_LOST;
 
 use super::*;
+use cluster::id::{MessageId, UserId};
 
 #[test]
 fn everything_that_alerts_read_exists_at_zero() {
@@ -16,6 +17,18 @@ fn everything_that_alerts_read_exists_at_zero() {
         r#"im_gateway_message_delivery_latency_seconds_bucket{node="n1",type="direct",le="0.2"} 0"#,
         r#"im_gateway_message_delivery_latency_seconds_bucket{node="n1",type="direct",le="0.5"} 0"#,
         r#"im_gateway_ack_timeout_total{node="n1"} 0"#,
+        r#"im_gateway_signals_total{node="n1",kind="typing",outcome="told"} 0"#,
+        r#"im_gateway_signals_total{node="n1",kind="read",outcome="dropped"} 0"#,
+        r#"im_gateway_held_back_total{node="n1",rate="connection"} 0"#,
+        r#"im_gateway_held_back_total{node="n1",rate="user"} 0"#,
+        r#"im_gateway_go_away_total{node="n1",reason="drain"} 0"#,
+        r#"im_gateway_token_refreshes_total{node="n1",outcome="refused"} 0"#,
+        r#"im_gateway_sessions_revoked_total{node="n1"} 0"#,
+        r#"im_gateway_devices_forgotten_total{node="n1",reason="age"} 0"#,
+        r#"im_gateway_draining_connections{node="n1"} 0"#,
+        r#"im_gateway_state{node="n1",of="memberships"} 0"#,
+        r#"im_gateway_data_free_bytes{node="n1"} 0"#,
+        r#"im_gateway_data_size_bytes{node="n1"} 0"#,
         r#"im_gateway_message_duplication_total{node="n1"} 0"#,
         r#"im_gateway_connection_duration_seconds_count{node="n1"} 0"#,
         r#"im_gateway_network_receive_bytes_total{node="n1"} 0"#,
@@ -54,7 +67,12 @@ fn counts() {
     metrics.delivered(Audience::Direct, 5);
     metrics.delivered(Audience::Group, 7);
     metrics.failed(Audience::Direct, "inbox_full", 2);
-    metrics.delivery_latency(Audience::Direct, Duration::from_millis(150), None);
+    let (mid, by) = (MessageId([9; 16]), UserId::new("bob").unwrap());
+    let delivery = Delivery { mid: &mid, by: &by, group: None, trace: None };
+    metrics.delivery_latency(&delivery, Duration::from_millis(150));
+    metrics.forgotten(Forgotten::Age);
+    metrics.signal_dropped(News::Typing);
+    metrics.signal(News::Read(mid), true);
     let text = metrics.render("n");
     for line in [
         r#"im_gateway_active_connections{node="n"} 1"#,
@@ -62,6 +80,9 @@ fn counts() {
         r#"im_gateway_network_receive_bytes_total{node="n"} 3"#,
         r#"im_gateway_network_transmit_bytes_total{node="n"} 4"#,
         r#"im_gateway_late_deliveries_total{node="n"} 6"#,
+        r#"im_gateway_devices_forgotten_total{node="n",reason="age"} 1"#,
+        r#"im_gateway_signals_total{node="n",kind="typing",outcome="dropped"} 1"#,
+        r#"im_gateway_signals_total{node="n",kind="read",outcome="told"} 1"#,
         r#"im_gateway_raft_elections_total{node="n"} 2"#,
         r#"im_gateway_checkpoint_seconds_bucket{node="n",le="0.05"} 0"#,
         r#"im_gateway_checkpoint_seconds_bucket{node="n",le="0.1"} 1"#,

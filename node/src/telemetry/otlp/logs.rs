@@ -22,11 +22,14 @@ impl LineSink for Otlp {
         record.set_severity_text(name);
         record.set_target(line.target);
         let mut fields = line.fields;
-        let mut id = |name: &str| fields.remove(name).as_ref().and_then(Value::as_str).map(str::to_owned);
-        if let (Some(trace), Some(span)) = (id("trace_id"), id("span_id"))
-            && let (Ok(trace), Ok(span)) = (TraceId::from_hex(&trace), SpanId::from_hex(&span))
-        {
+        let id = |name: &str| fields.get(name).and_then(Value::as_str);
+        let trace = id("trace_id").and_then(|id| TraceId::from_hex(id).ok());
+        let span = id("span_id").and_then(|id| SpanId::from_hex(id).ok());
+        if let (Some(trace), Some(span)) = (trace, span) {
             record.set_trace_context(trace, span, Some(TraceFlags::SAMPLED));
+            // They are the record's own; everything else is an attribute.
+            fields.remove("trace_id");
+            fields.remove("span_id");
         }
         record.set_body(fields.remove("message").map_or_else(|| "".into(), any));
         record.add_attributes(fields.into_iter().map(|(name, value)| (name, any(value))));
