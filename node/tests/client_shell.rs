@@ -380,7 +380,10 @@ async fn the_same_token_again_after_it_expired_ends_it() {
     let client = client(&[&node], 256);
     let (mut socket, _) = node.welcome(25_000, 1, 1).await;
     socket.close(4501, "").await;
-    assert_eq!(stopped(&client).await, Stopped::Refused { code: 4501, reason: "the token expired".into() });
+    assert_eq!(
+        soon("the end", stopped(&client)).await,
+        Stopped::Refused { code: 4501, reason: "the token expired".into() }
+    );
     let again = clock::timeout(Duration::from_millis(50), node.0.accept()).await;
     assert!(again.is_err(), "no node is asked once more");
 }
