@@ -404,11 +404,13 @@ fn broke(error: &Error) -> Ended {
 fn renewal_time(token: &str) -> Option<Instant> {
     #[derive(serde::Deserialize)]
     struct Claims {
-        exp: u64,
+        /// Issuers may write fractions.
+        exp: f64,
     }
     let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
     let Claims { exp } = serde_json::from_slice(&payload).ok()?;
-    let left_ms = exp.checked_mul(1_000)?.checked_sub(clock::wall_ms())?;
+    // Out of range is clamped: a token for ever is one for very long.
+    let left_ms = ((exp * 1_000.0) as u64).checked_sub(clock::wall_ms())?;
     Some(clock::now() + Duration::from_millis(left_ms.max(1_000)).mul_f64(0.75))
 }
 
@@ -427,5 +429,9 @@ mod tests {
             assert_eq!(renewal_time(other), None, "{other}");
         }
         assert_eq!(renewal_time(&token(now_s - 1)), None);
+        let fraction = URL_SAFE_NO_PAD.encode(format!("{{\"exp\":{}.5}}", now_s + 3_600));
+        assert!(renewal_time(&format!("h.{fraction}.s")).is_some());
+        let for_ever = URL_SAFE_NO_PAD.encode("{\"exp\":1e300}");
+        assert!(renewal_time(&format!("h.{for_ever}.s")).is_some());
     }
 }
