@@ -220,7 +220,7 @@ impl Router {
             Destination::Group(group) => Some(group.clone()),
         };
         let (arrived, trace) = (out.arrived, out.trace.map(Box::new));
-        inner.awaited.insert(out.mid, Awaiting { arrived, group, told: false, trace });
+        inner.awaited.insert(out.mid, Awaiting { arrived, group, told: false, measured: false, trace });
     }
 
     /// A recipient's node says that one of its devices has a message of ours.
@@ -390,13 +390,13 @@ impl Router {
 
     /// Counts a delivery; its latency, unless the message `waited` for an absent device.
     fn measured(&self, delivery: &Delivery<'_>, sent: &Awaiting, waited: bool) -> Option<Duration> {
-        if waited {
-            self.observer.delivered_late(1);
-            return None;
-        }
         let latency = sent.arrived.elapsed();
-        self.observer.delivery_latency(delivery, latency);
-        Some(latency)
+        match (sent.measured, waited) {
+            (true, _) => {}
+            (false, true) => self.observer.delivered_late(1),
+            (false, false) => self.observer.delivery_latency(delivery, latency),
+        }
+        (!waited).then_some(latency)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Messages sent from this node that no device was heard to have yet.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 
 use crate::env::clock::Instant;
@@ -16,8 +17,10 @@ pub struct Awaiting {
     pub arrived: Instant,
     /// The group that it was written to, if it was one.
     pub group: Option<GroupId>,
-    /// The sender was told.
+    /// The sender was told, since it sent it last.
     pub told: bool,
+    /// Its delivery was measured.
+    pub measured: bool,
     /// Boxed, because few are traced and many are awaited.
     pub trace: Option<Box<TraceContext>>,
 }
@@ -30,9 +33,19 @@ pub struct Awaited {
 }
 
 impl Awaited {
+    /// Awaits a message, or a repeat of it: then whoever sent it may not have heard what was told, and it has arrived
+    /// when it did first.
     pub fn insert(&mut self, mid: MessageId, awaiting: Awaiting) {
-        if self.by_mid.insert(mid, awaiting).is_none() {
-            self.order.push_back(mid);
+        match self.by_mid.entry(mid) {
+            Entry::Occupied(known) => {
+                let known = known.into_mut();
+                known.measured |= known.told;
+                known.told = false;
+            }
+            Entry::Vacant(new) => {
+                new.insert(awaiting);
+                self.order.push_back(mid);
+            }
         }
         while self.order.len() > AWAITED {
             if let Some(oldest) = self.order.pop_front() {
@@ -51,5 +64,25 @@ impl Awaited {
     /// Awaits it no more; what was known of it.
     pub fn settle(&mut self, mid: &MessageId) -> Option<Awaiting> {
         self.by_mid.remove(mid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repeat_is_told_again_and_measured_once_from_the_first() {
+        let mid = MessageId([1; 16]);
+        let awaiting =
+            |ms| Awaiting { arrived: Instant::from_nanos(ms), group: None, told: false, measured: false, trace: None };
+        let mut awaited = Awaited::default();
+        awaited.insert(mid, awaiting(1));
+        assert!(awaited.tell(&mid).is_some_and(|sent| !sent.measured));
+        assert!(awaited.tell(&mid).is_none());
+        awaited.insert(mid, awaiting(2));
+        let again = awaited.tell(&mid).expect("the sender is told again");
+        assert!(again.measured && again.arrived == Instant::from_nanos(1));
+        assert!(awaited.settle(&mid).is_some_and(|sent| sent.told));
     }
 }
