@@ -432,14 +432,15 @@ export class ImGateway {
     if (this.#link || this.#dialing) return;
     this.#urls = [...this.#urls.filter((url) => url !== link.url), link.url].filter((url) => this.#urls.includes(url));
     const why = code === 1006 && !wasInUse ? NO_ANSWER : PASSING_CODES[code];
-    this.#retryLater(code, why ?? (reason || `The connection was closed (${code}).`));
+    // Whom a node has sent away goes where it was sent, though it may know other addresses.
+    this.#retryLater(code, why ?? (reason || `The connection was closed (${code}).`), link.goals?.[0]);
   }
 
-  #retryLater(code, reason) {
+  #retryLater(code, reason, url = this.#urls[0]) {
     const backoffMs = this.#backoffMs(code);
     const delayMs = Math.random() * (code === 1012 ? Math.max(this.#spreadMs, backoffMs) : backoffMs);
-    this.#retryTimer = setTimeout(() => this.#dial(this.#urls[0]), delayMs);
-    this.#setState({ name: "waiting", code, reason, delayMs, next: this.#urls[0] });
+    this.#retryTimer = setTimeout(() => this.#dial(url), delayMs);
+    this.#setState({ name: "waiting", code, reason, delayMs, next: url });
   }
 
   /** Below this the next delay is drawn: longer after each round of failures. */

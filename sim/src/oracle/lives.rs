@@ -26,19 +26,18 @@ pub struct Life {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pardon {
     /// Copies of what that one had sent itself, up to here: it held none of them.
-    Sent { device: String, upto: u64 },
-    /// What expired, and whose gap nobody came for in a device's time of grace.
-    Expired { after: u64, upto: u64 },
+    Sent { device: Device, upto: u64 },
+    /// What lies between: it expired, and nobody came for its gap in a device's time of grace; or it is the device's
+    /// own of an earlier life, and went with that one, because others were still there.
+    Span { after: u64, upto: u64 },
 }
 
 impl Pardon {
     /// Whether a message is none that is owed.
     pub fn covers(&self, stored: &Stored) -> bool {
         match self {
-            Self::Sent { device, upto } => {
-                stored.pos <= *upto && stored.copied_from.as_ref().is_some_and(|from| from.device == *device)
-            }
-            Self::Expired { after, upto } => (after + 1..=*upto).contains(&stored.pos),
+            Self::Sent { device, upto } => stored.pos <= *upto && stored.copied_from.as_ref() == Some(device),
+            Self::Span { after, upto } => (after + 1..=*upto).contains(&stored.pos),
         }
     }
 }
@@ -79,6 +78,8 @@ pub struct Devices {
     sessions: BTreeMap<u64, (Device, NodeId)>,
     /// Of each user without a device who had one.
     left: BTreeMap<String, Left>,
+    /// What each device had acknowledged when it was forgotten last.
+    gone: BTreeMap<Device, u64>,
     time_ms: u64,
     /// The last position of each replicated time.
     times: BTreeMap<u64, u64>,
@@ -168,7 +169,7 @@ impl Devices {
         }
         if !self.known.contains_key(&device) {
             let alone = self.known.keys().all(|other| other.user != device.user);
-            let life = if alone { self.heir(&device.user) } else { Life { owed_from: pos, ..Life::default() } };
+            let life = if alone { self.heir(&device) } else { Life { owed_from: pos, ..Life::default() } };
             let acked = life.owed_from;
             let of_device = lives.entry(device.clone()).or_default();
             if !of_device.is_empty() && !register.ephemeral {
@@ -184,14 +185,17 @@ impl Devices {
     }
 
     /// The life of a user's only device that begins now.
-    fn heir(&self, user: &str) -> Life {
-        let Left { acked, at_ms, mut pardons } = self.left.get(user).cloned().unwrap_or_default();
+    fn heir(&self, device: &Device) -> Life {
+        let Left { acked, at_ms, mut pardons } = self.left.get(&device.user).cloned().unwrap_or_default();
+        if let Some(&after) = self.gone.get(device).filter(|own| **own < acked) {
+            pardons.push(Pardon::Span { after, upto: acked });
+        }
         let grace_ms = self.limits.device_ttl_ms;
         if at_ms.saturating_add(grace_ms) <= self.time_ms
             && let Some(long_ago_ms) = self.time_ms.checked_sub(self.limits.message_ttl_ms.saturating_add(grace_ms))
             && let Some((_, upto)) = self.times.range(..=long_ago_ms).next_back()
         {
-            pardons.push(Pardon::Expired { after: acked, upto: *upto });
+            pardons.push(Pardon::Span { after: acked, upto: *upto });
         }
         Life { until: None, owed_from: acked, pardons }
     }
@@ -209,9 +213,10 @@ impl Devices {
         known.session.map(|epoch| self.sessions.remove(&epoch));
         let life = lives.get_mut(device).and_then(|lives| lives.last_mut()).expect("it began");
         life.until = Some(pos);
+        self.gone.insert(device.clone(), known.acked);
         if self.known.keys().all(|other| other.user != device.user) {
             let mut pardons = life.pardons.clone();
-            pardons.push(Pardon::Sent { device: device.device.clone(), upto: pos });
+            pardons.push(Pardon::Sent { device: device.clone(), upto: pos });
             self.left.insert(device.user.clone(), Left { acked: known.acked, at_ms: self.time_ms, pardons });
         }
     }
@@ -315,15 +320,29 @@ mod tests {
         log.forget("a");
         let gone = log.forget("b");
         log.register("c");
-        let sent = Pardon::Sent { device: "b".into(), upto: gone };
+        let sent = Pardon::Sent { device: Device::new("u", "b"), upto: gone };
         assert_eq!(log.lives[&Device::new("u", "c")][0].pardons, [sent.clone()]);
         let again = log.forget("c");
         for _ in 0..4 {
             log.tick(5);
         }
         log.register("d");
-        let expired = Pardon::Expired { after: 0, upto: Pos::new(log.index - 4, 0).0 };
-        let sent_later = Pardon::Sent { device: "c".into(), upto: again };
+        let expired = Pardon::Span { after: 0, upto: Pos::new(log.index - 4, 0).0 };
+        let sent_later = Pardon::Sent { device: Device::new("u", "c"), upto: again };
         assert_eq!(log.lives[&Device::new("u", "d")][0].pardons, [sent, sent_later, expired]);
+    }
+
+    #[test]
+    fn what_went_with_a_device_is_not_owed_to_it_by_the_one_that_outlived_it() {
+        let mut log = log();
+        let (a, _) = (log.register("a"), log.register("b"));
+        let upto = log.op(Op::Ack { epoch: Pos(a), upto: Pos(a + 5) }, Outcome::Done);
+        log.forget("b");
+        let gone = log.forget("a");
+        log.register("b");
+        let span = Pardon::Span { after: 0, upto: a + 5 };
+        let sent = Pardon::Sent { device: Device::new("u", "a"), upto: gone };
+        let life = &log.lives[&Device::new("u", "b")][1];
+        assert_eq!((life.owed_from, &life.pardons[..]), (a + 5, &[sent, span][..]), "{upto}");
     }
 }
