@@ -321,7 +321,7 @@ mod tests {
         let gone = log.forget("b");
         log.register("c");
         let sent = Pardon::Sent { device: Device::new("u", "b"), upto: gone };
-        assert_eq!(log.lives[&Device::new("u", "c")][0].pardons, [sent.clone()]);
+        assert_eq!(log.lives[&Device::new("u", "c")][0].pardons, std::slice::from_ref(&sent));
         let again = log.forget("c");
         for _ in 0..4 {
             log.tick(5);
