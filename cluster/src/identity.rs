@@ -64,7 +64,7 @@ pub async fn boot(env: &Env) -> io::Result<(NodeId, Boot)> {
     Ok((node, boot))
 }
 
-/// Whose a half of the data directory is, and its how many boots wrote there last.
+/// Whose a half of the data directory is, and how many boots it had seen when it was written last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Owner {
     node: NodeId,
