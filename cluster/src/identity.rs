@@ -11,8 +11,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::env::kv::Write;
-use crate::env::{Blobs, Env};
+use crate::env::{Blobs, Env, Kv};
 use crate::id::{Boot, NodeId};
+use crate::raft::Trusted;
 use crate::raft::codec::{Damaged, DecodeError, read_value_record, value_record};
 
 const BLOB: &str = "identity";
@@ -43,22 +44,23 @@ pub async fn boot(env: &Env) -> io::Result<(NodeId, Boot)> {
         }
         known = Some(Owner::read(&stored.node, stored.boots).map_err(damaged)?);
     }
-    let beside = match env.kv.get(RECORD)? {
+    let kv = Trusted(env.kv.clone());
+    let beside = match kv.get(RECORD)? {
         None => None,
         Some(record) => {
             let (node, boots): (String, u64) = read_value_record(&record).map_err(damaged)?;
             Some(Owner::read(&node, boots).map_err(damaged)?)
         }
     };
-    let mut records = env.kv.range(&[], &[0xff], 2)?.into_iter();
+    let mut records = kv.range(&[], &[0xff], 2)?.into_iter();
     let is_empty = records.all(|(key, _)| key == RECORD);
     let owner = continues(known, beside, is_empty).map_err(|why| damaged(DecodeError::Malformed(why.into())))?;
     let Owner { node, boots } =
         owner.unwrap_or_else(|| Owner { node: NodeId(rand::random_range(1..1 << 53)), boots: 0 });
     let boot = Boot { count: boots + 1, nonce: rand::random() };
     let record = value_record(&(node.to_string(), boot.count));
-    env.kv.write(&[Write::Put(Bytes::from_static(RECORD), record)])?;
-    env.kv.sync().await?;
+    kv.write(&[Write::Put(Bytes::from_static(RECORD), record)])?;
+    kv.sync().await?;
     let stored = Stored { node: node.to_string(), boots: boot.count, refused: None };
     env.blobs.put(BLOB, vec![value_record(&stored)]).await?;
     Ok((node, boot))

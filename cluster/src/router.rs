@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use self::awaited::{Awaited, Awaiting};
+use self::awaited::{Awaited, Awaiting, Early};
 use crate::env::clock;
 use crate::id::{DeviceId, MessageId, NodeId, UserId};
 use crate::observer::{Audience, Delivery, Observer};
@@ -220,17 +220,21 @@ impl Router {
             Destination::Group(group) => Some(group.clone()),
         };
         let (arrived, trace) = (out.arrived, out.trace.map(Box::new));
-        inner.awaited.insert(out.mid, Awaiting { arrived, group, told: false, measured: false, trace });
+        inner.awaited.insert(out.mid, Awaiting::new(arrived, group, trace));
     }
 
     /// A recipient's node says that one of its devices has a message of ours.
     pub fn noticed(&self, notice: &Notice) {
         let mut inner = self.lock();
         if let Some(sent) = inner.awaited.tell(&notice.mid) {
-            let Notice { mid, from, device, by, .. } = notice;
-            let delivery = Delivery { mid, by, group: sent.group.as_ref(), trace: sent.trace.as_deref() };
-            let latency = self.measured(&delivery, &sent, notice.waited);
-            inner.tell_sender((from, device), *mid, by, latency, sent.trace);
+            let Notice { mid, from, device, by, waited } = notice;
+            let latency = sent.arrived.elapsed();
+            if sent.is_settled() {
+                self.measured(mid, by, &sent, latency, *waited);
+            } else {
+                inner.awaited.early(mid, Early { by: by.clone(), latency, waited: *waited });
+            }
+            inner.tell_sender((from, device), *mid, by, (!waited).then_some(latency), sent.trace);
         }
     }
 
@@ -263,7 +267,7 @@ impl Router {
         match effect {
             Effect::BatchApplied { node, generation, seq, outcomes } if node == self.node => {
                 if inner.counting {
-                    self.count(&outcomes);
+                    self.count(&mut inner.awaited, &outcomes);
                 }
                 let events = inner.origin.on_applied(generation, seq, &outcomes, clock::now());
                 inner.dispatch(events);
@@ -352,9 +356,14 @@ impl Router {
         inner.counting && node == self.node
     }
 
-    fn count(&self, outcomes: &[Outcome]) {
+    fn count(&self, awaited: &mut Awaited, outcomes: &[Outcome]) {
         let (mut duplicates, mut refused) = (0, 0);
         for outcome in outcomes {
+            if let Outcome::Stored { mid, duplicate } = outcome
+                && let Some((sent, Early { by, latency, waited })) = awaited.stored(mid, *duplicate)
+            {
+                self.measured(mid, &by, &sent, latency, waited);
+            }
             match outcome {
                 Outcome::Stored { duplicate: true, .. } | Outcome::SendRefused { duplicate: true, .. } => {
                     duplicates += 1
@@ -374,29 +383,31 @@ impl Router {
 
     fn first_ack(&self, inner: &mut Inner, ack: &FirstAck, epoch: crate::id::Epoch) {
         let message = &ack.message;
-        let trace = message.trace.context();
+        let trace = message.trace.context().map(Box::new);
         let latency = match inner.awaited.settle(&message.mid) {
             Some(Awaiting { told: true, .. }) => return,
-            Some(sent) => {
-                let group = sent.group.as_ref();
-                let delivery = Delivery { mid: &message.mid, by: &ack.by, group, trace: trace.as_ref() };
-                self.measured(&delivery, &sent, epoch >= message.pos)
+            Some(mut sent) => {
+                // Another node's, which was repeated here.
+                sent.measured |= message.origin != self.node;
+                sent.trace.clone_from(&trace);
+                let (latency, waited) = (sent.arrived.elapsed(), epoch >= message.pos);
+                self.measured(&message.mid, &ack.by, &sent, latency, waited);
+                (!waited).then_some(latency)
             }
             None => None,
         };
         let sender = (&message.from, &message.device);
-        inner.tell_sender(sender, message.mid, &ack.by, latency, trace.map(Box::new));
+        inner.tell_sender(sender, message.mid, &ack.by, latency, trace);
     }
 
-    /// Counts a delivery; its latency, unless the message `waited` for an absent device.
-    fn measured(&self, delivery: &Delivery<'_>, sent: &Awaiting, waited: bool) -> Option<Duration> {
-        let latency = sent.arrived.elapsed();
+    /// Counts a delivery, and how long it took, unless the message `waited` for an absent device.
+    fn measured(&self, mid: &MessageId, by: &UserId, sent: &Awaiting, latency: Duration, waited: bool) {
+        let delivery = Delivery { mid, by, group: sent.group.as_ref(), trace: sent.trace.as_deref() };
         match (sent.measured, waited) {
             (true, _) => {}
             (false, true) => self.observer.delivered_late(1),
-            (false, false) => self.observer.delivery_latency(delivery, latency),
+            (false, false) => self.observer.delivery_latency(&delivery, latency),
         }
-        (!waited).then_some(latency)
     }
 }
 

@@ -9,7 +9,7 @@ use cluster::Cluster;
 use cluster::env::{Env, clock, tasks};
 use tokio::sync::watch;
 
-use crate::auth::{AuthConfig, AuthConfigError, Masked, Verifier};
+use crate::auth::{AuthConfig, AuthConfigError, KeyServer, Masked, Verifier};
 use crate::drain::Drain;
 use crate::http::{self, Admission, AdmissionLimits, App, HttpLimits};
 use crate::session::{Connections, Limits, Node, TestHooks, UserPaces};
@@ -19,8 +19,6 @@ use crate::telemetry::{Levels, Metrics, Sampler, Seldom, TraceConfig, Tracer, Tr
 const STOP_WITHIN: Duration = Duration::from_secs(4);
 /// Connections that speak HTTP at the same time, at most; the system keeps more of them waiting.
 const HTTP_CONNECTIONS: usize = 8192;
-/// How often a changed key file is looked for.
-const KEYS_EVERY: Duration = Duration::from_secs(10);
 
 /// What the client side of a node is told.
 #[derive(Debug, Clone)]
@@ -33,6 +31,8 @@ pub struct GatewayConfig {
     pub test_hooks: bool,
     /// How clients' tokens are checked.
     pub auth: AuthConfig,
+    /// How a server is reached that gives out their keys, if `auth` names one.
+    pub key_server: Option<KeyServer>,
     /// Opens `/admin`.
     pub admin_token: Option<Masked>,
     /// Limits of connections.
@@ -56,6 +56,7 @@ impl Default for GatewayConfig {
             dev: false,
             test_hooks: false,
             auth: AuthConfig::default(),
+            key_server: None,
             admin_token: None,
             limits: Limits::default(),
             admission: AdmissionLimits::default(),
@@ -135,7 +136,7 @@ impl Gateway {
         config: GatewayConfig,
         metrics: Arc<Metrics>,
     ) -> Result<Self, GatewayError> {
-        let verifier = Arc::new(Verifier::new(&config.auth)?);
+        let verifier = Arc::new(Verifier::open(&config.auth, config.key_server).await?);
         let listen = |error| GatewayError::Listen { addr: config.listen.clone(), error };
         let listener = env.net.listen(&config.listen).await.map_err(listen)?;
         let addr = listener.local_addr();
@@ -182,9 +183,7 @@ impl Gateway {
             levels: config.levels,
         });
         tasks::spawn(http::accept(listener, http::router(app), limits, metrics, stopped.clone()));
-        if verifier.secret().is_none() {
-            tasks::spawn(watch_keys(verifier, stopped));
-        }
+        tasks::spawn(verifier.watch(stopped));
         Ok(Self { addr, connections, drain, stop })
     }
 
@@ -211,22 +210,6 @@ impl Gateway {
         self.connections.end(after_ms);
         if clock::timeout(STOP_WITHIN, self.connections.emptied()).await.is_err() {
             tracing::warn!(connections = self.connections.len(), "stopped without a word to some clients");
-        }
-    }
-}
-
-/// Takes up changed keys. A bad file changes nothing but the log.
-async fn watch_keys(verifier: Arc<Verifier>, mut stop: watch::Receiver<bool>) {
-    loop {
-        tokio::select! {
-            biased;
-            _ = stop.changed() => return,
-            () = clock::sleep(KEYS_EVERY) => {}
-        }
-        match verifier.reload() {
-            Ok(true) => tracing::info!("new keys for tokens are in force"),
-            Ok(false) => {}
-            Err(error) => tracing::error!(%error, "the keys for tokens stay as they were"),
         }
     }
 }

@@ -10,5 +10,6 @@ pub mod env;
 pub mod gateway;
 pub mod http;
 pub mod protocol;
+pub mod request;
 pub mod session;
 pub mod telemetry;

@@ -336,11 +336,15 @@ impl Tokens for Short {
 async fn a_token_is_renewed_on_the_connection() {
     let node = Node::start().await;
     let builder = Client::builder(Arc::new(Tcp), vec![node.url()], Arc::new(Short(AtomicUsize::new(0))), "d");
-    let _client = builder.connect().expect("a good URL");
+    let client = builder.connect().expect("a good URL");
     let (mut socket, hello) = node.welcome(25_000, 1, 1).await;
     assert!(hello["token"].as_str().expect("a token").starts_with("0."));
     let refresh = socket.frame().await;
     assert!(refresh["refresh"]["token"].as_str().expect("a token").starts_with("1."), "{refresh}");
+    socket.send(json!({"id": refresh["id"], "error": {"code": "bad_token", "message": "not this one"}})).await;
+    assert!(matches!(soon("it stands", client.next()).await, Some(Event::Connected { .. })));
+    let refused = soon("it is told", client.next()).await;
+    assert!(matches!(&refused, Some(Event::RefreshRefused { message }) if message == "not this one"), "{refused:?}");
 }
 
 /// Tokens of which each is another one.

@@ -16,6 +16,7 @@ mod state_machine;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod trusted;
 mod types;
 
 use std::io;
@@ -30,6 +31,7 @@ pub use network::{Client, Network, decode_append, network, serve_raft};
 pub use openraft::{EntryPayload, Membership};
 pub use runtime::ClockRuntime;
 pub use state_machine::{ApplySink, CheckpointEvery, SnapshotBuilder, StateMachine};
+pub(crate) use trusted::Trusted;
 pub use types::{Applied, Entry, LeaderId, LogId, Member, Payload, SnapshotMeta, StoredMembership, TypeConfig, Vote};
 
 use self::codec::{Damaged, DecodeError};

@@ -2,9 +2,10 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
 use crate::env::clock::Instant;
-use crate::id::{GroupId, MessageId};
+use crate::id::{GroupId, MessageId, UserId};
 use crate::trace::TraceContext;
 
 /// Sent messages whose delivery is awaited for the latency and the `delivered` frame, at most:
@@ -19,10 +20,34 @@ pub struct Awaiting {
     pub group: Option<GroupId>,
     /// The sender was told, since it sent it last.
     pub told: bool,
-    /// Its delivery was measured.
+    /// It was stored when it was first sent from here.
+    pub stored: bool,
+    /// Its delivery was measured, or is for another process to measure, from which it was stored.
     pub measured: bool,
     /// Boxed, because few are traced and many are awaited.
     pub trace: Option<Box<TraceContext>>,
+    /// It was delivered before it was known here to be stored.
+    pub early: Option<Box<Early>>,
+}
+
+/// A delivery that is to be measured if it turns out to be ours.
+#[derive(Debug, Clone)]
+pub struct Early {
+    pub by: UserId,
+    pub latency: Duration,
+    /// See [`Notice::waited`](super::Notice::waited).
+    pub waited: bool,
+}
+
+impl Awaiting {
+    pub fn new(arrived: Instant, group: Option<GroupId>, trace: Option<Box<TraceContext>>) -> Self {
+        Self { arrived, group, told: false, stored: false, measured: false, trace, early: None }
+    }
+
+    /// Whether it is known by which process it was stored.
+    pub fn is_settled(&self) -> bool {
+        self.stored || self.measured
+    }
 }
 
 /// Messages sent from here whose delivery is awaited, the oldest forgotten first.
@@ -39,7 +64,7 @@ impl Awaited {
         match self.by_mid.entry(mid) {
             Entry::Occupied(known) => {
                 let known = known.into_mut();
-                known.measured |= known.told;
+                known.measured |= known.told && known.early.is_none();
                 known.told = false;
             }
             Entry::Vacant(new) => {
@@ -51,6 +76,23 @@ impl Awaited {
             if let Some(oldest) = self.order.pop_front() {
                 self.by_mid.remove(&oldest);
             }
+        }
+    }
+
+    /// It is stored, now or (`duplicate`) before: then from here, or what is sent from here is the repeat of what
+    /// another process stored. Returns what is to be measured now.
+    pub fn stored(&mut self, mid: &MessageId, duplicate: bool) -> Option<(Awaiting, Early)> {
+        let awaiting = self.by_mid.get_mut(mid)?;
+        awaiting.stored |= !duplicate;
+        awaiting.measured |= !awaiting.stored;
+        let early = awaiting.early.take().filter(|_| awaiting.stored)?;
+        Some((awaiting.clone(), *early))
+    }
+
+    /// It was delivered, and it is not known yet by which process it was stored.
+    pub fn early(&mut self, mid: &MessageId, early: Early) {
+        if let Some(awaiting) = self.by_mid.get_mut(mid) {
+            awaiting.early.get_or_insert_with(|| Box::new(early));
         }
     }
 
@@ -71,11 +113,13 @@ impl Awaited {
 mod tests {
     use super::*;
 
+    fn awaiting(ns: u64) -> Awaiting {
+        Awaiting::new(Instant::from_nanos(ns), None, None)
+    }
+
     #[test]
     fn a_repeat_is_told_again_and_measured_once_from_the_first() {
         let mid = MessageId([1; 16]);
-        let awaiting =
-            |ms| Awaiting { arrived: Instant::from_nanos(ms), group: None, told: false, measured: false, trace: None };
         let mut awaited = Awaited::default();
         awaited.insert(mid, awaiting(1));
         assert!(awaited.tell(&mid).is_some_and(|sent| !sent.measured));
@@ -84,5 +128,30 @@ mod tests {
         let again = awaited.tell(&mid).expect("the sender is told again");
         assert!(again.measured && again.arrived == Instant::from_nanos(1));
         assert!(awaited.settle(&mid).is_some_and(|sent| sent.told));
+    }
+
+    #[test]
+    fn what_another_process_stored_is_that_ones_to_measure() {
+        let [ours, theirs, early, late] = [1, 2, 3, 4].map(|n| MessageId([n; 16]));
+        let mut awaited = Awaited::default();
+        for mid in [ours, theirs, early, late] {
+            awaited.insert(mid, awaiting(1));
+        }
+        assert!(awaited.stored(&ours, false).is_none());
+        // And repeated from here.
+        assert!(awaited.stored(&ours, true).is_none());
+        assert!(awaited.stored(&theirs, true).is_none());
+        assert!(awaited.tell(&ours).is_some_and(|sent| sent.is_settled() && !sent.measured));
+        assert!(awaited.tell(&theirs).is_some_and(|sent| sent.measured));
+        // Delivered before this node knows that it is stored.
+        for mid in [early, late] {
+            assert!(awaited.tell(&mid).is_some_and(|sent| !sent.is_settled()));
+            let by = UserId::new("bob").unwrap();
+            awaited.early(&mid, Early { by, latency: Duration::from_millis(3), waited: false });
+            awaited.insert(mid, awaiting(2));
+        }
+        assert!(awaited.stored(&early, false).is_some_and(|(_, early)| early.latency == Duration::from_millis(3)));
+        assert!(awaited.stored(&early, true).is_none(), "once");
+        assert!(awaited.stored(&late, true).is_none(), "it is another process's");
     }
 }

@@ -1,23 +1,27 @@
 //! How tokens are to be checked.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
+use http::Uri;
 use serde::{Deserialize, Serialize, Serializer};
+
+use crate::client::Address;
 
 /// The HS256 secret that is used when none is configured. Published, so anybody can sign with it:
 /// a node that listens elsewhere than on loopback refuses to start with it.
 pub const DEV_SECRET: &str = "im-gateway development secret, public";
 
-/// How tokens are checked: by a shared secret (HS256), or by the public keys of a JWKS file
+/// How tokens are checked: by a shared secret (HS256), or by the public keys of a JWKS file or URL
 /// (RS256, ES256, EdDSA: each key's type decides).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthConfig {
     /// The HS256 secret. Without it and without `jwks` it is [`DEV_SECRET`].
     pub secret: Option<Masked>,
-    /// A JSON Web Key Set; read again when it changes.
-    pub jwks: Option<PathBuf>,
+    /// A JSON Web Key Set; read again and again.
+    pub jwks: Option<Jwks>,
     /// A token's `aud` must hold one of these; empty: not checked.
     pub audience: Vec<String>,
     /// A token's `iss` must be one of these; empty: not checked.
@@ -29,6 +33,71 @@ pub struct AuthConfig {
 impl Default for AuthConfig {
     fn default() -> Self {
         Self { secret: None, jwks: None, audience: Vec::new(), issuer: Vec::new(), leeway_s: 5 }
+    }
+}
+
+/// Where a JSON Web Key Set is: a file, or an `https://` URL (`http://` from this machine only, or
+/// whoever sits in between could sign tokens).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Jwks {
+    /// A file's path.
+    File(PathBuf),
+    /// A web server's.
+    Url(JwksUrl),
+}
+
+/// The URL of a key set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JwksUrl {
+    uri: Uri,
+    /// Of the server.
+    pub address: Address,
+}
+
+impl JwksUrl {
+    /// Path and query.
+    #[must_use]
+    pub fn target(&self) -> &str {
+        self.uri.path_and_query().map_or("/", |target| target.as_str())
+    }
+}
+
+impl fmt::Display for JwksUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.uri.fmt(f)
+    }
+}
+
+impl TryFrom<String> for Jwks {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if !text.contains("://") {
+            return Ok(Self::File(text.into()));
+        }
+        let wrong = || format!("\"{text}\" is neither a file nor a URL such as https://id.example/jwks.json");
+        let uri: Uri = text.parse().map_err(|_| wrong())?;
+        let address = Address::parse(&text).map_err(|_| wrong())?;
+        let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+        let local = host == "localhost" || host.parse().is_ok_and(|host: IpAddr| host.is_loopback());
+        match uri.scheme_str() {
+            Some("https") => Ok(Self::Url(JwksUrl { uri, address })),
+            Some("http") if local => Ok(Self::Url(JwksUrl { uri, address })),
+            Some("http") => Err(format!(
+                "\"{text}\" would come in the clear, and who changes it on the way signs tokens; give an https:// URL"
+            )),
+            _ => Err(wrong()),
+        }
+    }
+}
+
+impl From<Jwks> for String {
+    fn from(jwks: Jwks) -> Self {
+        match jwks {
+            Jwks::File(path) => path.to_string_lossy().into_owned(),
+            Jwks::Url(url) => url.to_string(),
+        }
     }
 }
 
@@ -49,14 +118,32 @@ pub enum AuthConfigError {
         /// Why.
         error: std::io::Error,
     },
-    /// The key file is not one.
-    #[error("the JWKS file {} cannot be used: {why}", path.display())]
-    Keys {
+    /// The key server gives none.
+    #[error("cannot get the keys for tokens from {url}: {why}; check auth.jwks, and that server")]
+    Fetch {
         /// Which.
-        path: PathBuf,
+        url: String,
         /// Why.
         why: String,
     },
+    /// What came is no key set.
+    #[error("the JWKS {from} cannot be used: {why}")]
+    Keys {
+        /// The file or URL.
+        from: String,
+        /// Why.
+        why: String,
+    },
+}
+
+impl AuthConfigError {
+    pub(super) fn fetch(url: &JwksUrl, why: impl Into<String>) -> Self {
+        Self::Fetch { url: url.to_string(), why: why.into() }
+    }
+
+    pub(super) fn keys(from: impl fmt::Display, why: String) -> Self {
+        Self::Keys { from: from.to_string(), why }
+    }
 }
 
 /// A secret in a configuration. Shows itself to nobody: `Debug` and `Serialize` give stars.

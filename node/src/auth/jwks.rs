@@ -1,16 +1,13 @@
-//! The keys that tokens are checked with, and where they come from.
-
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
+//! The keys that tokens are checked with.
 
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde::Deserialize;
 
-use super::config::{AuthConfig, AuthConfigError, DEV_SECRET, Masked};
+use super::config::Masked;
 
 /// Keys, each for exactly one algorithm.
+#[derive(Default)]
 pub(super) struct Keys(Vec<Key>);
 
 struct Key {
@@ -20,6 +17,11 @@ struct Key {
 }
 
 impl Keys {
+    pub(super) fn of_secret(secret: &Masked) -> Self {
+        let key = DecodingKey::from_secret(secret.reveal().as_bytes());
+        Self(vec![Key { id: None, algorithm: Algorithm::HS256, key }])
+    }
+
     pub(super) fn has_algorithm(&self, algorithm: Algorithm) -> bool {
         self.0.iter().any(|key| key.algorithm == algorithm)
     }
@@ -40,7 +42,7 @@ impl Keys {
 
     /// Reads a key set. Keys that are not for signatures, or of types that we do not take, are left
     /// out; a symmetric key is a mistake that must not pass unseen.
-    fn parse(text: &str) -> Result<Self, String> {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Set {
             keys: Vec<serde_json::Value>,
@@ -80,56 +82,4 @@ fn algorithm(jwk: &Jwk) -> Option<Algorithm> {
         Some(named) if named.to_string() != format!("{algorithm:?}") => None,
         _ => Some(algorithm),
     }
-}
-
-/// Where keys come from.
-pub(super) enum Source {
-    Secret { secret: Masked, development: bool },
-    File { path: PathBuf, changed: Mutex<Option<SystemTime>> },
-}
-
-impl Source {
-    pub(super) fn of(config: &AuthConfig) -> Result<Self, AuthConfigError> {
-        match (&config.secret, &config.jwks) {
-            (Some(_), Some(_)) => Err(AuthConfigError::Both),
-            (Some(secret), None) if secret.reveal().is_empty() => Err(AuthConfigError::EmptySecret),
-            (Some(secret), None) => {
-                Ok(Self::Secret { secret: secret.clone(), development: secret.reveal() == DEV_SECRET })
-            }
-            (None, None) => Ok(Self::Secret { secret: Masked::new(DEV_SECRET), development: true }),
-            (None, Some(path)) => Ok(Self::File { path: path.clone(), changed: Mutex::new(None) }),
-        }
-    }
-
-    pub(super) fn load(&self) -> Result<Keys, AuthConfigError> {
-        match self {
-            Self::Secret { secret, .. } => {
-                let key = DecodingKey::from_secret(secret.reveal().as_bytes());
-                Ok(Keys(vec![Key { id: None, algorithm: Algorithm::HS256, key }]))
-            }
-            Self::File { path, changed } => {
-                // The time first: a change while we read shows at the next look.
-                let time = modified(path);
-                let text = std::fs::read_to_string(path)
-                    .map_err(|error| AuthConfigError::Read { path: path.clone(), error })?;
-                *changed.lock().unwrap_or_else(PoisonError::into_inner) = time;
-                Keys::parse(&text).map_err(|why| AuthConfigError::Keys { path: path.clone(), why })
-            }
-        }
-    }
-
-    /// The keys, if the file is not the one that was read last.
-    pub(super) fn reload(&self) -> Result<Option<Keys>, AuthConfigError> {
-        match self {
-            Self::Secret { .. } => Ok(None),
-            Self::File { path, changed } => {
-                let same = modified(path) == *changed.lock().unwrap_or_else(PoisonError::into_inner);
-                if same { Ok(None) } else { self.load().map(Some) }
-            }
-        }
-    }
-}
-
-fn modified(path: &Path) -> Option<SystemTime> {
-    std::fs::metadata(path).and_then(|meta| meta.modified()).ok()
 }

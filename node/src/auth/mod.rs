@@ -6,20 +6,30 @@
 mod config;
 mod issue;
 mod jwks;
+mod source;
 
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use cluster::env::clock;
 use cluster::id::{DeviceId, UserId};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::Deserialize;
 
-pub use config::{AuthConfig, AuthConfigError, DEV_SECRET, Masked};
+use tokio::sync::{Notify, watch};
+
+pub use config::{AuthConfig, AuthConfigError, DEV_SECRET, Jwks, JwksUrl, Masked};
 pub use issue::{IssueError, issue, issue_under};
-use jwks::{Keys, Source};
+use jwks::Keys;
+pub use source::KeyServer;
+use source::Source;
 
 /// Longest token that is looked at, in bytes.
 const MAX_TOKEN_BYTES: usize = 8 << 10;
+/// Tokens by unknown keys make us look for new ones at most this often.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(2);
+/// How long a client waits for that.
+const LOOK_AGAIN_WITHIN: Duration = Duration::from_secs(4);
 
 /// What a good token says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,10 +88,22 @@ pub enum AuthError {
     OtherUser,
 }
 
+impl AuthError {
+    /// Whether a key that we have not read yet could be why.
+    #[must_use]
+    pub fn is_about_keys(self) -> bool {
+        matches!(self, Self::UnknownKey | Self::Algorithm)
+    }
+}
+
 /// Checks tokens. Shared by all sessions of a node.
 pub struct Verifier {
     keys: RwLock<Arc<Keys>>,
     source: Source,
+    /// When the source was last looked at.
+    looked: watch::Sender<clock::Instant>,
+    /// Somebody wants it looked at now.
+    wanted: Notify,
     audience: Vec<String>,
     issuer: Vec<String>,
     leeway_ms: u64,
@@ -111,13 +133,30 @@ impl Verifier {
     /// Takes the configuration; reads the JWKS file if there is one.
     ///
     /// # Errors
-    /// When the configuration contradicts itself, or the JWKS cannot be read or holds no usable key.
+    /// When the configuration contradicts itself, or the JWKS cannot be read or holds no usable key; and
+    /// when it is to come from a server, which is for [`Verifier::open`].
     pub fn new(config: &AuthConfig) -> Result<Self, AuthConfigError> {
-        let source = Source::of(config)?;
+        Self::of(config, None)
+    }
+
+    /// Takes the configuration, and gets the JWKS wherever it is.
+    ///
+    /// # Errors
+    /// As [`Verifier::new`].
+    pub async fn open(config: &AuthConfig, server: Option<KeyServer>) -> Result<Self, AuthConfigError> {
+        let verifier = Self::of(config, server)?;
+        verifier.reload().await?;
+        Ok(verifier)
+    }
+
+    fn of(config: &AuthConfig, server: Option<KeyServer>) -> Result<Self, AuthConfigError> {
+        let source = Source::of(config, server)?;
         Ok(Self {
-            keys: RwLock::new(Arc::new(source.load()?)),
+            keys: RwLock::new(Arc::new(source.first()?)),
             development_secret: matches!(source, Source::Secret { development: true, .. }),
             source,
+            looked: watch::Sender::new(clock::now()),
+            wanted: Notify::new(),
             audience: config.audience.clone(),
             issuer: config.issuer.clone(),
             leeway_ms: config.leeway_s.saturating_mul(1000),
@@ -135,19 +174,62 @@ impl Verifier {
     pub fn secret(&self) -> Option<&Masked> {
         match &self.source {
             Source::Secret { secret, .. } => Some(secret),
-            Source::File { .. } => None,
+            Source::File { .. } | Source::Server { .. } => None,
         }
     }
 
-    /// Reads the JWKS file again if it has changed; true if new keys are in force. On an error the
-    /// old keys stay.
+    /// Reads the JWKS again; true if new keys are in force. On an error the old keys stay.
     ///
     /// # Errors
     /// As [`Verifier::new`].
-    pub fn reload(&self) -> Result<bool, AuthConfigError> {
-        let Some(keys) = self.source.reload()? else { return Ok(false) };
+    pub async fn reload(&self) -> Result<bool, AuthConfigError> {
+        let changed = self.source.changed().await;
+        self.looked.send_replace(clock::now());
+        let Some(keys) = changed? else { return Ok(false) };
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
         Ok(true)
+    }
+
+    /// Takes up changed keys until `stop` changes. A source that fails changes nothing but the log.
+    pub async fn watch(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        let Some(every) = self.source.every() else { return };
+        let mut failed: Option<String> = None;
+        loop {
+            tokio::select! {
+                biased;
+                _ = stop.changed() => return,
+                () = self.wanted.notified() => {}
+                () = clock::sleep(every) => {}
+            }
+            let error = match self.reload().await {
+                Ok(changed) => {
+                    if changed {
+                        tracing::info!("new keys for tokens are in force");
+                    }
+                    None
+                }
+                Err(error) => Some(error.to_string()),
+            };
+            if let Some(error) = error.as_ref().filter(|error| failed.as_ref() != Some(error)) {
+                tracing::error!(error, "the keys for tokens stay as they were");
+            }
+            failed = error;
+        }
+    }
+
+    /// A token was refused for want of its key: waits until the source has been looked at just now, if
+    /// [`Verifier::watch`] runs. True if it is worth checking the token once more.
+    pub async fn look_again(&self) -> bool {
+        if self.source.every().is_none() {
+            return false;
+        }
+        let mut looked = self.looked.subscribe();
+        let last = *looked.borrow_and_update();
+        if (clock::now() - last) >= LOOK_AGAIN_AFTER {
+            self.wanted.notify_one();
+            let _ = clock::timeout(LOOK_AGAIN_WITHIN, looked.changed()).await;
+        }
+        true
     }
 
     /// Checks a token as of now.

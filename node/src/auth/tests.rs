@@ -16,7 +16,7 @@ fn testdata(name: &str) -> std::path::PathBuf {
 }
 
 fn public_keys() -> Verifier {
-    Verifier::new(&AuthConfig { jwks: Some(testdata("jwks.json")), ..AuthConfig::default() }).unwrap()
+    Verifier::new(&AuthConfig { jwks: Some(Jwks::File(testdata("jwks.json"))), ..AuthConfig::default() }).unwrap()
 }
 
 fn pem(name: &str) -> Vec<u8> {
@@ -163,12 +163,12 @@ fn a_token_may_bind_a_device() {
 
 #[test]
 fn the_configuration_must_make_sense() {
-    let jwks = Some(testdata("jwks.json"));
+    let jwks = Some(Jwks::File(testdata("jwks.json")));
     let both = AuthConfig { secret: Some(Masked::new("x")), jwks: jwks.clone(), ..AuthConfig::default() };
     assert!(matches!(Verifier::new(&both), Err(AuthConfigError::Both)));
     let empty = AuthConfig { secret: Some(Masked::new("")), ..AuthConfig::default() };
     assert!(matches!(Verifier::new(&empty), Err(AuthConfigError::EmptySecret)));
-    let missing = AuthConfig { jwks: Some("/nonexistent/jwks.json".into()), ..AuthConfig::default() };
+    let missing = AuthConfig { jwks: Some(Jwks::File("/nonexistent/jwks.json".into())), ..AuthConfig::default() };
     assert!(matches!(Verifier::new(&missing), Err(AuthConfigError::Read { .. })));
     let default = Verifier::new(&AuthConfig::default()).unwrap();
     assert!(default.has_development_secret() && !hs256().has_development_secret());
@@ -178,8 +178,8 @@ fn the_configuration_must_make_sense() {
     assert!(Masked::new("x").matches("x") && !Masked::new("x").matches("y") && !Masked::new("x").matches(""));
 }
 
-#[test]
-fn a_changed_key_file_is_read_again() {
+#[tokio::test]
+async fn a_changed_key_file_is_read_again() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("jwks.json");
     let set: Value = serde_json::from_slice(&pem("jwks.json")).unwrap();
@@ -189,17 +189,39 @@ fn a_changed_key_file_is_read_again() {
         std::fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
     };
     write(&[&set["keys"][0]], 1000);
-    let verifier = Verifier::new(&AuthConfig { jwks: Some(path.clone()), ..AuthConfig::default() }).unwrap();
+    let verifier =
+        Verifier::new(&AuthConfig { jwks: Some(Jwks::File(path.clone())), ..AuthConfig::default() }).unwrap();
     let ec = EncodingKey::from_ec_pem(&pem("ec.pem")).unwrap();
     let token = sign(&good(), Algorithm::ES256, Some("e"), &ec);
     assert_eq!(verifier.verify_at(&token, NOW_MS), Err(AuthError::Algorithm));
-    assert!(!verifier.reload().unwrap());
+    assert!(!verifier.reload().await.unwrap());
     write(&[&set["keys"][1]], 2000);
-    assert!(verifier.reload().unwrap());
+    assert!(verifier.reload().await.unwrap());
     assert!(verifier.verify_at(&token, NOW_MS).is_ok());
     write(&[&json!({"kty": "oct", "k": "AA"})], 3000);
-    assert!(matches!(verifier.reload(), Err(AuthConfigError::Keys { .. })));
+    assert!(matches!(verifier.reload().await, Err(AuthConfigError::Keys { .. })));
     assert!(verifier.verify_at(&token, NOW_MS).is_ok(), "the old keys stay");
+}
+
+#[test]
+fn a_key_set_is_a_file_or_comes_unchanged() {
+    let read = |text: &str| Jwks::try_from(text.to_owned());
+    assert_eq!(read("keys/jwks.json"), Ok(Jwks::File("keys/jwks.json".into())));
+    for (url, authority, target) in [
+        ("https://id.example/realm/jwks?v=1", "id.example:443", "/realm/jwks?v=1"),
+        ("https://id.example:8443", "id.example:8443", "/"),
+        ("http://127.0.0.1:9000/jwks", "127.0.0.1:9000", "/jwks"),
+        ("http://localhost/jwks", "localhost:80", "/jwks"),
+        ("http://[::1]:9000/jwks", "[::1]:9000", "/jwks"),
+    ] {
+        let Ok(Jwks::Url(read)) = read(url) else { panic!("{url} is no URL") };
+        assert_eq!((read.address.authority.as_str(), read.target()), (authority, target));
+    }
+    assert!(read("http://id.example/jwks").is_err_and(|why| why.contains("https://")));
+    assert!(read("http://localhost.id.example/jwks").is_err());
+    assert!(read("ftp://id.example/jwks").is_err_and(|why| why.contains("neither a file nor a URL")));
+    let url = AuthConfig { jwks: read("https://id.example").ok(), ..AuthConfig::default() };
+    assert!(matches!(Verifier::new(&url), Err(AuthConfigError::Fetch { .. })), "nothing to reach it by");
 }
 
 #[test]

@@ -312,6 +312,9 @@ impl Chat {
             Event::WatchRefused { users, .. } => {
                 self.note(&format!("not told whether {} is online", visible(&users.join(", "))))
             }
+            Event::RefreshRefused { message } => {
+                self.note(&format!("the new token was not taken: {}", visible(&message)))
+            }
             Event::Delivered { mid, by } => {
                 let Some(index) = self.stored.iter().position(|(known, ..)| *known == mid) else { return Ok(()) };
                 let (_, number, since) = self.stored.remove(index).expect("it was found there");

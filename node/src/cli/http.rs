@@ -6,9 +6,8 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use bytes::Bytes;
 use cluster::env::clock;
 use http::{Method, Request, header};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::rt::TokioIo;
 use im_gateway::client::{Address, BadUrl};
+use im_gateway::request::exchange;
 
 use super::dial::Dial;
 
@@ -88,18 +87,13 @@ impl Endpoint {
     }
 
     async fn exchange(&self, method: Method, path: &str) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
-        let stream = self.dial.connect(&self.address).await?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        let driver = tokio::spawn(connection);
+        let conn = self.dial.connect(&self.address).await?;
         let mut request = Request::builder().method(method).uri(path).header(header::HOST, &self.address.authority);
         if let Some(authorization) = &self.authorization {
             request = request.header(header::AUTHORIZATION, authorization);
         }
-        let answer = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
-        let status = answer.status().as_u16();
-        let body = Limited::new(answer.into_body(), BODY_MAX_BYTES).collect().await?.to_bytes();
-        driver.abort();
-        Ok(Answer { status, body })
+        let answer = exchange(conn, request.body(Bytes::new())?, BODY_MAX_BYTES).await?;
+        Ok(Answer { status: answer.status().as_u16(), body: answer.into_body() })
     }
 }
 

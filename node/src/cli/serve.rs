@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use cluster::env::{Env, Net, clock};
 use cluster::{Cluster, StartError};
-use im_gateway::env::{OpenError, RESERVED_FILES, Tls, TlsError, TlsFiles, raise_file_limit, terminated};
+use im_gateway::auth::{Jwks, KeyServer};
+use im_gateway::env::{OpenError, RESERVED_FILES, Tls, TlsError, TlsFiles, outward, raise_file_limit, terminated};
 use im_gateway::gateway::{Gateway, GatewayConfig, GatewayError};
 use im_gateway::telemetry::logs::Tap;
 use im_gateway::telemetry::{Metrics, Otlp, SpanSink};
@@ -96,6 +97,9 @@ fn node(config: &Config, warnings: &[String], alone: bool) -> Result<(), Failure
     let cluster = below.block_on(starting).or_else(|error| failed(explain(&error)))?;
     let otlp = exporter(config, &cluster, &metrics, &above, &tap)?;
     let mut gateway = GatewayConfig { streams, levels: Some(levels), ..config.gateway() };
+    if let Some(Jwks::Url(url)) = &config.auth.jwks {
+        gateway.key_server = Some(KeyServer(outward(url.address.tls).or_else(|error| failed(error.to_string()))?));
+    }
     gateway.traces.sink = otlp.clone().map(|otlp| otlp as Arc<dyn SpanSink>);
     let starting = Gateway::start(for_clients, cluster.clone(), gateway, metrics);
     let outcome = above.block_on(serve(config, starting, &cluster, alone));

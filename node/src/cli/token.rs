@@ -28,7 +28,9 @@ impl Signer {
         };
         let (config, _) = load(&Config::default(), &sources)?;
         if config.auth.secret.is_none() && config.auth.jwks.is_some() {
-            return usage("the configuration has a JWKS file only, and public keys sign nothing; set IMGW_JWT_SECRET");
+            return usage(
+                "the configuration has public keys only (auth.jwks), and they sign nothing; set IMGW_JWT_SECRET",
+            );
         }
         Ok(Self(config.auth))
     }

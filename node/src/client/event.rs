@@ -126,6 +126,12 @@ pub enum Event {
         /// Why.
         code: ErrorCode,
     },
+    /// The node did not take the renewed token: the session ends with the old one, and the client then comes with
+    /// what [`Tokens`](super::Tokens) give.
+    RefreshRefused {
+        /// Why, for people.
+        message: String,
+    },
     /// A session stands.
     Connected {
         /// Whose it is, as the token says.

@@ -39,7 +39,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(60);
 const CLOSE: Duration = Duration::from_secs(2);
 /// The ids of the frames that are no sends.
 const HELLO_ID: u64 = 1;
-const REFRESH_ID: u64 = 2;
+pub(super) const REFRESH_ID: u64 = 2;
 /// The pause before a failed attempt to renew the token is made again.
 const RENEW_AGAIN: Duration = Duration::from_secs(15);
 

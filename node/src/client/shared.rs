@@ -8,6 +8,7 @@ use cluster::env::clock::{self, Instant};
 use tokio::sync::{Notify, oneshot};
 
 use super::inbox::Inbox;
+use super::link::REFRESH_ID;
 use super::outbox::{Next, Now, Outbox, Request};
 use super::watches::{Seen, WATCH_ID, Watches};
 use super::{Event, Fate, Incoming, Item, Stopped};
@@ -196,6 +197,10 @@ impl Shared {
                     let _ = reply.send(ok.mid.map_or(Fate::Done, Fate::Stored));
                     self.room.notify_waiters();
                 }
+            }
+            (ServerBody::Error(error), Some(REFRESH_ID)) => {
+                state.push_news(Event::RefreshRefused { message: error.message.into_owned() });
+                self.arrived.notify_waiters();
             }
             (ServerBody::Error(error), Some(id)) => {
                 if let Some(reply) = state.outbox.answered(id) {

@@ -72,6 +72,16 @@ impl OpenError {
     }
 }
 
+/// How servers are reached that are no nodes, with TLS or in the clear: by the CAs that the system trusts.
+///
+/// # Errors
+/// What the system trusts cannot be read.
+#[cfg(feature = "real")]
+pub fn outward(tls: bool) -> Result<Arc<dyn cluster::env::Net>, TlsError> {
+    let net = Arc::new(Tcp);
+    Ok(if tls { Arc::new(Tls::to_nodes(net, None)?) } else { net })
+}
+
 /// One node's real environment: TCP, and the data directory `dir`, which is created if absent and
 /// locked until the last clone of the returned stores is dropped.
 ///

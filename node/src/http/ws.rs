@@ -40,7 +40,7 @@ pub async fn upgrade(State(app): State<Arc<App>>, Extension(peer): Extension<Pee
     } else {
         None
     };
-    let identity = match identity(&app, peer, request.headers()) {
+    let identity = match identity(&app, peer, request.headers()).await {
         Ok(identity) => identity,
         Err(refusal) => return *refusal,
     };
@@ -97,15 +97,20 @@ fn switch(request: &mut Request) -> Result<(OnUpgrade, Response), Box<Response>>
 }
 
 /// Whom the header's token names, if there is one.
-fn identity(app: &App, peer: Peer, headers: &HeaderMap) -> Result<Option<Identity>, Box<Response>> {
+async fn identity(app: &App, peer: Peer, headers: &HeaderMap) -> Result<Option<Identity>, Box<Response>> {
+    let verifier = &app.node.verifier;
     let checked = match bearer(headers) {
         None => return Ok(None),
-        Some(Ok(token)) => app.node.verifier.verify(token).and_then(|identity| {
-            let before_ms = app.cluster.revoked_before(&identity.user);
-            if identity.is_revoked(before_ms) { Err(AuthError::Revoked) } else { Ok(identity) }
-        }),
+        Some(Ok(token)) => match verifier.verify(token) {
+            Err(error) if error.is_about_keys() && verifier.look_again().await => verifier.verify(token),
+            checked => checked,
+        },
         Some(Err(())) => Err(AuthError::Malformed),
     };
+    let checked = checked.and_then(|identity| {
+        let before_ms = app.cluster.revoked_before(&identity.user);
+        if identity.is_revoked(before_ms) { Err(AuthError::Revoked) } else { Ok(identity) }
+    });
     checked.map(Some).map_err(|error| {
         app.node.auth_failed(Some(peer.0), &error);
         let mut response = answer::error(StatusCode::UNAUTHORIZED, "bad_token", &error.to_string());

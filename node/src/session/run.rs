@@ -121,8 +121,13 @@ async fn handshake(
         match incoming {
             None => poll_fn(|cx| wire.poll_handshake(control, cx)).await?,
             Some(Incoming::Text(text)) => {
-                let (wall_ms, fresh) = (clock::wall_ms(), rand::random());
-                let greeting = greet(&text, identity.as_ref(), &node.verifier, wall_ms, fresh);
+                let fresh = rand::random();
+                let greet = || greet(&text, identity.as_ref(), &node.verifier, clock::wall_ms(), fresh);
+                let mut greeting = greet();
+                let about_keys = |rejection: &Rejection| rejection.auth.is_some_and(AuthError::is_about_keys);
+                if greeting.as_ref().is_err_and(about_keys) && node.verifier.look_again().await {
+                    greeting = greet();
+                }
                 return greeting.map_err(|rejection| {
                     if let Some(error) = &rejection.auth {
                         node.auth_failed(Some(peer), error);

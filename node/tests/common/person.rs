@@ -197,7 +197,11 @@ fn note(name: String, device: String, ledger: Arc<Ledger>, seen: Arc<Mutex<Seen>
                 ledger.arrived(&name, &device, &arrival);
             }
             Event::Gap { lost, .. } => ledger.gap(&name, &device, lost),
-            Event::Typing { .. } | Event::Presence { .. } | Event::WatchRefused { .. } | Event::Read { .. } => {}
+            Event::Typing { .. }
+            | Event::Presence { .. }
+            | Event::WatchRefused { .. }
+            | Event::RefreshRefused { .. }
+            | Event::Read { .. } => {}
             Event::Delivered { .. } => seen.delivered += 1,
             Event::Connected { address, .. } => {
                 seen.nodes.push(address);

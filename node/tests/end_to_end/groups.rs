@@ -6,6 +6,7 @@ use std::time::Duration;
 use cluster::env::clock;
 use cluster::id::MessageId;
 use cluster::state::GroupAct;
+use futures_util::{StreamExt, stream};
 use im_gateway::client::{Client, Event, Fate, Receipt, To};
 use im_gateway::env::Tcp;
 use im_gateway::protocol::ErrorCode;
@@ -330,4 +331,65 @@ async fn a_member_whose_devices_are_forgotten_stays_one() {
     // What its next device has taken, nobody waits for any more.
     guest.stored("g", "here I am").await;
     alice.has(2).await;
+}
+
+/// As large as groups can be.
+#[tokio::test]
+async fn ten_thousand_members() {
+    const MEMBERS: usize = 10_000;
+    const AT_ONCE: usize = 200;
+    const MESSAGES: usize = 100;
+    let cluster = TestCluster::start_with(3, Options { admission: "per_s = 0".into(), ..Options::default() }).await;
+    let alice = Member::connect(&cluster, "alice", "phone", &[0]).await;
+    alice.create("all").await;
+    let joins = (1..MEMBERS).map(|n| {
+        let addr = cluster.addr(n % 3);
+        async move {
+            let mut raw = Raw::welcome(&addr, &format!("user-{n:05}"), "phone").await;
+            raw.send(json!({"id": 2, "group": {"join": "all"}})).await;
+            assert!(raw.answer(2).await["ok"].is_object(), "user {n}");
+            // A few stay, the others will find what waits for them.
+            if n % 1_000 == 1 {
+                Some(raw)
+            } else {
+                raw.leave().await;
+                None
+            }
+        }
+    });
+    let here: Vec<Raw> = stream::iter(joins).buffer_unordered(AT_ONCE).filter_map(async |raw| raw).collect().await;
+    let late = Member::connect(&cluster, "late", "phone", &[1]).await;
+    let refused = late.group(GroupAct::Join, "all").await;
+    assert!(matches!(refused, Fate::Refused { code: ErrorCode::GroupFull, .. }), "{refused:?}");
+
+    let mut names = Vec::new();
+    loop {
+        let (page, more) = alice.client.members("all", names.last().map(String::as_str)).await.expect("a member asks");
+        names.extend(page);
+        if !more {
+            break;
+        }
+    }
+    assert_eq!(names.len(), MEMBERS);
+    assert!(names.is_sorted(), "each once, in order");
+
+    let entries = async || cluster.metric(0, "im_gateway_raft_index", "applied").await.expect("a metric");
+    let before = entries().await;
+    for n in 0..MESSAGES {
+        alice.stored("all", &n.to_string()).await;
+    }
+    let each = (entries().await - before) / MESSAGES as f64;
+    assert!(each < 10.0, "{each} entries of the log for a message, and what {} members do meanwhile", here.len());
+    for mut raw in here {
+        for n in 0..MESSAGES {
+            let frame = raw.frame_with("msg").await;
+            assert_eq!(frame["msg"]["body"], n.to_string(), "{frame}");
+            raw.send(json!({"ack": frame["seq"]})).await;
+        }
+    }
+    // One who was away reads the same, on a node of its own choice.
+    let mut raw = Raw::welcome(&cluster.addr(2), "user-00777", "phone").await;
+    for n in 0..MESSAGES {
+        assert_eq!(raw.frame_with("msg").await["msg"]["body"], n.to_string());
+    }
 }

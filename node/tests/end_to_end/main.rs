@@ -16,6 +16,7 @@ mod fatal;
 mod files;
 mod groups;
 mod hooks;
+mod keys;
 mod leader;
 mod limits;
 mod log_level;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cluster::env::Net;
 use cluster::env::net::Distrust;
@@ -129,4 +130,58 @@ async fn a_new_certificate_is_for_new_connections() {
     ledger.settled().await;
     ledger.check();
     assert_eq!((alice.connections(), bob.connections()), (1, 1), "{:?} {:?}", alice.ends(), bob.ends());
+}
+
+/// The whole way of it: both CAs are trusted, the nodes get certificates by the new one, the old one goes. No node
+/// is restarted for it; what has connected stays.
+#[tokio::test]
+async fn nodes_move_to_another_ca_one_after_the_other() {
+    const NODES: usize = 3;
+    let mut cluster = TestCluster::start_with(NODES, options()).await;
+    cluster.voters(NODES).await;
+    let ledger = Ledger::new();
+    let alice = Person::connect(&cluster, &ledger, "alice", "d", &[0]).await;
+    let bob = Person::connect(&cluster, &ledger, "bob", "d", &[2]).await;
+    let talk = alice.talk("bob", Duration::from_millis(50));
+    ledger.progress(5).await;
+
+    let taken_up = |cluster: &TestCluster, index: usize| {
+        let lines = |log: String| log.lines().filter(|line| line.contains("a new certificate is in force")).count();
+        lines(cluster.log(index).lines().filter(|line| line.contains("\"nodes\"")).collect::<Vec<_>>().join("\n"))
+    };
+    let after = async |cluster: &TestCluster, step: usize, index: usize| {
+        eventually("the files are read", async || (taken_up(cluster, index) == step).then_some(())).await;
+    };
+    let trusted = cluster.ca().file.clone();
+    let old = std::fs::read_to_string(&trusted).expect("a CA");
+    let newer = Ca::new(cluster.dir(), "newer");
+    let new = std::fs::read_to_string(&newer.file).expect("a CA");
+    let trust = |text: &str| {
+        let next = trusted.with_extension("next");
+        std::fs::write(&next, text).expect("written");
+        std::fs::rename(next, &trusted).expect("renamed");
+    };
+    trust(&(old + &new));
+    for index in 0..NODES {
+        after(&cluster, 1, index).await;
+    }
+    for index in 0..NODES {
+        newer.node(cluster.dir(), &format!("node-{index}"), FAR_YEAR);
+        after(&cluster, 2, index).await;
+    }
+    trust(&new);
+    for index in 0..NODES {
+        after(&cluster, 3, index).await;
+    }
+    assert_eq!((alice.connections(), bob.connections()), (1, 1), "{:?} {:?}", alice.ends(), bob.ends());
+
+    // Links that begin now go by the new certificates alone.
+    cluster.kill(1);
+    cluster.restart(1);
+    cluster.ready(1).await;
+    let carol = Person::connect(&cluster, &ledger, "carol", "d", &[1]).await;
+    carol.say_many("bob", 20).await;
+    talk.stop().await;
+    ledger.settled().await;
+    ledger.check();
 }

@@ -245,7 +245,9 @@ impl Share {
     fn of_forgotten(clients: &Clients) -> Self {
         let first = clients.iter().find_map(|(_, client)| client.sessions.first());
         let after = first.map_or(u64::MAX, |session| session.epoch);
-        Self { after, until: u64::MAX, inherits: true, given_up: false, pardons: Vec::new() }
+        // Where its goodbye is lost, the next one is told.
+        let given_up = clients.iter().all(|(_, client)| !client.is_running());
+        Self { after, until: u64::MAX, inherits: true, given_up, pardons: Vec::new() }
     }
 
     fn holds(&self, seq: u64) -> bool {

@@ -21,6 +21,8 @@ pub struct Stored {
     pub to: String,
     /// The client instance that sent it.
     pub instance: u64,
+    /// The node by which it came.
+    pub node: NodeId,
     /// The device that sent it, where the other ones of its user get a copy: of direct messages to others, from
     /// the entry on by which all nodes know of copies.
     pub copied_from: Option<Device>,
@@ -107,6 +109,17 @@ pub struct Counted {
     pub count: u64,
 }
 
+/// A message that a device has acknowledged, the first one to do so.
+#[derive(Debug, Clone, Copy)]
+pub struct Timed {
+    /// The entry in which it is stored.
+    pub sent: u64,
+    /// The entry that says so.
+    pub index: u64,
+    /// The node that stored it, and counts how long its way took.
+    pub node: NodeId,
+}
+
 /// The log's content.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
@@ -137,6 +150,8 @@ pub struct Facts {
     pub ups: Vec<Counted>,
     /// Devices' first acknowledgements.
     pub acked: Vec<Counted>,
+    /// Messages' first acknowledgements.
+    pub timed: Vec<Timed>,
     /// Sends refused for good.
     pub refused: Vec<Counted>,
     /// Repeats of sends.

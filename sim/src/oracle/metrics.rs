@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use cluster::id::NodeId;
 
-use super::facts::{Counted, Facts};
+use super::facts::{Counted, Facts, Stored, Timed};
 use super::{Violation, safety};
 use crate::ledger::Book;
 
@@ -74,6 +74,8 @@ pub struct Life {
 }
 
 const DELIVERED: &str = "im_gateway_messages_delivered_total";
+const TIMED: &str = "im_gateway_message_delivery_latency_seconds_count";
+const LATE: &str = "im_gateway_late_deliveries_total";
 const DUPLICATES: &str = "im_gateway_message_duplication_total";
 const REFUSED: &str = "im_gateway_messages_failed_total{reason=\"inbox_full\",type=\"direct\"}";
 const LAPSED: &str = "im_gateway_messages_failed_total{reason=\"inbox_limit\",type=\"direct\"}";
@@ -107,6 +109,11 @@ pub fn check(facts: &Facts, book: &Book, lives: &[Life]) -> Vec<Violation> {
             if said < low || said > high {
                 wrong(format!("{name} is {said}, and {low} to {high} happened"));
             }
+        }
+        let (low, high) = timed(facts, life);
+        let said = life.scrape.sum(TIMED) + life.scrape.sum(LATE);
+        if said < low || said > high {
+            wrong(format!("the ways of {said} messages are measured, and {low} to {high} may be"));
         }
         let (established, closed) = (life.scrape.sum(ESTABLISHED), life.scrape.sum(CLOSED));
         let active = life.scrape.sum(ACTIVE);
@@ -152,9 +159,23 @@ fn range(facts: &Facts, life: &Life, counted: &[Counted]) -> (u64, u64) {
     (low, high)
 }
 
+/// Of how many messages the process must have measured the way: of those that it stored itself and the log says to be
+/// acknowledged; and may have, because it is told earlier: of all that it stored itself.
+fn timed(facts: &Facts, life: &Life) -> (u64, u64) {
+    let applied = life.scrape.get(APPLIED).unwrap_or(0);
+    let up = up(facts, life);
+    let must = |timed: &&Timed| timed.node == life.node && timed.sent > up && timed.index <= applied;
+    let may = |stored: &&Stored| {
+        let index = super::facts::index(stored.pos);
+        stored.node == life.node && index > life.committed && index <= life.scrape.committed
+    };
+    let low = facts.timed.iter().filter(must).count() as u64;
+    (if life.installed { 0 } else { low }, facts.stored.iter().filter(may).count() as u64)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{NODE, found};
+    use super::super::testing::{NODE, Scene, found, pos};
     use super::*;
 
     fn life(lines: &str) -> Life {
@@ -167,6 +188,30 @@ mod tests {
         let acked = |index| Counted { index, node: NODE, count: 3 };
         let up = Counted { index: 3, node: NODE, count: 1 };
         Facts { ups: vec![up], acked: vec![acked(1), acked(5), acked(8), acked(11)], ..Facts::default() }
+    }
+
+    #[test]
+    fn measured_too_seldom_or_too_often() {
+        let timed = |sent, index| Timed { sent, index, node: NODE };
+        let stored = |index, node| Stored { pos: pos(index), node, ..Scene::good().facts.stored[0].clone() };
+        // Of another process, by its place, or of another node; not yet applied; not yet committed.
+        let other = Timed { node: NodeId(8), ..timed(5, 6) };
+        let timed = vec![timed(1, 5), timed(5, 6), timed(5, 8), timed(11, 12), other];
+        let stored = vec![stored(1, NODE), stored(5, NODE), stored(6, NODE), stored(5, NodeId(8)), stored(11, NODE)];
+        let facts = Facts { timed, stored, ..facts() };
+        let broken = |measured, late| -> Vec<String> {
+            let text = format!(
+                "{TIMED}{{type=\"direct\"}} {measured}\n{LATE} {late}\n{DELIVERED} 3\n\
+                 im_gateway_raft_index{{kind=\"applied\"}} 6\n"
+            );
+            check(&facts, &Book::default(), &[life(&text)]).into_iter().map(|violation| violation.text).collect()
+        };
+        for (measured, late) in [(1, 0), (0, 1), (1, 1)] {
+            assert_eq!(broken(measured, late), Vec::<String>::new());
+        }
+        for (measured, late) in [(0, 0), (2, 1)] {
+            found(&broken(measured, late), "messages are measured, and 1 to 2 may be");
+        }
     }
 
     fn check_life(life: Life) -> Vec<String> {

@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use cluster::id::{Epoch, MessageId, NodeId, UserId};
 use cluster::state::{
-    Batch, BatchRefusal, COPIES_LEVEL, Command, ENDING_LEVEL, Effect, GapReason, GroupAct, Op, Outcome, SendRefusal,
-    State,
+    Batch, BatchRefusal, COPIES_LEVEL, Command, ENDING_LEVEL, Effect, FirstAck, GapReason, GroupAct, Op, Outcome,
+    SendRefusal, State,
 };
 
-use super::facts::{Counted, Facts, Generation, Grouped, Pause, Present, Registered, Revoked, Stored};
+use super::facts::{Counted, Facts, Generation, Grouped, Pause, Present, Registered, Revoked, Stored, Timed};
 use super::lives::Devices;
 use super::presence::Live;
 use super::rolls::Rolls;
@@ -233,8 +233,11 @@ impl Reference {
                         self.note_batch(index, node, batch, &outcomes);
                     }
                 }
-                Effect::Acked { node, count, group, .. } => {
+                Effect::Acked { node, count, group, first, .. } => {
                     self.facts.acked.push(Counted { index, node, count: count + group });
+                    let timed =
+                        |ack: &FirstAck| Timed { sent: ack.message.pos.index(), index, node: ack.message.origin };
+                    self.facts.timed.extend(first.iter().map(timed));
                 }
                 Effect::GroupLost { reason, lost } => {
                     coverage::reached("a group lost messages for some of its members");
@@ -351,8 +354,8 @@ impl Reference {
         if self.state.breaker_open() {
             coverage::reached("a message was stored while the breaker was open");
         }
-        let instance = self.registered(epoch).instance;
-        self.facts.stored.push(Stored { pos, mid, name, to, instance, copied_from });
+        let &Registered { instance, node, .. } = self.registered(epoch);
+        self.facts.stored.push(Stored { pos, mid, name, to, instance, node, copied_from });
     }
 
     fn note_counts(&mut self, index: u64, node: NodeId, refused: u64, duplicates: u64) {

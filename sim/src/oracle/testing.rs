@@ -64,6 +64,7 @@ impl Scene {
             name: Some(name),
             to: "w".into(),
             instance: 0,
+            node: NODE,
             copied_from: None,
         });
         let what = Surfaced::Message { name: Some(name), mid, from: Device::new("u", "a"), to: Some("w".into()) };

@@ -149,6 +149,7 @@ pub(super) async fn report(client: &Client, id: ClientId, ledger: &Ledger, pace:
             Event::WatchRefused { users, code } => ledger.complain(format!("G5: {users:?} are not watched: {code:?}")),
             Event::Typing { from } => ledger.was_marked(id, from, None),
             Event::Read { by, mid } => ledger.was_marked(id, by, Some(mid)),
+            Event::RefreshRefused { message } => ledger.complain(format!("a good token was not renewed: {message}")),
             Event::Delivered { .. } => {}
             Event::Connected { address, session, .. } => ledger.connected(id, &address, &session),
             Event::Disconnected { reason } => ledger.disconnected(id, &reason),

@@ -116,6 +116,7 @@ impl Prober {
             Event::Stopped(Stopped::Closed)
             | Event::Presence { .. }
             | Event::WatchRefused { .. }
+            | Event::RefreshRefused { .. }
             | Event::Delivered { .. }
             | Event::Typing { .. }
             | Event::Read { .. } => {}

@@ -14,7 +14,6 @@ mod reader;
 mod sweep;
 #[cfg(test)]
 mod tests;
-mod trusted;
 mod weight;
 
 use std::io;
@@ -30,9 +29,9 @@ use self::flusher::Flusher;
 pub use self::inspect::{LogRecord, entry_index, read_record};
 pub use self::reader::LogReader;
 use self::sweep::Garbage;
-use self::trusted::Trusted;
 use self::weight::Weight;
 use super::codec::{Damaged, DecodeError, entry_len, entry_record, read_entry_record, read_value_record, value_record};
+use super::trusted::Trusted;
 use super::types::{Entry, LogId, TypeConfig, Vote};
 use crate::env::Kv;
 use crate::env::kv::Write;

@@ -4,17 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use cluster::env::{Net, clock, tasks};
+use cluster::env::{Net, clock};
 use http::{HeaderValue, Request, Response, Uri, header};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper_util::rt::TokioIo;
 use opentelemetry_http::{Bytes, HttpClient, HttpError};
 use tokio::runtime::Handle;
 use tracing::Dispatch;
 use tracing::instrument::WithSubscriber;
 
 use crate::client::Address;
-use crate::env::{Tcp, Tls};
+use crate::env::outward;
+use crate::request::exchange;
 use crate::telemetry::Seldom;
 
 /// How long one request may take.
@@ -44,8 +43,7 @@ impl Client {
     /// What is wrong with it.
     pub fn new(base: &str, runtime: Handle) -> Result<Self, String> {
         let Address { authority, tls, .. } = Address::parse(base).map_err(|error| error.to_string())?;
-        let net: Arc<dyn Net> = Arc::new(Tcp);
-        let net = if tls { Arc::new(Tls::to_nodes(net, None).map_err(|error| error.to_string())?) } else { net };
+        let net = outward(tls).map_err(|error| error.to_string())?;
         Ok(Self { base: base.to_owned(), authority, net, runtime, trouble: Seldom::default() })
     }
 }
@@ -53,7 +51,7 @@ impl Client {
 #[async_trait]
 impl HttpClient for Client {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        let exchange = exchange(self.net.clone(), self.authority.clone(), request);
+        let exchange = ask(self.net.clone(), self.authority.clone(), request);
         // Whoever waits for this is no task of the runtime. And what the request makes libraries log is for
         // nobody: it would be exported, and so cause the next request.
         let answer = async { clock::timeout(REQUEST_WITHIN, exchange).await }.with_subscriber(Dispatch::none());
@@ -75,24 +73,15 @@ impl HttpClient for Client {
     }
 }
 
-async fn exchange(
-    net: Arc<dyn Net>,
-    authority: String,
-    mut request: Request<Bytes>,
-) -> Result<Response<Bytes>, HttpError> {
-    let stream = net.connect(&authority).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let driver = tasks::spawn(connection.with_subscriber(Dispatch::none()));
+async fn ask(net: Arc<dyn Net>, authority: String, mut request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+    let conn = net.connect(&authority).await?;
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).parse::<Uri>()?;
     *request.uri_mut() = path;
     // Nothing that the environment adds: the node's configuration says all.
     let kind = request.headers_mut().remove(header::CONTENT_TYPE);
     let headers = [(header::HOST, Some(HeaderValue::from_str(&authority)?)), (header::CONTENT_TYPE, kind)];
     *request.headers_mut() = headers.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
-    let (head, body) = sender.send_request(request.map(Full::new)).await?.into_parts();
-    let body = Limited::new(body, ANSWER_MAX_BYTES).collect().await?.to_bytes();
-    driver.abort();
-    Ok(Response::from_parts(head, body))
+    exchange(conn, request, ANSWER_MAX_BYTES).await
 }
 
 #[cfg(test)]

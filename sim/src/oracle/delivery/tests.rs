@@ -1,6 +1,6 @@
 //! The delivery oracle on doctored histories.
 
-use super::super::facts::Registered;
+use super::super::facts::{Grouped, Registered};
 use super::*;
 use crate::oracle::testing::{Scene, found, pos};
 use cluster::id::MessageId;
@@ -254,4 +254,23 @@ fn what_a_forgotten_device_was_not_told_its_next_life_is() {
         ..skipped
     });
     assert_eq!(scene.broken_by(check), Vec::<String>::new());
+}
+
+#[test]
+fn a_guest_that_says_goodbye_may_never_have_heard_of_what_a_group_lost() {
+    let mut scene = Scene::good();
+    scene.tight = true;
+    let joined = Grouped { pos: pos(2) + 1, group: "#g".into(), user: "w".into(), left: false };
+    scene.facts.grouped.push(joined);
+    scene.facts.stored[0].to = "#g".into();
+    scene.book.clients[0].sent[0].to = "#g".into();
+    scene.book.clients[1].ephemeral = true;
+    scene.book.clients[1].received.remove(0);
+    found(&scene.broken_by(check), "went on to");
+    scene.book.clients[1].closed_at = Some(60);
+    assert_eq!(scene.broken_by(check), Vec::<String>::new());
+    // What comes to itself is told in its order.
+    scene.facts.stored[0].to = "w".into();
+    scene.book.clients[0].sent[0].to = "w".into();
+    found(&scene.broken_by(check), "went on to");
 }

@@ -1,4 +1,4 @@
-//! The log's store, with words for what it finds damaged by itself.
+//! The store of records, with words for what it finds damaged by itself.
 //!
 //! Invariant: whatever layer finds damage, the node ends with the same word on what to do.
 
@@ -13,11 +13,11 @@ use crate::env::kv::Write;
 use crate::raft::codec::{Damaged, DecodeError};
 
 /// See the module.
-pub(super) struct Trusted(pub Arc<dyn Kv>);
+pub(crate) struct Trusted(pub Arc<dyn Kv>);
 
 fn explained(error: io::Error) -> io::Error {
     match error.kind() {
-        io::ErrorKind::InvalidData => Damaged::io("the log's store", DecodeError::Store(error.to_string())),
+        io::ErrorKind::InvalidData => Damaged::io("the store of records", DecodeError::Store(error.to_string())),
         _ => error,
     }
 }
