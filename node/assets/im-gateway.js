@@ -58,7 +58,7 @@ const FINAL_CODES = {
   1003: "The node refuses binary frames.",
   1009: "A message was larger than the node takes.",
   4500: "The node does not accept the token.",
-  4502: "This device is open elsewhere.",
+  4502: "This device is open elsewhere, or was forgotten.",
   4503: "The node says that this client broke the protocol.",
   4504: "This user has as many devices as allowed.",
 };
@@ -69,7 +69,7 @@ const PASSING_CODES = {
   1006: "The connection was lost.",
   1012: "The node restarts.",
   1013: "The node is overloaded.",
-  4001: "The node cannot reach the rest of its cluster.",
+  4001: "The node is not ready, or cannot reach the rest of its cluster.",
   4002: "The node heard nothing from here for too long.",
   4003: "The node got no hello in time.",
   4004: "This client reads too slowly.",

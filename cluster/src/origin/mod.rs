@@ -226,8 +226,8 @@ impl Origin {
         }
     }
 
-    /// A session of this node ended, and has no successor (its device was forgotten, or the user's tokens revoked):
-    /// it begins again.
+    /// A session of this node ended, and has no successor (the user's tokens were revoked): it begins again, for its
+    /// token may be a newer one.
     pub fn on_ended(&mut self, epoch: Epoch) -> Events {
         let Some(key) = self.by_epoch.remove(&epoch) else { return Vec::new() };
         let Some(slot) = self.slots.get_mut(&key) else { return Vec::new() };

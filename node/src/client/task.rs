@@ -248,12 +248,12 @@ pub(super) fn closed(code: u16, reason: &str, leave_within: Duration, token: &st
     let text = CloseCode::from_code(code).map_or("", CloseCode::text);
     let reason = if reason.is_empty() { text } else { reason };
     let expired = (code == CloseCode::TokenExpired.code()).then(|| token.to_owned());
-    if expired.is_none() && matches!(code, 1003 | 1009 | 4500..=4999) {
+    if expired.is_none() && !CloseCode::reconnect(code) {
         return Ended::Refused(Stopped::Refused { code, reason: reason.to_owned() });
     }
-    let wait = match code {
-        1012 => leave_within.mul_f64(rand::random()),
-        1013 => Duration::from_secs(1).mul_f64(rand::random::<f64>() + 0.5),
+    let wait = match CloseCode::from_code(code) {
+        Some(CloseCode::Restart) => leave_within.mul_f64(rand::random()),
+        Some(CloseCode::Overload) => Duration::from_secs(1).mul_f64(rand::random::<f64>() + 0.5),
         _ => Duration::ZERO,
     };
     Ended::Broken { welcome: None, reason: format!("closed by the node: {code} {reason}"), wait, expired }

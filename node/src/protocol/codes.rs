@@ -57,7 +57,7 @@ pub enum CloseCode {
     Restart = 1012,
     /// The node is overloaded.
     Overload = 1013,
-    /// The node cannot reach the quorum.
+    /// The node starts or drains, or cannot reach the quorum.
     Unavailable = 4001,
     /// The client was silent for too long.
     PingTimeout = 4002,
@@ -71,7 +71,7 @@ pub enum CloseCode {
     BadToken = 4500,
     /// The token's time is over.
     TokenExpired = 4501,
-    /// A newer session of the same device took over.
+    /// A newer session of the same device took over, or the device was forgotten.
     Superseded = 4502,
     /// The client broke the protocol.
     Protocol = 4503,
@@ -158,14 +158,14 @@ impl CloseCode {
             Self::TooLarge => "the frame is larger than frame_bytes",
             Self::Restart => "the node restarts; reconnect",
             Self::Overload => "the node is overloaded; reconnect later",
-            Self::Unavailable => "the node cannot reach the quorum; reconnect elsewhere",
+            Self::Unavailable => "the node is not ready, or cannot reach the quorum; reconnect elsewhere",
             Self::PingTimeout => "no sign of life in time",
             Self::HelloTimeout => "no hello in time",
             Self::Slow => "slow and unresponsive",
             Self::OlderAttempt => "a newer attempt of this client is already there",
             Self::BadToken => "bad token",
             Self::TokenExpired => "the token expired",
-            Self::Superseded => "replaced by a newer session of the same device",
+            Self::Superseded => "replaced by a newer session of the same device, or the device was forgotten",
             Self::Protocol => "protocol violation",
             Self::TooManyDevices => "too many devices",
         }

@@ -21,7 +21,7 @@ pub struct Rules {
     pub ack_timeout: Duration,
     /// Largest message of a client, in bytes.
     pub frame_bytes: u32,
-    /// Frames, acknowledgements aside, that a client may send per second.
+    /// Frames, acknowledgements of something new aside, that a client may send per second.
     pub send_per_s: u32,
     /// Users that a client may watch.
     pub watches: u32,

@@ -42,6 +42,7 @@ pub(super) struct Gauges {
 
 impl Gauges {
     pub fn new(make: &Maker<'_>) -> Self {
+        // Dashboards of gateways with a cache and an offline worker read these; a node that holds a replica has neither.
         for (name, help) in [
             ("im_gateway_cache_hits_total", "Route cache hits of edge gateways; 0 on a node that holds a replica"),
             ("im_gateway_cache_misses_total", "Route cache misses of edge gateways; 0 on a node that holds a replica"),

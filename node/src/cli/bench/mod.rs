@@ -149,5 +149,6 @@ fn report(plan: &Plan, traffic: Option<Traffic>, idle: Option<Idle>, servers: Ve
 fn unreachable_nodes<T>(plan: &Plan) -> Result<T, Failure> {
     let trouble = plan.stats.trouble.lock().expect("nobody panics while holding it").clone();
     let trouble = trouble.unwrap_or_else(|| "no answer".to_owned());
-    failed(format!("nothing came of it: {trouble}; check --url, and that IMGW_JWT_SECRET is the nodes'"))
+    let token = if trouble.contains("token") { ", and that IMGW_JWT_SECRET is the nodes'" } else { "" };
+    failed(format!("nothing came of it: {trouble}; check --url{token}"))
 }
