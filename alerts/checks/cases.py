@@ -105,6 +105,8 @@ def cluster(voters_up=3, voters=3, **values):
 
 
 NO_QUORUM = {"change": {"ready": 0, 'not_ready{reason="no_quorum"}': 1}}
+# Restarted since then: such a node has not lost a quorum, it never had one, and it remembers who led.
+NEVER_A_QUORUM = {"change": {"ready": 0, 'not_ready{reason="starting"}': 1}}
 
 
 def applied(rate, checkpoint_lag=0):
@@ -121,6 +123,9 @@ CASES = [
          histogram(LATENCY, 0.02, 0.015, 0), 5 * MIN, labels={"severity": "P1"}),
     Case("HighAckTimeoutRate", per_delivery("ack_timeout_total", 0), per_delivery("ack_timeout_total", 0.049),
          per_delivery("ack_timeout_total", 0.06), 5 * MIN, labels={"severity": "P2"}),
+    # On a quiet service a few are many, and say nothing: four in five minutes, or six.
+    Case("HighAckTimeoutRate", up() | {G + "ack_timeout_total": 0}, up() | {G + "ack_timeout_total": 4 / 300},
+         up() | {G + "ack_timeout_total": 6 / 300}, 5 * MIN, labels={"severity": "P2"}),
     Case("TooManyActiveConnections", gauge(G + "active_connections", 5), gauge(G + "active_connections", 100000),
          gauge(G + "active_connections", 100001), 5 * MIN, window=0, one=True, heals=True,
          labels={"severity": "warning", "node": "n1"}),
@@ -152,6 +157,8 @@ CASES = [
 
     Case("IMGatewayNoLeader", cluster(), cluster(**NO_QUORUM), cluster(**NO_QUORUM), MIN, window=0, edge_lasts=45,
          labels={"severity": "critical"}),
+    Case("IMGatewayNoLeader", cluster(), cluster(**NEVER_A_QUORUM), cluster(**NEVER_A_QUORUM), MIN, window=0,
+         edge_lasts=45, labels={"severity": "critical"}),
     Case("IMGatewayNoLeader", cluster(), cluster(change={"raft_has_leader": 0}), cluster(change={"raft_has_leader": 0}),
          MIN, window=0, edge_lasts=45, labels={"severity": "critical"}),
     Case("IMGatewayQuorumAtRisk", cluster(), cluster(2), cluster(2), MIN, window=0, edge_lasts=45,
@@ -185,6 +192,11 @@ CASES = [
                                           ("IMGatewayCertificateAlmostExpired", 2, 5 * MIN, "P1")]
       for ends in [lambda days: up() | {G + 'certificate_expiry_timestamp_seconds{port="clients"}': days * 86400}]],
 
+    *[Case("IMGatewayTelemetryDropped", lost(0), lost(0), lost(0.02), 5 * MIN, window=15 * MIN, one=True, heals=True,
+           labels={"severity": "warning", "node": "n1"})
+      for counter in ['otlp_dropped_total{reason="export",signal="logs"}', "log_lines_dropped_total"]
+      for lost in [lambda rate, counter=counter: up() | {
+          G + counter: rate, G + 'otlp_dropped_total{reason="rate",signal="traces"}': 5}]],
     *[Case("IMGatewayMetricsMissing", cluster(), up(), up(), 5 * MIN, window=0, one=True, heals=True, edge_lasts=4 * MIN,
            labels={"severity": "P1"})],
     Case("IMGatewayMetricsMissing", cluster(), cluster(), cluster(4, 4), 5 * MIN, window=0, labels={"severity": "P1"}),

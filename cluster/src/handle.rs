@@ -5,7 +5,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, MutexGuard, RwLock, RwLockReadGuard};
 
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::watch;
@@ -22,6 +22,7 @@ use crate::session::SessionSpec;
 use crate::session_handle::Session;
 use crate::state::{Destination, Limits, State, Whereabouts};
 use crate::status::Status;
+use crate::sync::read;
 use crate::{identity, membership, proposer, serve};
 
 /// A node's part in the cluster. Cheap to clone.
@@ -95,7 +96,7 @@ impl Cluster {
     pub async fn start(env: Env, config: ClusterConfig, observer: Arc<dyn Observer>) -> Result<Self, StartError> {
         let (me, boot) = identity::boot(&env).await.map_err(StartError::Identity)?;
         let router = Arc::new(Router::new(me, boot.nonce, observer.clone()));
-        let storage = crate::raft::open_with(&env, router.clone(), config.log.checkpoint)
+        let storage = crate::raft::open(&env, router.clone(), config.log.checkpoint)
             .await
             .map_err(|error| StartError::Storage(error.to_string()))?;
         let peers = Peers::new(env.net.clone(), me, config.secret.clone(), observer.clone());
@@ -202,9 +203,8 @@ impl Cluster {
     /// Raft's term here, and whether this node leads in it, as far as it knows.
     #[must_use]
     pub fn leadership(&self) -> (u64, bool) {
-        let metrics = self.inner.raft.server_metrics();
-        let metrics = metrics.borrow_watched();
-        (metrics.vote.leader_id.term, metrics.current_leader == Some(self.inner.me))
+        let term = self.inner.raft.server_metrics().borrow_watched().vote.leader_id.term;
+        (term, self.inner.leads())
     }
 
     /// A hash over this replica's state and the log index it is the state at.
@@ -279,10 +279,20 @@ async fn start_raft(
 }
 
 impl Inner {
+    /// Who leads, as far as this node knows.
+    pub fn current_leader(&self) -> Option<NodeId> {
+        self.raft.server_metrics().borrow_watched().current_leader
+    }
+
+    /// Whether this node leads, as far as it knows.
+    pub fn leads(&self) -> bool {
+        self.current_leader() == Some(self.me)
+    }
+
     /// The replicated state, read-locked. Never held across an await, nor while the router's lock is
     /// taken: who needs both takes them by [`Inner::router_and_state`].
     pub fn state(&self) -> RwLockReadGuard<'_, State> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
+        read(&self.state)
     }
 
     /// Both locks, in the one order in which they may be taken.

@@ -92,82 +92,48 @@ fn checked(name: &str, rule: &'static str) -> Result<Arc<str>, InvalidName> {
     Ok(name.into())
 }
 
-/// A user: 1–128 bytes of UTF-8 without control characters.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct UserId(Arc<str>);
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident, $rule:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(Arc<str>);
 
-/// A device of a user: 1–128 bytes of UTF-8 without control characters.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct DeviceId(Arc<str>);
+        impl $name {
+            /// Checks and takes a name.
+            ///
+            /// # Errors
+            /// When it is empty, longer than 128 bytes or holds control characters.
+            pub fn new(name: &str) -> Result<Self, InvalidName> {
+                checked(name, $rule).map(Self)
+            }
 
-/// A group: 1–128 bytes of UTF-8 without control characters.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct GroupId(Arc<str>);
+            /// The name.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
 
-impl GroupId {
-    /// Checks and takes a name.
-    ///
-    /// # Errors
-    /// When it is empty, longer than 128 bytes or holds control characters.
-    pub fn new(name: &str) -> Result<Self, InvalidName> {
-        checked(name, "a group is 1 to 128 bytes without control characters").map(Self)
-    }
-    /// The name.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
 }
 
-impl fmt::Display for GroupId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
+name! {
+    /// A user: 1–128 bytes of UTF-8 without control characters.
+    UserId, "a user is 1 to 128 bytes without control characters"
 }
-
-impl UserId {
-    /// Checks and takes a name.
-    ///
-    /// # Errors
-    /// When it is empty, longer than 128 bytes or holds control characters.
-    pub fn new(name: &str) -> Result<Self, InvalidName> {
-        checked(name, "a user is 1 to 128 bytes without control characters").map(Self)
-    }
-    /// The name.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
+name! {
+    /// A device of a user: 1–128 bytes of UTF-8 without control characters.
+    DeviceId, "a device is 1 to 128 bytes without control characters"
 }
-
-impl DeviceId {
-    /// Checks and takes a name.
-    ///
-    /// # Errors
-    /// When it is empty, longer than 128 bytes or holds control characters.
-    pub fn new(name: &str) -> Result<Self, InvalidName> {
-        checked(name, "a device is 1 to 128 bytes without control characters").map(Self)
-    }
-    /// The name.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for UserId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Display for DeviceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
+name! {
+    /// A group: 1–128 bytes of UTF-8 without control characters.
+    GroupId, "a group is 1 to 128 bytes without control characters"
 }
 
 /// A message's id: a hash of who sent what where under which key, so that any node derives the

@@ -15,6 +15,7 @@ pub mod session;
 pub mod signal;
 pub mod state;
 pub mod status;
+pub mod sync;
 pub mod trace;
 
 mod handle;

@@ -6,7 +6,7 @@
 use crate::env::tasks;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
@@ -19,6 +19,7 @@ use crate::identity;
 use crate::membership::is_member;
 use crate::peer::Kind;
 use crate::serve::{decode, encode};
+use crate::sync::lock;
 
 /// How often a node reports to the leader.
 pub const REPORT_EVERY: Duration = Duration::from_millis(100);
@@ -50,7 +51,7 @@ impl Quorum {
     }
 
     fn last(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.last)
     }
 
     /// Time since the last word, or since the start.
@@ -98,7 +99,7 @@ impl Liveness {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Heard>> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.heard)
     }
 }
 
@@ -122,11 +123,11 @@ impl Draining {
 
     /// Whether another node does, as of the last word of the leader.
     pub fn includes(&self, node: NodeId) -> bool {
-        self.others.lock().unwrap_or_else(PoisonError::into_inner).contains(&node)
+        lock(&self.others).contains(&node)
     }
 
     fn note_others(&self, others: BTreeSet<NodeId>) {
-        *self.others.lock().unwrap_or_else(PoisonError::into_inner) = others;
+        *lock(&self.others) = others;
     }
 }
 
@@ -182,7 +183,7 @@ pub(crate) async fn run(inner: Arc<Inner>) {
 }
 
 async fn report(inner: &Arc<Inner>) {
-    let leader = inner.raft.server_metrics().borrow_watched().current_leader;
+    let leader = inner.current_leader();
     match leader {
         None => {}
         Some(leader) if leader == inner.me => {

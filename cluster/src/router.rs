@@ -4,106 +4,27 @@
 //! every entry once and in order, so no session can act on what is not committed.
 
 mod awaited;
+mod mailbox;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use self::awaited::{Awaited, Awaiting, Early};
+pub use self::mailbox::Mailbox;
 use crate::env::clock;
 use crate::id::{DeviceId, MessageId, NodeId, UserId};
 use crate::observer::{Audience, Delivery, Observer};
 use crate::origin::{Events, Key, Origin};
-use crate::presence::{Count, Desk, Presence};
+use crate::presence::Desk;
 use crate::raft::{ApplySink, LogId};
 use crate::session::{Event, Outgoing, SessionSpec};
 use crate::signal::Signal;
 use crate::state::{Destination, Effect, FirstAck, GapReason, Outcome, SendRefusal};
+use crate::sync::lock;
 use crate::trace::TraceContext;
-
-/// Beyond this many waiting events a session is not told of deliveries: they are a courtesy, and
-/// all other events are bounded by its own sends in flight.
-const MAX_EVENTS: usize = 1_024;
-
-/// Beyond this many waiting events a session is told of nobody's typing or reading.
-const MAX_SIGNALS: usize = 64;
-
-/// Where a session's events wait for it. Wakes are coalesced.
-#[derive(Default)]
-pub struct Mailbox {
-    events: Mutex<VecDeque<Event>>,
-    inbox: AtomicBool,
-    /// The latest of each user whom the session watches, until it is taken.
-    presences: Mutex<BTreeMap<UserId, Count>>,
-    presence: AtomicBool,
-    notify: Notify,
-}
-
-impl Mailbox {
-    /// Whether there was room for it.
-    fn push(&self, event: Event) -> bool {
-        if event == Event::Inbox {
-            self.inbox.store(true, Ordering::Release);
-        } else {
-            let mut events = lock(&self.events);
-            let most = match event {
-                Event::Signal { .. } => MAX_SIGNALS,
-                Event::Delivered { .. } => MAX_EVENTS,
-                _ => usize::MAX,
-            };
-            if events.len() >= most {
-                return false;
-            }
-            events.push_back(event);
-        }
-        self.notify.notify_one();
-        true
-    }
-
-    /// Tells how a user is seen now, in the place of what was told before and is not taken.
-    pub(crate) fn see(&self, presence: Presence) {
-        lock(&self.presences).insert(presence.user, presence.count);
-        self.presence.store(true, Ordering::Release);
-        self.notify.notify_one();
-    }
-
-    /// Forgets what was told of these users.
-    pub(crate) fn unsee(&self, users: &BTreeSet<UserId>) {
-        lock(&self.presences).retain(|user, _| !users.contains(user));
-    }
-
-    /// Takes up to `most` of what is to be told of users.
-    pub(crate) fn take_presences(&self, most: usize) -> Vec<Presence> {
-        let mut presences = lock(&self.presences);
-        let taken = std::iter::from_fn(|| presences.pop_first()).take(most);
-        taken.map(|(user, count)| Presence { user, count }).collect()
-    }
-
-    /// The next event. Cancel-safe.
-    pub async fn next(&self) -> Event {
-        loop {
-            if let Some(event) = self.try_next() {
-                return event;
-            }
-            self.notify.notified().await;
-        }
-    }
-
-    fn try_next(&self) -> Option<Event> {
-        let mut events = lock(&self.events);
-        if let Some(event) = events.pop_front() {
-            if events.is_empty() {
-                *events = VecDeque::new();
-            }
-            return Some(event);
-        }
-        let inbox = self.inbox.swap(false, Ordering::AcqRel).then_some(Event::Inbox);
-        inbox.or_else(|| self.presence.swap(false, Ordering::AcqRel).then_some(Event::Presence))
-    }
-}
 
 /// News that a recipient's device has a message, as it travels straight to the sender's node.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -491,8 +412,4 @@ fn reason_name(reason: GapReason) -> &'static str {
         GapReason::InboxLimit => "inbox_limit",
         GapReason::Expired => "expired",
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

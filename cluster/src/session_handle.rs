@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::env::clock;
 use crate::handle::Inner;
@@ -14,6 +14,7 @@ use crate::router::{Mailbox, Notice, Router};
 use crate::session::{Delivery, Event, MembersPage, MembersRefusal, Outgoing, Request, SessionSpec};
 use crate::signal::{News, Signal};
 use crate::state::{Body, Destination, Item, Message, TRACES_LEVEL};
+use crate::sync::lock;
 
 /// A session on this node. Dropping it says that the connection was lost; [`Session::close`] that
 /// the client left in good order.
@@ -147,7 +148,7 @@ impl Session {
     /// The news goes straight to the senders' nodes; where it is lost, the cursor move tells.
     fn tell_senders(&self, upto: Pos, since: Pos) {
         let mut notices: BTreeMap<NodeId, Vec<Notice>> = BTreeMap::new();
-        let mut unacked = self.unacked.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unacked = lock(&self.unacked);
         while let Some(message) = unacked.front().filter(|message| message.pos <= upto) {
             // Its sender's own devices have it: that is no delivery, but of a message to oneself.
             let own = message.from == self.spec.user && message.to != Destination::User(self.spec.user.clone());
@@ -212,7 +213,7 @@ impl Session {
                 }
             });
         }
-        let mut unacked = self.unacked.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unacked = lock(&self.unacked);
         for delivery in &deliveries {
             if let Delivery::Message { message, .. } = delivery {
                 unacked.push_back(message.clone());

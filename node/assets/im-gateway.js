@@ -80,7 +80,8 @@ const PASSING_CODES = {
 /** What 1006 means where no connection ever stood. */
 const NO_ANSWER = "The node does not answer.";
 
-/** Why a message was not sent: `code` is the node's error code, or `too_large`, `outbox_full`, `closed`, or `unknown`. */
+/** Why a message was not sent: `code` is the node's error code, or `too_large`,
+ * `not_json`, `outbox_full`, `closed`, or `unknown`. */
 export class SendError extends Error {
   constructor(code, message) {
     super(message);
@@ -98,6 +99,8 @@ export class ImGateway {
   #outbox = [];
   /** What is asked and answered at once, not in turn with the outbox. */
   #questions = new Set();
+  /** The application has closed it, and not started it again. */
+  #closed = false;
   /** The connection that has its welcome, and the one that is being made. Usually there is one of the two. */
   #link = null;
   #dialing = null;
@@ -168,6 +171,7 @@ export class ImGateway {
 
   /** Connects, and stays connected until `close`, or until a node says that it makes no sense. */
   start() {
+    this.#closed = false;
     if (this.#state.name === "stopped") {
       this.#failures = 0;
       this.#expired = null;
@@ -187,6 +191,7 @@ export class ImGateway {
 
   /** Leaves for good. What is in the outbox is given up; it may have been stored or not. */
   close() {
+    this.#closed = true;
     this.#stop(1000, "Closed.");
     for (const entry of this.#outbox.splice(0)) {
       entry.reject(new SendError(entry.firstSentAt ? "unknown" : "closed", "The client was closed."));
@@ -205,10 +210,9 @@ export class ImGateway {
    * time of its first sending, in ms since the Unix epoch.
    */
   send(to, body, { key = randomHex(16), firstSentAt = 0 } = {}) {
-    const where = typeof to === "string" ? `"to":${JSON.stringify(to)}` : `"group":${JSON.stringify(to.group)}`;
+    const where = typeof to === "string" ? [["to", to]] : [["group", to?.group]];
     // Bytes matter: the id of the message is a hash over the body as it is on the wire.
-    const content = `${where},"key":${JSON.stringify(key)},"body":${JSON.stringify(body ?? null)}`;
-    return this.#request(`"send":{${content}}`, firstSentAt);
+    return this.#request("send", [...where, ["key", key], ["body", body ?? null]], firstSentAt);
   }
 
   /**
@@ -216,7 +220,7 @@ export class ImGateway {
    * twice is as doing it once. Resolves when it is done, rejects as `send` does.
    */
   group(act, name) {
-    return this.#request(`"group":{${JSON.stringify(act)}:${JSON.stringify(name)}}`, 0);
+    return this.#request("group", [[act, name]], 0);
   }
 
   /**
@@ -224,7 +228,7 @@ export class ImGateway {
    * as `group` does.
    */
   forget(device) {
-    return this.#request(`"forget":{"device":${JSON.stringify(device)}}`, 0);
+    return this.#request("forget", [["device", device]], 0);
   }
 
   /**
@@ -233,6 +237,7 @@ export class ImGateway {
    */
   members(name, after) {
     return new Promise((resolve, reject) => {
+      if (this.#closed) return reject(new SendError("closed", "The client was closed."));
       if (this.#questions.size >= OUTBOX_LIMIT) {
         return reject(new SendError("outbox_full", "Too many questions wait for their answer."));
       }
@@ -330,8 +335,19 @@ export class ImGateway {
     this.options.onPresence(presence);
   }
 
-  #request(frame, firstSentAt) {
+  /** Asks for something of `fields`, name by name; it waits in the outbox until it is answered. */
+  #request(type, fields, firstSentAt) {
     return new Promise((resolve, reject) => {
+      if (this.#closed) return reject(new SendError("closed", "The client was closed."));
+      let parts;
+      try {
+        parts = fields.map(([name, value]) => [JSON.stringify(name), JSON.stringify(value)]);
+      } catch (error) {
+        return reject(new SendError("not_json", `Not JSON: ${error.message}`));
+      }
+      // What JSON has no word for: a function, a symbol, a name that is missing.
+      if (parts.flat().includes(undefined)) return reject(new SendError("not_json", "What is sent must be JSON."));
+      const frame = `"${type}":{${parts.map((part) => part.join(":")).join(",")}}`;
       const entry = { frame, bytes: bytesOf(frame), firstSentAt, resolve, reject };
       if (this.#refuseTooLarge(entry)) return;
       if (this.#outbox.length >= OUTBOX_LIMIT) {

@@ -34,9 +34,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         return Err("usage: echo_bot TOKEN_FILE URL [URL ...]".into());
     };
     // Several addresses: when a node dies, the client goes on by another one.
-    let client = Client::builder(Arc::new(Tcp), urls, Arc::new(TokenFile(file.into())), "bot").connect()?;
-    // When the application has taken a message from `next`, the client acknowledges it to the cluster;
-    // until then it comes again after every reconnect.
+    let client = Client::builder(Arc::new(Tcp), urls, Arc::new(TokenFile(file.into())), "bot");
+    // `ahead(0)`: a message is acknowledged to the cluster only when it was taken from `next`; until then it comes again,
+    // also after this program died.
+    let client = client.ahead(0).connect()?;
     let mut own_user = String::new();
     while let Some(event) = client.next().await {
         match event {

@@ -37,7 +37,7 @@ pub struct Invalid(pub String);
 pub struct Config {
     /// Development mode: the demo page at `/`, and `/admin` without a token from the loopback.
     pub dev: bool,
-    /// Faults on order at `/test`, for drills; with the admin token, or from the loopback in development mode.
+    /// Faults on request at `/test`, for drills; with the admin token, or from the loopback in development mode.
     pub test_hooks: bool,
     /// The folder that holds the node's identity, log and checkpoints.
     pub data: PathBuf,

@@ -22,6 +22,9 @@ const LONGEST_MS: usize = 30_000;
 /// For those who go at the very end of their time, to arrive elsewhere.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// No other node takes clients.
+struct Nowhere;
+
 /// The one drain of a node's life.
 pub struct Drain {
     cluster: Cluster,
@@ -37,16 +40,16 @@ impl Drain {
     }
 
     /// Drains the node; returns when its clients have left or have had their time. Whoever asks
-    /// again waits for the same end.
+    /// again waits for the same end. Where there is nowhere to go, clients stay, and who asks again tries again.
     pub async fn run(&self) {
-        self.done.get_or_init(|| self.send_away()).await;
+        let _ = self.done.get_or_try_init(|| self.send_away()).await;
     }
 
-    async fn send_away(&self) {
+    async fn send_away(&self) -> Result<(), Nowhere> {
         self.cluster.drain().await;
         let urls: Vec<Arc<str>> = self.cluster.elsewhere().into_iter().map(Arc::from).collect();
         if urls.is_empty() {
-            return;
+            return Err(Nowhere);
         }
         let connections = self.connections.len();
         tracing::info!(connections, "draining: clients are sent to other nodes");
@@ -59,5 +62,6 @@ impl Drain {
             );
             self.connections.end(FIRST_MS);
         }
+        Ok(())
     }
 }

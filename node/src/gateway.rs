@@ -9,7 +9,7 @@ use cluster::Cluster;
 use cluster::env::{Env, clock, tasks};
 use tokio::sync::watch;
 
-use crate::auth::{AuthConfig, AuthConfigError, KeyServer, Masked, Verifier};
+use crate::auth::{AuthConfig, AuthConfigError, Masked, Verifier};
 use crate::drain::Drain;
 use crate::http::{self, Admission, AdmissionLimits, App, HttpLimits};
 use crate::session::{Connections, Limits, Node, TestHooks, UserPaces};
@@ -27,12 +27,12 @@ pub struct GatewayConfig {
     pub listen: String,
     /// Development mode: the demo page, tokens for anybody on this machine, `/admin` from it.
     pub dev: bool,
-    /// Faults on order, for drills.
+    /// Faults on request, for drills.
     pub test_hooks: bool,
     /// How clients' tokens are checked.
     pub auth: AuthConfig,
-    /// How a server is reached that gives out their keys, if `auth` names one.
-    pub key_server: Option<KeyServer>,
+    /// What checks them, where it has been opened already; it must have been if their keys come from a server.
+    pub verifier: Option<Arc<Verifier>>,
     /// Opens `/admin`.
     pub admin_token: Option<Masked>,
     /// Limits of connections.
@@ -56,7 +56,7 @@ impl Default for GatewayConfig {
             dev: false,
             test_hooks: false,
             auth: AuthConfig::default(),
-            key_server: None,
+            verifier: None,
             admin_token: None,
             limits: Limits::default(),
             admission: AdmissionLimits::default(),
@@ -136,7 +136,10 @@ impl Gateway {
         config: GatewayConfig,
         metrics: Arc<Metrics>,
     ) -> Result<Self, GatewayError> {
-        let verifier = Arc::new(Verifier::open(&config.auth, config.key_server).await?);
+        let verifier = match config.verifier {
+            Some(verifier) => verifier,
+            None => Arc::new(Verifier::new(&config.auth)?),
+        };
         let listen = |error| GatewayError::Listen { addr: config.listen.clone(), error };
         let listener = env.net.listen(&config.listen).await.map_err(listen)?;
         let addr = listener.local_addr();
@@ -170,6 +173,7 @@ impl Gateway {
                 trail: Trail::default(),
                 hooks: config.test_hooks.then(TestHooks::default),
                 users: UserPaces::new(config.admission.user_send_per_s),
+                unacknowledged: Seldom::default(),
             }),
             cluster,
             connections: connections.clone(),

@@ -23,7 +23,9 @@ const ALLOCATOR_SETTINGS: &[u8] =
 static ALLOCATOR_CONF: &u8 = &ALLOCATOR_SETTINGS[0];
 
 fn main() -> ExitCode {
-    match cli::run() {
+    let outcome = cli::run();
+    im_gateway::telemetry::logs::finish();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             // Nothing is left to do when stderr itself is closed.

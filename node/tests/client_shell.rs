@@ -218,6 +218,18 @@ async fn messages_are_surfaced_once_and_acknowledged_when_taken() {
 }
 
 #[tokio::test]
+async fn what_is_too_large_keeps_nobody_waiting() {
+    let node = Node::start().await;
+    let client = client(&[&node], 256);
+    let (_socket, _) = node.welcome(25_000, 8, 1).await;
+    assert!(matches!(soon("it stands", client.next()).await, Some(Event::Connected { .. })));
+    let flushed = client.clone();
+    let fate = client.send("bob", &"x".repeat(1 << 20)).await.expect("taken");
+    soon("nothing waits", flushed.flush()).await;
+    assert!(matches!(soon("a fate", fate).await, Fate::TooLarge { .. }));
+}
+
+#[tokio::test]
 async fn a_close_code_of_4500_or_more_ends_it() {
     let node = Node::start().await;
     let client = client(&[&node], 256);

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use cluster::raft::{ApplySink, LogId, LogStore, StateMachine, Storage, TypeConfig};
+use cluster::raft::{ApplySink, CheckpointEvery, LogId, LogStore, StateMachine, Storage, TypeConfig};
 use cluster::state::Effect;
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
@@ -23,7 +23,8 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for OnDisk {
     async fn build(&self) -> Result<(TempDir, LogStore, StateMachine), StorageError<TypeConfig>> {
         let dir = tempfile::tempdir().expect("a folder");
         let env = im_gateway::env::open(dir.path()).expect("opens");
-        let Storage { log, machine, .. } = cluster::raft::open(&env, Arc::new(NoSink)).await.expect("opens");
+        let Storage { log, machine, .. } =
+            cluster::raft::open(&env, Arc::new(NoSink), CheckpointEvery::default()).await.expect("opens");
         Ok((dir, log, machine))
     }
 }

@@ -1,7 +1,9 @@
 //! Rare things that a sweep must meet somewhere, or it proves little about them.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
+
+use cluster::sync::lock;
 
 /// All of them.
 pub const POINTS: [&str; 36] = [
@@ -45,8 +47,8 @@ pub const POINTS: [&str; 36] = [
 
 static REACHED: Mutex<BTreeMap<&'static str, u64>> = Mutex::new(BTreeMap::new());
 
-fn lock() -> MutexGuard<'static, BTreeMap<&'static str, u64>> {
-    REACHED.lock().unwrap_or_else(PoisonError::into_inner)
+fn locked() -> MutexGuard<'static, BTreeMap<&'static str, u64>> {
+    lock(&REACHED)
 }
 
 /// It happened.
@@ -55,10 +57,10 @@ fn lock() -> MutexGuard<'static, BTreeMap<&'static str, u64>> {
 /// When it is none of [`POINTS`].
 pub fn reached(point: &'static str) {
     assert!(POINTS.contains(&point), "{point:?} is not listed");
-    *lock().entry(point).or_default() += 1;
+    *locked().entry(point).or_default() += 1;
 }
 
 /// How often each happened in this process.
 pub fn counts() -> BTreeMap<&'static str, u64> {
-    lock().clone()
+    locked().clone()
 }

@@ -1,7 +1,8 @@
 //! Seeded chance.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
+use cluster::sync::lock;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -19,7 +20,7 @@ impl Dice {
 
     /// A number in `low..=high`.
     pub fn between(&self, low: u64, high: u64) -> u64 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).random_range(low..=high)
+        lock(&self.0).random_range(low..=high)
     }
 
     /// True once in `times`, on average.

@@ -2,10 +2,12 @@
 //! that is told to have happened and that nothing below saw proves nothing.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use crate::nemesis::Kind;
 use crate::oracle::{Violation, harness};
+
+use cluster::sync::lock;
 
 /// What can be undergone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,18 +40,18 @@ pub enum Undergone {
 
 static SEEN: Mutex<BTreeSet<Undergone>> = Mutex::new(BTreeSet::new());
 
-fn lock() -> MutexGuard<'static, BTreeSet<Undergone>> {
-    SEEN.lock().unwrap_or_else(PoisonError::into_inner)
+fn locked() -> MutexGuard<'static, BTreeSet<Undergone>> {
+    lock(&SEEN)
 }
 
 /// Something was undergone.
 pub fn note(what: Undergone) {
-    lock().insert(what);
+    locked().insert(what);
 }
 
 /// What was undergone in this process.
 pub fn seen() -> BTreeSet<Undergone> {
-    lock().clone()
+    locked().clone()
 }
 
 /// What a kind of fault leaves behind, whenever it happens.

@@ -1,7 +1,8 @@
 //! What the nodes say of traced messages, collected as a collector would.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use cluster::sync::lock;
 use im_gateway::telemetry::{Span, SpanSink};
 
 /// All spans of a run, each with the process that made it, in the order in which they were finished.
@@ -16,7 +17,7 @@ impl Spans {
 
     /// What has come so far.
     pub fn lock(&self) -> MutexGuard<'_, Vec<(String, Span)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

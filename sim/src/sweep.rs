@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use std::{fs, io, thread};
 
@@ -15,6 +15,8 @@ use crate::oracle::STALE_P99_NS;
 use crate::report::{self, Seed};
 use crate::slo::Histogram;
 use crate::summary::Summary;
+
+use cluster::sync::lock;
 
 /// A sweep of so many seeds must have met every rare thing.
 const MEETS_ALL: usize = 200;
@@ -151,10 +153,6 @@ impl Progress {
         let left = now.as_secs_f64() / done as f64 * (all as f64 - done as f64);
         let _ = write!(io::stderr(), "\r{done} of {all} done, {failed} failed, {left:.0} s to go   ");
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn indent(text: &str) -> String {

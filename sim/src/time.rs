@@ -9,11 +9,12 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use cluster::env::clock::{self, Instant, Sleep, Source};
+use cluster::sync::lock;
 use madsim::task::NodeId;
 use madsim::time::TimeHandle;
 
@@ -177,7 +178,7 @@ struct Bell(Mutex<Option<Waker>>);
 
 impl Bell {
     fn lock(&self) -> MutexGuard<'_, Option<Waker>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -5,13 +5,14 @@
 
 mod machine;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use cluster::config::LogKeeping;
 use cluster::env::Env;
 use cluster::raft::CheckpointEvery;
 use cluster::state::FEATURE_LEVEL;
+use cluster::sync::lock;
 use cluster::{Cluster, ClusterConfig};
 use madsim::runtime::Handle;
 use madsim::task::NodeId;
@@ -74,10 +75,6 @@ pub struct Ended {
     /// How.
     pub end: End,
     process: NodeId,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl World {

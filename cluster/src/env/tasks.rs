@@ -7,12 +7,14 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::panic::Location;
 use std::pin::Pin;
+use std::sync::RwLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{PoisonError, RwLock};
 use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
 use tokio::task::JoinHandle;
+
+use crate::sync::{read, write};
 
 /// A line of the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,7 +43,7 @@ where
 /// How many tasks are alive, by where they were started; only places with any.
 #[must_use]
 pub fn alive() -> Vec<(Place, usize)> {
-    let all = ALIVE.read().unwrap_or_else(PoisonError::into_inner);
+    let all = read(&ALIVE);
     let counts = all.iter().map(|(place, count)| (*place, count.load(Ordering::Relaxed)));
     counts.filter(|(_, count)| *count > 0).collect()
 }
@@ -68,9 +70,9 @@ struct Alive(&'static AtomicUsize);
 
 impl Alive {
     fn new(place: Place) -> Self {
-        let known = ALIVE.read().unwrap_or_else(PoisonError::into_inner).get(&place).copied();
+        let known = read(&ALIVE).get(&place).copied();
         let count = known.unwrap_or_else(|| {
-            let mut all = ALIVE.write().unwrap_or_else(PoisonError::into_inner);
+            let mut all = write(&ALIVE);
             all.entry(place).or_insert_with(|| Box::leak(Box::default()))
         });
         count.fetch_add(1, Ordering::Relaxed);

@@ -155,7 +155,7 @@ fn successor(inner: &Inner) -> Option<NodeId> {
 
 /// Hands leadership over if this node leads and another voter can take it that does not drain itself.
 pub(crate) async fn step_down(inner: &Inner) {
-    let leads = inner.raft.server_metrics().borrow_watched().current_leader == Some(inner.me);
+    let leads = inner.leads();
     if leads && View::of(inner).voters.len() > 1 {
         match clock::timeout(STEP_DOWN_WITHIN, transfer(inner, None)).await {
             Ok(Ok(())) => {}

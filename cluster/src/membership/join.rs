@@ -142,7 +142,7 @@ fn applied_as_leader(inner: &Inner) -> bool {
 /// Asks the leader if it is known, and unless it says yes everybody at `join`, following one hint each: who led last
 /// may lead no more.
 async fn ask_around(inner: &Inner, join: &Join, refusals: &mut BTreeMap<String, String>) {
-    let leader = inner.raft.server_metrics().borrow_watched().current_leader;
+    let leader = inner.current_leader();
     if let Some(leader) = leader {
         if leader == inner.me {
             let answer = asked(inner, inner.me, join.clone()).await;
@@ -191,7 +191,7 @@ pub(crate) async fn asked(inner: &Inner, from: NodeId, join: Join) -> Answer {
     if view.addresses.is_empty() {
         return Answer::NoCluster;
     }
-    let leader = inner.raft.server_metrics().borrow_watched().current_leader;
+    let leader = inner.current_leader();
     match leader {
         None => Answer::Later("there is no leader now".into()),
         Some(leader) if leader != inner.me => match view.addresses.get(&leader) {

@@ -71,7 +71,7 @@ pub(crate) async fn run(inner: Arc<Inner>) {
     let mut term: Option<Term> = None;
     loop {
         every.tick().await;
-        let leads = inner.raft.server_metrics().borrow_watched().current_leader == Some(inner.me);
+        let leads = inner.leads();
         if !leads {
             term = None;
             continue;

@@ -7,7 +7,7 @@
 use crate::env::tasks;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -24,6 +24,7 @@ use super::wire::{self, LinkEnd};
 use crate::env::clock::{self, Instant};
 use crate::env::net::{BoxConn, Listener};
 use crate::id::NodeId;
+use crate::sync::lock;
 
 /// Between attempts to accept after an error (out of file handles).
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -70,7 +71,7 @@ impl Drop for Entry<'_> {
 
 impl Register {
     fn books(&self) -> MutexGuard<'_, Books> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.books)
     }
 
     /// Enters an authenticated link; a lasting one replaces its node's older one.

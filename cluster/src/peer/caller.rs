@@ -5,7 +5,7 @@
 //! link) takes it out of all of them.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use super::wire::{self, FrameReader, LinkEnd, Pulse};
 use super::{Kind, PeerError};
 use crate::env::clock;
 use crate::env::net::BoxConn;
+use crate::sync::lock;
 
 type Answer = Result<Bytes, String>;
 
@@ -56,7 +57,7 @@ impl Caller {
     }
 
     fn pending(&self) -> MutexGuard<'_, Pending> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.pending)
     }
 
     /// Frames queued and requests not ended.

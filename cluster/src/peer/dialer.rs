@@ -4,7 +4,7 @@
 //! logged once, whatever the number of attempts between.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -19,6 +19,7 @@ use super::{LinkState, LinkView};
 use crate::env::clock;
 use crate::env::net::BoxConn;
 use crate::id::NodeId;
+use crate::sync::lock;
 
 /// Why an attempt gave no link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -85,7 +86,7 @@ impl Target {
     }
 
     fn standing(&self) -> MutexGuard<'_, Standing> {
-        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.standing)
     }
 
     /// The link, if there is one.

@@ -4,11 +4,12 @@
 //! bounded budget, which lives until the frame was handed to the system.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::frame::{Frame, FrameType};
+use crate::sync::lock;
 
 /// A share of a budget, given back when dropped.
 #[derive(Debug)]
@@ -95,7 +96,7 @@ pub(super) struct Outbox {
 
 impl Outbox {
     fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.queue)
     }
 
     /// Queues a frame; `false` when the link has ended.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use crate::env::net::Net;
 use crate::env::{clock, tasks};
 use crate::id::NodeId;
 use crate::observer::Observer;
+use crate::sync::lock;
 
 /// What the tasks share.
 pub(super) struct Inner {
@@ -33,7 +34,7 @@ pub(super) struct Inner {
 
 impl Inner {
     fn targets(&self) -> MutexGuard<'_, BTreeMap<NodeId, Arc<Target>>> {
-        self.targets.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.targets)
     }
 
     /// Announces that a link's state changed.

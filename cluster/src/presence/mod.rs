@@ -12,7 +12,7 @@ mod damped;
 mod watches;
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -25,6 +25,7 @@ use crate::handle::Inner;
 use crate::id::UserId;
 use crate::origin::Key;
 use crate::router::Mailbox;
+use crate::sync::lock;
 
 /// Most often that a user is looked at.
 pub const TICK: Duration = Duration::from_millis(50);
@@ -62,7 +63,7 @@ struct Watching {
 
 impl Desk {
     fn lock(&self) -> MutexGuard<'_, Watching> {
-        self.watching.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.watching)
     }
 
     /// A session watches these users, too.

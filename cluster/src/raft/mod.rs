@@ -68,15 +68,7 @@ pub struct Storage {
 ///
 /// # Errors
 /// When it cannot be read, or is damaged; see [`codec::Damaged`].
-pub async fn open(env: &Env, sink: Arc<dyn ApplySink>) -> Result<Storage, OpenError> {
-    open_with(env, sink, CheckpointEvery::default()).await
-}
-
-/// As [`open`], with checkpoints as often as told.
-///
-/// # Errors
-/// As [`open`].
-pub async fn open_with(env: &Env, sink: Arc<dyn ApplySink>, every: CheckpointEvery) -> Result<Storage, OpenError> {
+pub async fn open(env: &Env, sink: Arc<dyn ApplySink>, every: CheckpointEvery) -> Result<Storage, OpenError> {
     let log = LogStore::open(env.kv.clone()).await.map_err(OpenError::Log)?;
     let (store, state) = checkpoint::Store::open(env.blobs.clone()).await.map_err(OpenError::Checkpoint)?;
     let covered = store.current().and_then(|checkpoint| checkpoint.manifest.last_log_id);

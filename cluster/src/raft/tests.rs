@@ -19,7 +19,8 @@ struct InMemory;
 impl StoreBuilder<TypeConfig, LogStore, StateMachine> for InMemory {
     async fn build(&self) -> Result<((), LogStore, StateMachine), StorageError<TypeConfig>> {
         let env = env(MemKv::new(), MemBlobs::new());
-        let Storage { log, machine, .. } = open(&env, Arc::new(NoSink)).await.expect("opens");
+        let Storage { log, machine, .. } =
+            open(&env, Arc::new(NoSink), CheckpointEvery::default()).await.expect("opens");
         Ok(((), log, machine))
     }
 }
@@ -42,11 +43,12 @@ async fn a_command_of_a_newer_build_stops_the_node_with_a_clear_word() {
 #[tokio::test]
 async fn a_log_without_the_checkpoint_that_it_was_purged_for_is_refused() {
     let (kv, blobs) = (MemKv::new(), MemBlobs::new());
-    let Storage { mut log, .. } = open(&env(kv.clone(), blobs.clone()), Arc::new(NoSink)).await.expect("opens");
+    let Storage { mut log, .. } =
+        open(&env(kv.clone(), blobs.clone()), Arc::new(NoSink), CheckpointEvery::default()).await.expect("opens");
     let (_, entry) = Script::new();
     log.blocking_append([entry.clone()]).await.expect("appended");
     log.purge(entry.log_id).await.expect("purged");
-    let reopened = open(&env(kv, blobs), Arc::new(NoSink)).await;
+    let reopened = open(&env(kv, blobs), Arc::new(NoSink), CheckpointEvery::default()).await;
     let error = reopened.err().expect("refused").to_string();
     assert!(error.contains("the newest checkpoint") && error.contains("empty its data directory"), "{error}");
 }

@@ -65,7 +65,15 @@ impl JwksUrl {
 
 impl fmt::Display for JwksUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.uri.fmt(f)
+        // A query may hold a key.
+        let query = if self.uri.query().is_some() { "?***" } else { "" };
+        write!(
+            f,
+            "{}://{}{}{query}",
+            self.uri.scheme_str().unwrap_or_default(),
+            self.address.authority,
+            self.uri.path()
+        )
     }
 }
 
@@ -81,6 +89,9 @@ impl TryFrom<String> for Jwks {
         let address = Address::parse(&text).map_err(|_| wrong())?;
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         let local = host == "localhost" || host.parse().is_ok_and(|host: IpAddr| host.is_loopback());
+        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            return Err("a JWKS URL with a name or password in it is not supported: key sets are public".into());
+        }
         match uri.scheme_str() {
             Some("https") => Ok(Self::Url(JwksUrl { uri, address })),
             Some("http") if local => Ok(Self::Url(JwksUrl { uri, address })),

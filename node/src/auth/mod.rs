@@ -8,11 +8,13 @@ mod issue;
 mod jwks;
 mod source;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::fmt;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use cluster::env::clock;
 use cluster::id::{DeviceId, UserId};
+use cluster::sync::{read, write};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::Deserialize;
 
@@ -129,6 +131,12 @@ enum OneOrMany {
     Many(Vec<String>),
 }
 
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Verifier")
+    }
+}
+
 impl Verifier {
     /// Takes the configuration; reads the JWKS file if there is one.
     ///
@@ -186,7 +194,7 @@ impl Verifier {
         let changed = self.source.changed().await;
         self.looked.send_replace(clock::now());
         let Some(keys) = changed? else { return Ok(false) };
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+        *write(&self.keys) = Arc::new(keys);
         Ok(true)
     }
 
@@ -224,12 +232,20 @@ impl Verifier {
             return false;
         }
         let mut looked = self.looked.subscribe();
-        let last = *looked.borrow_and_update();
-        if (clock::now() - last) >= LOOK_AGAIN_AFTER {
-            self.wanted.notify_one();
+        looked.borrow_and_update();
+        if self.look_soon() {
             let _ = clock::timeout(LOOK_AGAIN_WITHIN, looked.changed()).await;
         }
         true
+    }
+
+    /// As [`Verifier::look_again`], and waits for nothing; whether the source will be looked at.
+    pub fn look_soon(&self) -> bool {
+        let due = clock::now() - *self.looked.borrow() >= LOOK_AGAIN_AFTER;
+        if due {
+            self.wanted.notify_one();
+        }
+        due
     }
 
     /// Checks a token as of now.
@@ -277,7 +293,7 @@ impl Verifier {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(AuthError::Malformed);
         }
-        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let keys = read(&self.keys).clone();
         let header = jsonwebtoken::decode_header(token).map_err(|error| match error.kind() {
             // An algorithm that the library has no name for, `none` among them.
             jsonwebtoken::errors::ErrorKind::Json(_) => AuthError::Algorithm,

@@ -1,12 +1,12 @@
 //! Where keys come from: the configuration, a file, a web server.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use cluster::env::{Net, clock};
+use cluster::sync::lock;
 use http::{Request, StatusCode, header};
 
 use super::config::{AuthConfig, AuthConfigError, DEV_SECRET, Jwks, JwksUrl, Masked};
@@ -25,12 +25,6 @@ const KEYS_MAX_BYTES: usize = 1 << 20;
 /// How the server is reached that gives out the key set at [`Jwks::Url`].
 #[derive(Clone)]
 pub struct KeyServer(pub Arc<dyn Net>);
-
-impl fmt::Debug for KeyServer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("KeyServer")
-    }
-}
 
 pub(super) enum Source {
     Secret { secret: Masked, development: bool },
@@ -115,8 +109,4 @@ async fn fetch(net: &dyn Net, url: &JwksUrl) -> Result<String, String> {
         return Err(format!("it answers {}", answer.status()));
     }
     String::from_utf8(answer.into_body().into()).map_err(|_| "its answer is not text".into())
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

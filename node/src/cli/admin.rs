@@ -61,7 +61,14 @@ pub fn drain(args: &DrainArgs) -> Result<(), Failure> {
     let target = &args.target;
     let path = if args.force { "/admin/drain?force=true" } else { "/admin/drain" };
     local_runtime()?.block_on(async {
-        ask(target, Method::POST, path).await?;
+        let answer = ask(target, Method::POST, path).await?;
+        let answer: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+        if answer["nowhere_to_go"] == true {
+            return print(&format!(
+                "no other node takes clients: the {} of {} stay until it stops; it takes no new ones",
+                answer["connections"], target.url
+            ));
+        }
         let begun = clock::now();
         let mut fewest = u64::MAX;
         let mut patience = clock::now() + DRAIN_PATIENCE;

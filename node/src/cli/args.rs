@@ -67,7 +67,7 @@ pub struct ServeArgs {
     /// Development mode: the demo page, and administration from the loopback without a token
     #[arg(long)]
     pub dev: bool,
-    /// Allow faults on order (/test/…), for drills
+    /// Allow faults on request (/test/…), for drills
     #[arg(long)]
     pub test_hooks: bool,
     /// Folder of this node's data
@@ -140,7 +140,7 @@ pub struct UpArgs {
     /// Start a node again when its process ends
     #[arg(long)]
     pub restart: bool,
-    /// Allow faults on order (/test/…) on all nodes, for drills
+    /// Allow faults on request (/test/…) on all nodes, for drills
     #[arg(long)]
     pub test_hooks: bool,
 }

@@ -16,6 +16,7 @@ use futures_util::stream::FuturesUnordered;
 use http::Method;
 use im_gateway::client::{Address, Client, Event, Fate, Incoming, Receipt, Stopped, To, Tokens};
 use im_gateway::env::Tcp;
+use im_gateway::protocol::ErrorCode;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin};
 
@@ -209,7 +210,11 @@ impl Chat {
             return self.command(command, name.trim()).await;
         }
         if line.is_empty() || line.starts_with('/') {
-            return if line.is_empty() { Ok(()) } else { self.note(HELP) };
+            return if line.is_empty() {
+                Ok(())
+            } else {
+                self.note(&format!("{line}: no such command, or without its name; {HELP}"))
+            };
         }
         let (to, text) = match line.strip_prefix('@').and_then(|rest| rest.split_once(char::is_whitespace)) {
             Some((to, text)) => (To::User(to.to_owned()), text.trim()),
@@ -243,7 +248,7 @@ impl Chat {
             "/create" => GroupAct::Create,
             "/join" => GroupAct::Join,
             "/leave" => GroupAct::Leave,
-            _ => return self.note(HELP),
+            _ => return self.note(&format!("no command {}; {HELP}", visible(command))),
         };
         let since = clock::now();
         match self.client.group(act, name).await {
@@ -259,7 +264,7 @@ impl Chat {
                 let names: Vec<String> = members.iter().map(|name| visible(name)).collect();
                 self.note(&format!("{}{}", names.join(", "), if more { ", …" } else { "" }))
             }
-            Ok(Err(Some(code))) => self.note(&format!("not told: {code:?}")),
+            Ok(Err(Some(code))) => self.note(&format!("not told: {}", untold(code))),
             Ok(Err(None)) => Ok(()),
             Err(_) => self.note("no answer so far"),
         }
@@ -357,6 +362,15 @@ fn text_of(message: &Incoming) -> String {
             _ => visible(message.body.get()),
         },
         _ => visible(message.body.get()),
+    }
+}
+
+/// Why nobody says who is in a group.
+fn untold(code: ErrorCode) -> String {
+    match code {
+        ErrorCode::UnknownGroup => "there is no such group".to_owned(),
+        ErrorCode::NotMember => "only members are told who is in it".to_owned(),
+        other => format!("{other:?}"),
     }
 }
 

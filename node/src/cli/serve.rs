@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cluster::env::{Env, Net, clock};
 use cluster::{Cluster, StartError};
-use im_gateway::auth::{Jwks, KeyServer};
+use im_gateway::auth::{AuthConfig, AuthConfigError, Jwks, KeyServer, Verifier};
 use im_gateway::env::{OpenError, RESERVED_FILES, Tls, TlsError, TlsFiles, outward, raise_file_limit, terminated};
 use im_gateway::gateway::{Gateway, GatewayConfig, GatewayError};
 use im_gateway::telemetry::logs::Tap;
@@ -20,6 +20,9 @@ use crate::config::{Config, Sources, load};
 
 /// How long a node may take to stop in good order.
 const STOP: Duration = Duration::from_secs(8);
+/// How long the server of tokens' keys may fail while a node starts, and when it is asked again.
+const KEYS_WITHIN: Duration = Duration::from_secs(15);
+const KEYS_AGAIN: Duration = Duration::from_secs(3);
 /// How long the collector may take to hear the last spans, and then the last lines.
 const FLUSH: Duration = Duration::from_secs(2);
 
@@ -89,6 +92,7 @@ fn node(config: &Config, warnings: &[String], alone: bool) -> Result<(), Failure
             error => error.to_string(),
         })
     })?;
+    let verifier = Arc::new(above.block_on(verifier(&config.auth))?);
     let metrics = Arc::new(Metrics::new());
     let env = metrics.watch_disk(env);
     above.spawn(metrics.clone().watch_data(config.data.clone()));
@@ -97,9 +101,7 @@ fn node(config: &Config, warnings: &[String], alone: bool) -> Result<(), Failure
     let cluster = below.block_on(starting).or_else(|error| failed(explain(&error)))?;
     let otlp = exporter(config, &cluster, &metrics, &above, &tap)?;
     let mut gateway = GatewayConfig { streams, levels: Some(levels), ..config.gateway() };
-    if let Some(Jwks::Url(url)) = &config.auth.jwks {
-        gateway.key_server = Some(KeyServer(outward(url.address.tls).or_else(|error| failed(error.to_string()))?));
-    }
+    gateway.verifier = Some(verifier);
     gateway.traces.sink = otlp.clone().map(|otlp| otlp as Arc<dyn SpanSink>);
     let starting = Gateway::start(for_clients, cluster.clone(), gateway, metrics);
     let outcome = above.block_on(serve(config, starting, &cluster, alone));
@@ -113,6 +115,24 @@ fn node(config: &Config, warnings: &[String], alone: bool) -> Result<(), Failure
     above.shutdown_timeout(Duration::from_millis(100));
     below.shutdown_timeout(Duration::from_secs(1));
     outcome
+}
+
+/// What checks tokens. Without keys a node could only turn everybody away, so it begins nothing before it has them.
+async fn verifier(auth: &AuthConfig) -> Result<Verifier, Failure> {
+    let server = match &auth.jwks {
+        Some(Jwks::Url(url)) => Some(KeyServer(outward(url.address.tls).or_else(|error| failed(error.to_string()))?)),
+        _ => None,
+    };
+    let give_up = clock::now() + KEYS_WITHIN;
+    loop {
+        match Verifier::open(auth, server.clone()).await {
+            Err(error @ AuthConfigError::Fetch { .. }) if clock::now() < give_up => {
+                tracing::warn!(%error, "trying again");
+                clock::sleep(KEYS_AGAIN).await;
+            }
+            opened => return opened.or_else(|error| failed(error.to_string())),
+        }
+    }
 }
 
 /// The way to the collector, if there is one; log lines go it from here on.

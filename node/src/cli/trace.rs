@@ -3,6 +3,7 @@
 use cluster::id::MessageId;
 use futures_util::future::join_all;
 use http::Method;
+use im_gateway::client::Address;
 use serde_json::{Value, json};
 
 use super::admin::ask;
@@ -20,7 +21,11 @@ pub fn run(args: &TraceArgs) -> Result<(), Failure> {
         let status = read(&args.target, "/admin/status").await?;
         let others = status["nodes"].as_array().into_iter().flatten().filter(|node| node["node"] != status["node"]);
         let others = others.filter_map(|node| Some((node["node"].as_str()?, node["client_url"].as_str()?)));
-        let targets = others.filter(|(_, url)| !url.is_empty()).map(|(node, url)| {
+        // The admin token leaves TLS for nobody.
+        let tls = |url: &str| Address::parse(url).map(|address| address.tls).ok();
+        let (same, unlike): (Vec<_>, Vec<_>) =
+            others.filter(|(_, url)| !url.is_empty()).partition(|(_, url)| tls(url) == tls(&args.target.url));
+        let targets = same.into_iter().map(|(node, url)| {
             let target = AdminTarget { url: url.to_owned(), ..args.target.clone() };
             (node.to_owned(), target)
         });
@@ -31,7 +36,8 @@ pub fn run(args: &TraceArgs) -> Result<(), Failure> {
             // Who only told a gap knows now that it may count this one.
             told = Told::by(&asked, &format!("{path}&seq={seq}")).await?;
         }
-        let Told { mut steps, waits, silent } = told;
+        let Told { mut steps, waits, mut silent } = told;
+        silent.extend(unlike.into_iter().map(|(node, url)| format!("{node} at {url}: ask it by --url")));
         // Nodes' clocks differ: what a node says stays in its own order where times are equal.
         steps.sort_by_key(|step| step["ts_ms"].as_u64());
         if args.json {
@@ -95,7 +101,7 @@ fn steps_of(answer: &Value) -> Vec<Value> {
 }
 
 fn unasked(silent: &[String]) -> String {
-    if silent.is_empty() { String::new() } else { format!("\n(not asked, because unreachable: {})", silent.join(", ")) }
+    if silent.is_empty() { String::new() } else { format!("\n(unreachable, or not asked: {})", silent.join(", ")) }
 }
 
 /// A step for people.

@@ -100,6 +100,8 @@ pub(super) struct Link {
     /// Control frames of ours that wait to be written.
     pong_due: bool,
     renewal: Option<String>,
+    /// The node did not take it.
+    renewal_refused: bool,
     /// The node's request to leave: when we do, and where to.
     leave: Option<(Sleep, Option<String>)>,
     /// The time that the node gave to all of its clients.
@@ -142,6 +144,7 @@ impl Link {
             heard: clock::now(),
             pong_due: false,
             renewal: None,
+            renewal_refused: false,
             leave: None,
             leave_within: RESTART,
         };
@@ -247,6 +250,10 @@ impl Link {
             if let Some(Poll::Ready(token)) = renewing.as_mut().map(|renewing| renewing.as_mut().poll(cx)) {
                 return Poll::Ready(Turn::Renewed(token));
             }
+            if std::mem::take(&mut self.renewal_refused) {
+                *renew_at = Some(clock::sleep(RENEW_AGAIN));
+                again = true;
+            }
             if renewing.is_none() && renew_at.as_mut().is_some_and(|at| at.as_mut().poll(cx).is_ready()) {
                 *renew_at = None;
                 return Poll::Ready(Turn::Renew);
@@ -293,7 +300,10 @@ impl Link {
                 let at = self.leave_within.mul_f64(0.4 + 0.4 * rand::random::<f64>());
                 self.leave = Some((clock::sleep(at), go_away.url.map(std::borrow::Cow::into_owned)));
             }
-            _ => self.shared.received(frame),
+            body => {
+                self.renewal_refused |= frame.id == Some(REFRESH_ID) && matches!(body, ServerBody::Error(_));
+                self.shared.received(ServerFrame { id: frame.id, body });
+            }
         }
         Ok(())
     }
@@ -324,7 +334,7 @@ impl Link {
             let refresh = Refresh { token: token.into() };
             return Some(ClientFrame { id: Some(REFRESH_ID), body: ClientBody::Refresh(refresh) }.encode());
         }
-        self.shared.state().next_frame()
+        self.shared.next_frame()
     }
 
     /// Leaves a connection whose place another has taken. What is to be acknowledged, that one does.

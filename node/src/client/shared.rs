@@ -167,6 +167,18 @@ impl Shared {
         }
     }
 
+    /// The next frame of ours to write, if any.
+    pub fn next_frame(&self) -> Option<String> {
+        let mut state = self.state();
+        let waiting = state.outbox.len();
+        let frame = state.next_frame();
+        if state.outbox.len() < waiting {
+            // What is too large to be sent waits no more.
+            self.room.notify_waiters();
+        }
+        frame
+    }
+
     /// Takes in what came from the node.
     pub fn received(&self, frame: ServerFrame<'_>) {
         let mut state = self.state();

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use cluster::env::clock;
 use http::Uri;
-use im_gateway::auth::{DEV_SECRET, Masked};
+use im_gateway::auth::{DEV_SECRET, Jwks, Masked, Verifier};
 
 use super::{Config, Invalid};
 
@@ -97,6 +97,9 @@ impl Config {
         }
         if self.auth.jwks.is_some() && self.auth.secret.is_some() {
             return refuse("both `auth.secret` and `auth.jwks` are set; keep the one that signs your tokens");
+        }
+        if let Some(Jwks::File(_)) = &self.auth.jwks {
+            Verifier::new(&self.auth).map_err(|error| Invalid(error.to_string()))?;
         }
         for (key, secret) in self.secrets() {
             if secret.reveal().is_empty() {

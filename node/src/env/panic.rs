@@ -24,6 +24,7 @@ pub fn end_process_on_panic() {
         report(info);
         if !EXPECTED.get() {
             log(info);
+            crate::telemetry::logs::finish();
             process::exit(FAILED);
         }
     }));

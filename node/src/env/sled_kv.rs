@@ -21,6 +21,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cluster::env::Kv;
 use cluster::env::kv::Write;
+use cluster::sync::{lock, read, write};
 use sled::{Batch, Db, Tree};
 use tokio::sync::oneshot;
 
@@ -110,7 +111,7 @@ impl Kv for SledKv {
     fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
         let store = &self.store;
         store.guarded(|| {
-            let _whole = store.next.read().unwrap_or_else(PoisonError::into_inner);
+            let _whole = read(&store.next);
             store.db.get(packing::record_key(key)).map_err(io_error)?.map(|stored| store.value(&stored)).transpose()
         })
     }
@@ -118,7 +119,7 @@ impl Kv for SledKv {
     fn range(&self, from: &[u8], to: &[u8], limit: usize) -> io::Result<Vec<(Bytes, Bytes)>> {
         let store = &self.store;
         store.guarded(|| {
-            let _whole = store.next.read().unwrap_or_else(PoisonError::into_inner);
+            let _whole = read(&store.next);
             if from >= to {
                 return Ok(Vec::new());
             }
@@ -130,7 +131,7 @@ impl Kv for SledKv {
     fn last(&self, from: &[u8], to: &[u8]) -> io::Result<Option<(Bytes, Bytes)>> {
         let store = &self.store;
         store.guarded(|| {
-            let _whole = store.next.read().unwrap_or_else(PoisonError::into_inner);
+            let _whole = read(&store.next);
             if from >= to {
                 return Ok(None);
             }
@@ -210,7 +211,7 @@ impl Store {
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.waiting)
     }
 
     fn value(&self, stored: &[u8]) -> io::Result<Bytes> {
@@ -230,7 +231,7 @@ impl Store {
 
     fn write(&self, writes: &[Write]) -> io::Result<()> {
         let last = last_writes(writes)?;
-        let mut next = self.next.write().unwrap_or_else(PoisonError::into_inner);
+        let mut next = write(&self.next);
         let mut changes = Vec::with_capacity(last.len());
         for (key, value) in last {
             let stored_key = packing::record_key(key);
@@ -303,7 +304,7 @@ impl Store {
     }
 
     fn sync_now(&self) -> io::Result<()> {
-        let batches = self.next.read().unwrap_or_else(PoisonError::into_inner).batches;
+        let batches = read(&self.next).batches;
         self.db.flush().map_err(io_error)?;
         self.file.sync_data()?;
         self.synced.write_all_at(&encode_note(batches), 0)

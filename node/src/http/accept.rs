@@ -54,7 +54,7 @@ pub async fn accept(
     mut stop: watch::Receiver<bool>,
 ) {
     let places = Places::new(limits.connections);
-    let full = Seldom::default();
+    let (full, unsecured) = (Seldom::default(), Arc::new(Seldom::default()));
     let timer = ClockTimer::new();
     let mut pause = PAUSE_MIN;
     loop {
@@ -75,8 +75,18 @@ pub async fn accept(
         match accepted {
             Ok(conn) => {
                 pause = PAUSE_MIN;
-                let (router, timer) = (router.clone(), timer.clone());
-                tasks::spawn(serve(conn, router, limits, timer, place, metrics.clone()));
+                let peer = conn.peer_addr();
+                let served = serve(conn, router.clone(), limits, timer.clone(), place);
+                let (metrics, unsecured) = (metrics.clone(), unsecured.clone());
+                tasks::spawn(async move {
+                    if let Some(why) = served.await {
+                        metrics.connection_error(ConnectionError::Tls);
+                        if unsecured.hit() {
+                            let (event, error_type) = ("connection_error", ConnectionError::Tls.label());
+                            tracing::warn!(event, error_type, remote_addr = %peer.ip(), reason = %why, "not secured");
+                        }
+                    }
+                });
             }
             Err(error) => {
                 // Out of file handles, most likely: waiting is all that helps.
@@ -94,14 +104,14 @@ fn distrust(error: &hyper::Error) -> Option<Distrust> {
     Distrust::of(error.source()?.downcast_ref::<io::Error>()?)
 }
 
+/// Serves one connection to its end; why it could not be secured, if that is what ended it.
 async fn serve(
     conn: BoxConn,
     router: Router,
     limits: HttpLimits,
     timer: ClockTimer,
     place: Arc<Place>,
-    metrics: Arc<Metrics>,
-) {
+) -> Option<Distrust> {
     let peer = Peer(conn.peer_addr());
     // A stream that died since it was accepted shows itself at the first read.
     let _ = conn.set_nodelay(true);
@@ -128,13 +138,12 @@ async fn serve(
         .with_upgrades();
     let served = tokio::select! {
         served = served => served,
-        () = place.lost() => return,
+        () = place.lost() => return None,
     };
-    if let Err(error) = served {
-        if let Some(why) = distrust(&error) {
-            metrics.connection_error(ConnectionError::Tls);
-            return tracing::debug!(remote_addr = %peer.0.ip(), reason = %why, "a connection was not secured");
-        }
+    let error = served.err()?;
+    let distrust = distrust(&error);
+    if distrust.is_none() {
         tracing::debug!(remote_addr = %peer.0.ip(), %error, "an HTTP connection ended early");
     }
+    distrust
 }

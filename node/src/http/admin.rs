@@ -64,7 +64,8 @@ pub async fn drain(
     State(app): State<Arc<App>>,
     Query(HowToDrain { force }): Query<HowToDrain>,
 ) -> Response {
-    if !force && app.cluster.elsewhere().is_empty() {
+    let nowhere = app.cluster.elsewhere().is_empty();
+    if !force && nowhere {
         let message = "no other node is up that takes clients and does not drain itself: this one's would have nowhere to \
                        go. Start another one, or say that you mean it (`im-gateway drain --force`, `?force=true`)";
         return answer::error(StatusCode::CONFLICT, "nowhere_to_go", message);
@@ -72,7 +73,7 @@ pub async fn drain(
     tracing::info!(remote_addr = %operator.ip, "an operator drains this node");
     let drain = app.drain.clone();
     tasks::spawn(async move { drain.run().await });
-    answer::json(StatusCode::ACCEPTED, &json!({ "connections": app.connections.len() }))
+    answer::json(StatusCode::ACCEPTED, &json!({ "connections": app.connections.len(), "nowhere_to_go": nowhere }))
 }
 
 /// What this node logs.

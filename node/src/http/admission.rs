@@ -6,11 +6,12 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::response::Response;
 use cluster::env::clock::Instant;
+use cluster::sync::lock;
 use http::{HeaderMap, StatusCode, header};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -114,7 +115,7 @@ impl Admitted {
         headers: &HeaderMap,
         now: Instant,
     ) -> Result<Self, Refused> {
-        let mut inner = admission.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = lock(admission);
         let address = inner.client(peer, headers);
         let key = inner.enter(address, now).map_err(|(why, wait)| Refused { why, wait, address })?;
         Ok(Self(key.map(|key| (admission.clone(), key))))
@@ -124,7 +125,7 @@ impl Admitted {
 impl Drop for Admitted {
     fn drop(&mut self) {
         if let Some((admission, key)) = &self.0 {
-            admission.lock().unwrap_or_else(PoisonError::into_inner).leave(*key);
+            lock(admission).leave(*key);
         }
     }
 }

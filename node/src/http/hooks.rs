@@ -1,4 +1,4 @@
-//! Faults on order, and a socket to test: for drills, where the operator allows them (`test_hooks`).
+//! Faults on request, and a socket to test: for drills, where the operator allows them (`test_hooks`).
 
 use std::sync::Arc;
 

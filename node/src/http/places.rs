@@ -4,10 +4,11 @@
 //! has asked nothing for the longest time, so that no crowd of silent streams keeps others out, or operators.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cluster::env::clock::{self, Instant};
+use cluster::sync::lock;
 use tokio::sync::Notify;
 
 /// Time for a stream to ask something, whoever waits.
@@ -45,10 +46,6 @@ struct State {
 
 /// A request on a stream; its end is when it is dropped.
 pub struct Asked(Arc<Place>);
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 impl Places {
     /// So many, none of which is taken.

@@ -1,9 +1,10 @@
 //! How the node reaches its open connections: to count them, and to send them away.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Context;
 
+use cluster::sync::lock;
 use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 
@@ -33,14 +34,14 @@ pub struct Control {
 
 impl Control {
     fn give(&self, order: Order) {
-        *self.order.lock().unwrap_or_else(PoisonError::into_inner) = Some(order);
+        *lock(&self.order) = Some(order);
         self.waker.wake();
     }
 
     /// The newest order, once. Registers the task for being woken.
     pub fn poll_order(&self, cx: &mut Context<'_>) -> Option<Order> {
         self.waker.register(cx.waker());
-        self.order.lock().unwrap_or_else(PoisonError::into_inner).take()
+        lock(&self.order).take()
     }
 }
 
@@ -139,7 +140,7 @@ impl Connections {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 }
 

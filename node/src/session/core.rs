@@ -269,6 +269,9 @@ impl Core {
             }
             Err(error) => {
                 self.node.auth_failed(None, &error);
+                if error.is_about_keys() {
+                    self.node.verifier.look_soon();
+                }
                 ServerBody::Error(ErrorBody { code: ErrorCode::BadToken, message: error.to_string().into() })
             }
         };
@@ -436,6 +439,16 @@ impl Core {
         let late = self.window.late(at.now, self.node.rules.ack_timeout);
         if late > 0 {
             self.node.metrics.ack_timeouts(late);
+            if self.node.unacknowledged.hit() {
+                let (user_id, device_id) = (self.user.as_str(), self.device.as_str());
+                tracing::warn!(
+                    event = "ack_timeout",
+                    user_id,
+                    device_id,
+                    count = late,
+                    "a client does not acknowledge"
+                );
+            }
         }
         if self.holding(at.now) {
             self.heart.heard(at.now);

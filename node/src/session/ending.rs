@@ -37,8 +37,9 @@ impl End {
     pub fn reason(self) -> &'static str {
         match self {
             Self::Close(code) => code.reason(),
-            Self::Left(Some(code)) => CloseCode::from_code(code).unwrap_or(CloseCode::Normal).reason(),
-            Self::Left(None) => CloseCode::Normal.reason(),
+            // Other codes are what nodes say.
+            Self::Left(Some(1001)) => CloseCode::GoingAway.reason(),
+            Self::Left(_) => CloseCode::Normal.reason(),
             Self::Lost(_) => CONNECTION_LOST,
         }
     }
@@ -81,5 +82,19 @@ impl<'a> Counted<'a> {
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.node.metrics.connection_closed(self.reason, self.since.elapsed());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clients_code_is_no_word_of_the_nodes() {
+        assert_eq!(End::Left(Some(1001)).reason(), "going_away");
+        for code in [None, Some(1000), Some(4001), Some(4500), Some(77)] {
+            assert_eq!(End::Left(code).reason(), "client_disconnect", "{code:?}");
+        }
+        assert_eq!(End::Close(CloseCode::Unavailable).reason(), "unavailable");
     }
 }

@@ -1,4 +1,4 @@
-//! Faults on order, for drills: deliveries that are late, sends that fail.
+//! Faults on request, for drills: deliveries that are late, sends that fail.
 //!
 //! Invariant: they are faults of the service as clients may meet them anyway, so every guarantee holds: what is
 //! late is as true as what is not, and what fails is refused by the log, in its turn and for good.

@@ -8,7 +8,7 @@ use super::hooks::TestHooks;
 use super::user_pace::UserPaces;
 use crate::auth::{AuthError, Verifier};
 use crate::delivery::WindowLimits;
-use crate::telemetry::{ConnectionError, Metrics, Sampler, Tracer, Trail};
+use crate::telemetry::{ConnectionError, Metrics, Sampler, Seldom, Tracer, Trail};
 
 /// What clients must keep to, and what they can expect.
 #[derive(Debug, Clone)]
@@ -45,10 +45,12 @@ pub struct Node {
     pub tracer: Tracer,
     /// What happened lately to messages.
     pub trail: Trail,
-    /// Faults on order, where the operator allows them.
+    /// Faults on request, where the operator allows them.
     pub hooks: Option<TestHooks>,
     /// How fast users may send.
     pub users: Arc<UserPaces>,
+    /// Which ACK timeouts are logged.
+    pub unacknowledged: Seldom,
 }
 
 impl Node {

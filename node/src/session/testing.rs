@@ -31,7 +31,7 @@ use super::user_pace::UserPaces;
 use crate::auth::{AuthConfig, DEV_SECRET, Identity, Verifier, issue};
 use crate::delivery::WindowLimits;
 use crate::protocol::{CloseCode, ServerFrame};
-use crate::telemetry::{Metrics, Sampler, TraceConfig, Tracer, Trail};
+use crate::telemetry::{Metrics, Sampler, Seldom, TraceConfig, Tracer, Trail};
 
 /// One end of a stream in memory.
 pub struct Memory(pub DuplexStream);
@@ -286,6 +286,7 @@ impl Client {
             trail: Trail::default(),
             hooks: Some(TestHooks::default()),
             users: UserPaces::new(0),
+            unacknowledged: Seldom::default(),
         });
         let script = Script::default();
         let opened = Opened {

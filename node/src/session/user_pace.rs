@@ -3,18 +3,15 @@
 //! Invariant: a pace is kept for as long as one of the user's sessions is here, and no longer.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use cluster::env::clock::Instant;
 use cluster::id::UserId;
+use cluster::sync::lock;
 
 use crate::delivery::Pace;
 
 type Shared = Arc<Mutex<Pace>>;
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// The paces of the users who are here.
 #[derive(Debug)]

@@ -2,8 +2,9 @@
 //!
 //! Invariant: there is always one filter in force, and a malformed one changes nothing.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
+use cluster::sync::lock;
 use tracing::Level;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
@@ -46,7 +47,7 @@ impl Levels {
     /// The filter in force.
     #[must_use]
     pub fn filter(&self) -> String {
-        self.filter.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.filter).clone()
     }
 
     /// Puts another filter in force.
@@ -55,7 +56,7 @@ impl Levels {
     /// A malformed filter; the one before stays.
     pub fn set(&self, filter: &str) -> Result<(), LogError> {
         let parsed = parse(filter)?;
-        let mut in_force = self.filter.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut in_force = lock(&self.filter);
         self.handle.reload(parsed).map_err(|error| refused(filter, error))?;
         filter.clone_into(&mut in_force);
         Ok(())

@@ -5,12 +5,14 @@
 
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use cluster::env::clock;
+use cluster::sync::lock;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::Layer;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
@@ -23,6 +25,25 @@ use super::levels::{Levels, LogError};
 
 /// The field `service` of every line.
 pub(super) const SERVICE: &str = "im-gateway-service";
+
+/// Lines that wait to be written, at most: beyond it they are dropped, and counted. Whoever reads them may stop, and
+/// nobody here must wait for that.
+const WAITING_LINES: usize = 8_192;
+
+/// The thread that writes them; taken to make it write what waits.
+static WRITER: Mutex<Option<WorkerGuard>> = Mutex::new(None);
+static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// Lines of this process that were dropped, because nobody took those before them.
+#[must_use]
+pub fn dropped_lines() -> u64 {
+    DROPPED.get().map_or(0, |dropped| dropped.dropped_lines() as u64)
+}
+
+/// Writes what waits, if it is taken within a second, and nothing that is logged later: the process is about to end.
+pub fn finish() {
+    drop(lock(&WRITER).take());
+}
 
 /// Where the exporter's own lines come from.
 const EXPORTER: &str = "im_gateway::telemetry::otlp";
@@ -38,13 +59,17 @@ pub enum Format {
     Text,
 }
 
-/// Writes this process' log to stderr, in `format`, as far as `filter` lets it; and to `tap`.
+/// Writes this process' log to stderr, in `format`, as far as `filter` lets it; and to `tap`. Ends with [`finish`].
 ///
 /// # Errors
 /// When the filter is malformed, or logging was set up before.
 pub fn init(filter: &str, format: Format, tap: Tap) -> Result<Levels, LogError> {
     let (levels, in_force) = Levels::new(filter)?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let writer = NonBlockingBuilder::default().buffered_lines_limit(WAITING_LINES).thread_name("log");
+    let (writer, guard) = writer.finish(io::stderr());
+    let _ = DROPPED.set(writer.error_counter());
+    *lock(&WRITER) = Some(guard);
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let terminal = io::stderr().is_terminal();
     let log = tracing_subscriber::registry().with(in_force).with(tap);
     let done = if format == Format::Json || (format == Format::Auto && !terminal) {

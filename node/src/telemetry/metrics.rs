@@ -4,12 +4,14 @@
 //! user, device or message id in a label; every combination of labels that an alert reads exists
 //! at 0 from the start.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use cluster::id::GroupId;
 use cluster::observer::{Audience, Delivery, Forgotten, Observer, PEER_REFUSALS};
 use cluster::signal::News;
 use cluster::status::Status;
+use cluster::sync::lock;
 use prometheus::core::Collector;
 use prometheus::proto::LabelPair;
 use prometheus::{
@@ -53,6 +55,7 @@ const HIGH_LATENCY_ONE_IN: u64 = 100;
 /// One node's metrics.
 pub struct Metrics {
     registry: Registry,
+    scraping: Mutex<()>,
     pub(super) connections: Connections,
     pub(super) sessions: Sessions,
     pub(super) disk: Disk,
@@ -132,6 +135,7 @@ impl Metrics {
         let registry = Registry::new();
         let make = Maker(&registry);
         let metrics = Self {
+            scraping: Mutex::default(),
             connections: Connections::new(&make),
             sessions: Sessions::new(&make),
             disk: Disk::new(&make),
@@ -224,6 +228,8 @@ impl Metrics {
     /// Everything in Prometheus' text format, with the label `node`, and the cluster as `status` shows it.
     #[must_use]
     pub fn scrape(&self, status: &Status) -> String {
+        // Gauges are set from the status one after the other: two who ask at once would see each other's half.
+        let _turn = lock(&self.scraping);
         self.gauges.show(status, self.active_connections());
         self.gauges.show_process();
         self.render(&status.node)

@@ -1,9 +1,9 @@
 //! What the system says about this process, under the names that every Prometheus exporter uses.
 
-use prometheus::{Counter, Gauge, IntGauge};
+use prometheus::{Counter, Gauge, IntCounter, IntGauge};
 
 use super::metrics::Maker;
-use super::quota;
+use super::{logs, quota};
 
 /// The process' own metrics.
 pub(super) struct Process {
@@ -15,6 +15,7 @@ pub(super) struct Process {
     threads: IntGauge,
     started: Gauge,
     tasks: IntGauge,
+    log_lines_dropped: IntCounter,
     cores: Gauge,
     memory_limit: Gauge,
 }
@@ -33,6 +34,10 @@ impl Process {
                 .real_gauge("im_gateway_cpu_cores", "CPU cores that the process may use, parts of cores included"),
             memory_limit: make.real_gauge("im_gateway_memory_limit_bytes", "Memory that the process may use"),
             tasks: make.gauge("im_gateway_runtime_tasks", "Tasks of the asynchronous runtime that serves clients"),
+            log_lines_dropped: make.counter(
+                "im_gateway_log_lines_dropped_total",
+                "Log lines that were dropped, because nobody took those before them",
+            ),
         };
         // The uptime is that of the metrics, which are made first of all.
         process.started.set(cluster::env::clock::wall_ms() as f64 / 1000.0);
@@ -44,6 +49,7 @@ impl Process {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             self.tasks.set(runtime.metrics().num_alive_tasks() as i64);
         }
+        self.log_lines_dropped.inc_by(logs::dropped_lines().saturating_sub(self.log_lines_dropped.get()));
         self.cores.set(quota::cpu_cores());
         if let Some(bytes) = quota::memory_bytes() {
             self.memory_limit.set(bytes);

@@ -3,9 +3,10 @@
 //! Invariant: at most [`STEPS`] steps are kept, the oldest leaving first, and no body among them.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use cluster::id::{DeviceId, GroupId, MessageId, Pos, UserId};
+use cluster::sync::lock;
 use serde::Serialize;
 
 use crate::protocol::{ErrorCode, GapReason};
@@ -102,7 +103,7 @@ impl What {
 
 impl Trail {
     fn steps(&self) -> MutexGuard<'_, VecDeque<Step>> {
-        self.steps.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.steps)
     }
 
     /// Notes a step.

@@ -174,12 +174,23 @@ async fn questions_are_asked_until_they_are_answered() {
     socket.send(json!({"id": asked["id"], "error": {"code": "not_member", "message": "No."}})).await;
     assert_eq!(tab.until(LAST, &["code"]).await, "not_member");
 
+    // What cannot be said is refused at once, and takes nobody's place.
+    for wrong in ["client.send('bob', () => {})", "client.send({}, 1)", "client.group('join')", "client.forget()"] {
+        let code = tab.eval(&format!("{wrong}.catch(({{ code }}) => code)"), &[]).await;
+        assert_eq!(code, "not_json", "{wrong}");
+    }
+
     // Its token has two thirds of its life behind it.
     let asked = frame(&mut socket).await;
     assert_eq!(asked["refresh"], json!({"token": token}));
     socket.send(json!({"id": asked["id"], "error": {"code": "bad_token", "message": "Not this one."}})).await;
     let told = tab.until(LAST, &["refreshRefused"]).await;
     assert_eq!(told, json!({"code": "bad_token", "message": "Not this one."}));
+
+    tab.eval("client.close()", &[]).await;
+    for late in ["client.send('bob', 1)", "client.members('g1')"] {
+        assert_eq!(tab.eval(&format!("{late}.catch(({{ code }}) => code)"), &[]).await, "closed", "{late}");
+    }
 }
 
 #[tokio::test]

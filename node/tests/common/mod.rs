@@ -72,7 +72,7 @@ pub struct Options {
     pub auth: Option<String>,
     /// The `[trace]` and `[otlp]` sections.
     pub telemetry: String,
-    /// Faults on order.
+    /// Faults on request.
     pub test_hooks: bool,
     /// Files that a node may have open.
     pub files: Option<u64>,

@@ -106,6 +106,8 @@ async fn nobody_is_sent_to_a_node_that_drains_itself_and_the_last_one_keeps_its_
     assert_eq!((alice.node(), bob.node()), (Some(cluster.addr(2)), Some(cluster.addr(2))));
     let refusal = cluster.operator(2, &["drain"]).await.expect_err("nobody is left to go to");
     assert!(refusal.contains("nowhere to go") && refusal.contains("--force"), "{refusal}");
+    let forced = cluster.operator(2, &["drain", "--force"]).await.expect("as it was told");
+    assert!(forced.contains("stay until it stops"), "{forced}");
     ledger.progress(20).await;
     talk.stop().await;
     ledger.settled().await;

@@ -1,4 +1,4 @@
-//! Faults on order, for drills: what they do, who may ask for them, and that they are not there otherwise.
+//! Faults on request, for drills: what they do, who may ask for them, and that they are not there otherwise.
 
 use std::time::Duration;
 

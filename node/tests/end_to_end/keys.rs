@@ -84,8 +84,17 @@ async fn keys_come_from_a_server_and_new_ones_are_looked_for() {
     assert_eq!(said_to(&addr, &by_rsa).await["welcome"]["user"], "alice");
     assert_eq!(said_to(&addr, &by_ec).await["error"]["code"], "bad_token");
 
+    let mut stays = Raw::open(&addr).await;
+    stays.send(json!({"id": 1, "hello": {"token": by_rsa, "device": "tablet"}})).await;
+    stays.frame_with("welcome").await;
+
     // The other key replaces it. Whoever comes with a token by it need not wait for the next minute.
     server.give(&[&set["keys"][1]]);
+    eventually("a token is renewed by it", async || {
+        stays.send(json!({"id": 2, "refresh": {"token": by_ec}})).await;
+        stays.answer(2).await.get("ok").map(drop)
+    })
+    .await;
     eventually("the new key is known", async || said_to(&addr, &by_ec).await.get("welcome").map(drop)).await;
     assert_eq!(said_to(&addr, &by_rsa).await["error"]["code"], "bad_token");
     // While the server fails, what it gave last stays in force.
@@ -105,5 +114,6 @@ async fn keys_come_from_a_server_and_new_ones_are_looked_for() {
     assert_eq!(cluster.ended(0).await, Some(1));
     let log = cluster.log(0);
     let last = log.lines().last().unwrap_or_default();
-    assert!(last.contains(&server.url) && last.contains("check auth.jwks"), "{last}");
+    let (url, _) = server.url.split_once('?').expect("a query");
+    assert!(last.contains(url) && !last.contains("v=1") && last.contains("check auth.jwks"), "{last}");
 }

@@ -1,6 +1,10 @@
 //! What a node logs is changed while it runs.
 
-use crate::common::{TestCluster, eventually, http};
+use std::process::Stdio;
+
+use cluster::env::clock;
+
+use crate::common::{PATIENCE, TestCluster, eventually, free_port, http};
 
 fn debug_lines(cluster: &TestCluster) -> usize {
     cluster.log(0).lines().filter(|line| line.contains("\"level\":\"DEBUG\"")).count()
@@ -47,4 +51,28 @@ async fn debug_lines_begin_and_end_without_a_restart() {
         noise().await;
     }
     assert_eq!((debug_lines(&cluster), cluster.pid(0)), (before, pid));
+}
+
+/// Whoever reads the log has stopped: the pipe is full after some hundred lines, and nobody here waits for that.
+#[tokio::test]
+async fn a_log_that_nobody_reads_stops_no_node() {
+    const REFUSALS: usize = 1_500;
+    let dir = tempfile::tempdir().expect("a folder");
+    let addr = format!("127.0.0.1:{}", free_port());
+    let mut node = tokio::process::Command::new(env!("CARGO_BIN_EXE_im-gateway"))
+        .args(["serve", "--bootstrap", "--http", &addr, "--peer", "127.0.0.1:0"])
+        .current_dir(dir.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("the node starts");
+    let _unread = node.stderr.take();
+    eventually("it listens", async || http::get(&addr, "/health").await.ok()).await;
+    let bad = format!("GET /ws HTTP/1.1\r\nhost: {addr}\r\nauthorization: Bearer x\r\nconnection: close\r\n\r\n");
+    for _ in 0..REFUSALS {
+        let answer = clock::timeout(PATIENCE, http::request(&addr, &bad)).await.expect("it goes on");
+        assert_eq!(answer.expect("an answer").status, 401);
+    }
+    assert_eq!(http::get(&addr, "/health").await.expect("an answer").status, 200);
 }

@@ -18,9 +18,7 @@ use cluster::env::clock;
 use cluster::id::{MessageId, NodeId, Pos, UserId};
 use cluster::observer::NoObserver;
 use cluster::peer::{Handler, Kind, Peers, Secret};
-use cluster::raft::{
-    ApplySink, CheckpointEvery, LogId, Member, Payload, Raft, Storage, network, open_with, serve_raft,
-};
+use cluster::raft::{ApplySink, CheckpointEvery, LogId, Member, Payload, Raft, Storage, network, open, serve_raft};
 use cluster::state::{Batch, Command, Effect, Op, Send, State};
 use openraft::async_runtime::WatchReceiver;
 use openraft::{Config, SnapshotPolicy};
@@ -98,7 +96,7 @@ impl Node {
         let env = im_gateway::env::open(dir).expect("opens");
         let every = CheckpointEvery { entries: 1, bytes: 1 };
         let Storage { log, machine, state, .. } =
-            open_with(&env, Arc::new(Sink(counts.clone())), every).await.expect("opens");
+            open(&env, Arc::new(Sink(counts.clone())), every).await.expect("opens");
         let peers = Peers::new(env.net, id, Secret::new("a secret for the storm"), Arc::new(NoObserver));
         let serve = Arc::new(Serve::default());
         let addr = peers.listen("127.0.0.1:0", serve.clone()).await.expect("listens");

@@ -11,12 +11,13 @@ pub mod twin;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use std::{io, io::ErrorKind};
 
 use bytes::Bytes;
 use cluster::env::{Blobs, Kv};
+use cluster::sync::lock;
 
 use crate::dice::Dice;
 use crate::evidence::{self, Undergone};
@@ -233,23 +234,23 @@ impl Disk {
     }
 
     fn records(&self) -> MutexGuard<'_, Records> {
-        self.shared.records.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shared.records)
     }
 
     fn twin(&self) -> MutexGuard<'_, Option<Twin>> {
-        self.shared.twin.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shared.twin)
     }
 
     fn objects(&self) -> MutexGuard<'_, Objects> {
-        self.shared.objects.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shared.objects)
     }
 
     fn faults(&self) -> MutexGuard<'_, Faults> {
-        self.shared.faults.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shared.faults)
     }
 
     fn spoilt(&self) -> MutexGuard<'_, Option<Excuse>> {
-        self.shared.spoilt.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shared.spoilt)
     }
 }
 

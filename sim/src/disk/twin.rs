@@ -10,12 +10,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::{env, fs, io, thread};
 
 use bytes::Bytes;
 use cluster::env::Kv;
 use cluster::env::kv::Write;
+use cluster::sync;
 use im_gateway::env::{SledKv, lock};
 
 /// A file system in memory, where there is one: syncs reach it as they do another, and take no time.
@@ -161,7 +162,7 @@ fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T 
         let _ = done.send(work());
     });
     let thread = THREAD.get().expect("the thread was started before the run");
-    let sent = thread.lock().unwrap_or_else(PoisonError::into_inner).send(work);
+    let sent = sync::lock(thread).send(work);
     sent.expect("the thread lives as long as the process");
     answer.recv().expect("the work does not panic")
 }

@@ -2,9 +2,10 @@
 
 mod book;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use cluster::id::MessageId;
+use cluster::sync::lock;
 use im_gateway::client::{Fate, Incoming};
 use im_gateway::protocol::ErrorCode;
 use serde_json::json;
@@ -38,18 +39,18 @@ impl Ledger {
 
     /// The book.
     pub fn book(&self) -> MutexGuard<'_, Book> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.book)
     }
 
     /// A client that keeps to no rules finds that a node does not either.
     pub fn complain(&self, text: String) {
         let violation = safety(text).at(time::now());
-        self.complaints.lock().unwrap_or_else(PoisonError::into_inner).push(violation);
+        lock(&self.complaints).push(violation);
     }
 
     /// What was complained of.
     pub fn complaints(&self) -> Vec<Violation> {
-        self.complaints.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.complaints).clone()
     }
 
     /// A client starts.

@@ -9,9 +9,10 @@ mod links;
 mod model;
 pub mod operator;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use cluster::sync::lock;
 use futures_util::future::join_all;
 use serde_json::json;
 
@@ -69,7 +70,7 @@ impl Running {
     }
 
     fn ward<T>(&self, work: impl FnOnce(&mut Ward) -> T) -> T {
-        work(&mut self.ward.lock().unwrap_or_else(PoisonError::into_inner))
+        work(&mut lock(&self.ward))
     }
 
     fn tell(&self, phase: &str, nodes: &[usize], why: Option<&str>) {

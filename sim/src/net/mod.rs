@@ -14,13 +14,14 @@ mod switch;
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use cluster::env::Net;
 use cluster::env::net::{BoxConn, Listener};
+use cluster::sync::lock;
 
 use crate::dice::Dice;
 use crate::time;
@@ -124,7 +125,7 @@ impl Network {
 
     fn with<T>(&self, work: impl FnOnce(&mut Switch, &mut Later) -> T) -> T {
         let mut later = Later::default();
-        let result = work(&mut self.switch.lock().unwrap_or_else(PoisonError::into_inner), &mut later);
+        let result = work(&mut lock(&self.switch), &mut later);
         later.0.into_iter().for_each(Waker::wake);
         result
     }

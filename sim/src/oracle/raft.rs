@@ -9,12 +9,13 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use cluster::env::kv::Write;
 use cluster::id::NodeId;
 use cluster::raft::{Entry, EntryPayload, LeaderId, LogId, LogRecord, Vote, entry_index, read_record};
+use cluster::sync::lock;
 
 use super::quorum::Config;
 use super::{Violation, safety};
@@ -30,7 +31,7 @@ pub struct Journal(Arc<Mutex<Raft>>);
 
 impl Journal {
     fn lock(&self) -> MutexGuard<'_, Raft> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// The node whose disk this is, once that is known.

@@ -4,10 +4,11 @@
 //! come and go. A user writes to a group only after it was told that it is in it, so a refusal is a lie
 //! where nobody of that user's clients ever left.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cluster::state::GroupAct;
+use cluster::sync::lock;
 use im_gateway::client::{Client, Fate, To};
 use im_gateway::protocol::ErrorCode;
 use tokio::sync::watch;
@@ -49,7 +50,7 @@ impl Groups {
 
     /// Where the next message goes, if it is to a group.
     pub fn pick(&self) -> Option<String> {
-        let joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+        let joined = lock(&self.joined);
         if joined.is_empty() || !self.dice.one_in(3) {
             return None;
         }
@@ -70,7 +71,7 @@ impl Groups {
         while sending.wait_for(|&sending| sending).await.is_ok() {
             let name = &self.names[self.dice.between(0, self.names.len() as u64 - 1) as usize];
             time::sleep(Duration::from_millis(self.dice.between(500, 5_000))).await;
-            self.joined.lock().unwrap_or_else(PoisonError::into_inner).retain(|joined| joined != name);
+            lock(&self.joined).retain(|joined| joined != name);
             if self.ask(&client, GroupAct::Leave, name).await.is_none() {
                 return;
             }
@@ -98,7 +99,7 @@ impl Groups {
                 Some(_) => time::sleep(AGAIN).await,
             }
         }
-        self.joined.lock().unwrap_or_else(PoisonError::into_inner).push(name.to_owned());
+        lock(&self.joined).push(name.to_owned());
         true
     }
 

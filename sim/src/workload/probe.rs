@@ -1,10 +1,11 @@
 //! A black-box probe: from outside, like a user. It connects, sends itself a message, receives it,
 //! and leaves; whether and how fast is the availability that users see.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cluster::env::clock;
+use cluster::sync::lock;
 use im_gateway::client::{Event, Stopped};
 use madsim::runtime::Handle;
 use serde_json::json;
@@ -60,7 +61,7 @@ impl Prober {
 
     /// What came of all probes.
     pub fn probes(&self) -> Vec<Probe> {
-        self.probes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.probes).clone()
     }
 
     async fn probe(&self) {
@@ -74,7 +75,7 @@ impl Prober {
         let whole = clock::timeout(PATIENCE, self.round(&client, id, at)).await;
         let took = whole.ok().flatten();
         self.world.trace().lazy("probe", || json!({ "ok": took.is_some(), "took": took.map(|(c, m)| [c, m]) }));
-        self.probes.lock().unwrap_or_else(PoisonError::into_inner).push(Probe { at, took });
+        lock(&self.probes).push(Probe { at, took });
         self.ledger.closed(id);
         client.close().await;
         // What it was told while it left.

@@ -1,10 +1,11 @@
 //! A monitoring system: asks each node for its metrics, as Prometheus would, over the network.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cluster::env::{Net, clock};
+use cluster::sync::lock;
 use madsim::runtime::Handle;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -69,7 +70,7 @@ impl Scraper {
         let (at, committed_now) = (time::now(), self.journal.committed());
         let scrape = Scrape { asked_at, at, committed: committed_now, values: BTreeMap::new() };
         let life = Life { machine: n, node, since, committed, installed, scrape };
-        self.lives.lock().unwrap_or_else(PoisonError::into_inner).insert((n, since), (life, text.clone()));
+        lock(&self.lives).insert((n, since), (life, text.clone()));
         Some(text)
     }
 
@@ -79,12 +80,12 @@ impl Scraper {
             Keep::Everything => {}
             Keep::Objectives => sample.text = sample.text.as_deref().map(openmetrics::read_by_rules),
         }
-        self.samples.lock().unwrap_or_else(PoisonError::into_inner).push(sample);
+        lock(&self.samples).push(sample);
     }
 
     /// What was kept so far; nothing is left.
     pub fn samples(&self) -> Vec<Sample> {
-        std::mem::take(&mut self.samples.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut lock(&self.samples))
     }
 
     async fn get(&self, n: usize) -> Option<String> {
@@ -101,7 +102,7 @@ impl Scraper {
 
     /// The last answer of each process.
     pub fn lives(&self) -> Vec<Life> {
-        let lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
+        let lives = lock(&self.lives);
         let read = |(life, text): &(Life, String)| {
             let mut life = life.clone();
             life.scrape.values = Scrape::parse(text);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use bytes::Bytes;
 
@@ -12,6 +12,7 @@ use super::manifest::{BlobRef, Manifest, ShardRef, blob_id, blob_name, manifest_
 use crate::env::Blobs;
 use crate::raft::codec::{Damaged, DecodeError};
 use crate::state::{Shard, State};
+use crate::sync::lock;
 
 /// Bytes copied at once from one replica's blobs to another's.
 const COPY_BYTES: u64 = 1 << 20;
@@ -73,7 +74,7 @@ impl Store {
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         // Nothing panics between the first and the last change made under this lock.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 
     /// The newest checkpoint, kept from being deleted for as long as the handle lives.

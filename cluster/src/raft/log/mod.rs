@@ -17,7 +17,7 @@ mod tests;
 mod weight;
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use openraft::storage::{IOFlushed, RaftLogStorage};
@@ -35,6 +35,7 @@ use super::trusted::Trusted;
 use super::types::{Entry, LogId, TypeConfig, Vote};
 use crate::env::Kv;
 use crate::env::kv::Write;
+use crate::sync::lock;
 
 /// Bytes of recent entries kept in memory.
 const CACHE_BYTES: usize = 32 << 20;
@@ -94,7 +95,7 @@ struct Shared {
 impl Shared {
     fn tail(&self) -> MutexGuard<'_, Tail> {
         // Nothing panics between the first and the last change made under this lock.
-        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.tail)
     }
 }
 

@@ -18,8 +18,7 @@ use crate::observer::NoObserver;
 use crate::peer::testing::MemNet;
 use crate::peer::{Handler, Kind, Peers, Secret};
 use crate::raft::{
-    Bodies, CheckpointEvery, Entry, LogStore, Member, Payload, Raft, Storage, TypeConfig, network, open_with,
-    serve_raft,
+    Bodies, CheckpointEvery, Entry, LogStore, Member, Payload, Raft, Storage, TypeConfig, network, open, serve_raft,
 };
 use crate::state::State;
 
@@ -117,7 +116,7 @@ impl TestCluster {
     pub async fn open(&self, id: NodeId, kv: Arc<MemKv>, blobs: Arc<MemBlobs>) -> TestNode {
         let env = Env { net: Arc::new(self.net.clone()), kv: kv.clone(), blobs: blobs.clone() };
         let Storage { log, machine, state, bodies } =
-            open_with(&env, Arc::new(NoSink), self.setup.every).await.expect("opens");
+            open(&env, Arc::new(NoSink), self.setup.every).await.expect("opens");
         let peers = Peers::new(env.net, id, Secret::new("a secret for tests"), Arc::new(NoObserver));
         let serve = Arc::new(Serve::default());
         let addr = peers.listen("127.0.0.1:0", serve.clone()).await.expect("listens");

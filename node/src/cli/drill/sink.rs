@@ -1,12 +1,13 @@
 //! Stands for Slack and PagerDuty, and keeps what they are told.
 
 use std::net::Ipv4Addr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use axum::extract::State;
 use axum::routing::post;
 use axum::{Json, Router};
 use cluster::env::clock::{self, Instant};
+use cluster::sync::lock;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -57,7 +58,7 @@ impl Sink {
 
     /// Everything that came, oldest first.
     pub fn told(&self) -> Vec<Told> {
-        self.shared.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.shared.told).clone()
     }
 
     /// The first notification of this kind about an alert that came after `since`.
@@ -76,7 +77,7 @@ impl Sink {
 impl Shared {
     fn keep(&self, channel: &str, resolved: bool, text: &str) {
         let told = Told { at: clock::now(), channel: channel.to_owned(), resolved, text: text.to_owned() };
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).push(told);
+        lock(&self.told).push(told);
         self.news.notify_one();
     }
 }

@@ -21,7 +21,7 @@ pub struct Launch {
     pub executable: std::path::PathBuf,
     pub secret: Masked,
     pub voters: usize,
-    /// With faults on order.
+    /// With faults on request.
     pub test_hooks: bool,
     /// Peer addresses of all nodes.
     pub peers: Vec<String>,

@@ -12,13 +12,14 @@ mod stream;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use cluster::env::Net;
 use cluster::env::clock;
 use cluster::env::net::{BoxConn, Listener};
+use cluster::sync::{read, write};
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, ServerConfig};
 
@@ -95,7 +96,7 @@ impl Tls {
     /// When our own certificate ends, in seconds since the Unix epoch.
     #[must_use]
     pub fn expires_s(&self) -> Option<u64> {
-        *self.expires_s.read().unwrap_or_else(PoisonError::into_inner)
+        *read(&self.expires_s)
     }
 
     /// Takes up changed files; true if there are any. On an error all stays as it was.
@@ -104,13 +105,13 @@ impl Tls {
     /// Files that cannot be used.
     pub fn reload(&self) -> Result<bool, TlsError> {
         let contents = self.source.contents()?;
-        if *self.seen.read().unwrap_or_else(PoisonError::into_inner) == contents {
+        if *read(&self.seen) == contents {
             return Ok(false);
         }
         let (terms, expires_s) = self.source.load()?;
-        *self.terms.write().unwrap_or_else(PoisonError::into_inner) = terms;
-        *self.seen.write().unwrap_or_else(PoisonError::into_inner) = contents;
-        *self.expires_s.write().unwrap_or_else(PoisonError::into_inner) = expires_s;
+        *write(&self.terms) = terms;
+        *write(&self.seen) = contents;
+        *write(&self.expires_s) = expires_s;
         Ok(true)
     }
 
@@ -120,7 +121,7 @@ impl Tls {
     /// A host that is neither a name nor an IP address.
     pub fn secure(&self, conn: BoxConn, addr: &str) -> io::Result<BoxConn> {
         let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host);
-        let config = self.terms.read().unwrap_or_else(PoisonError::into_inner).client.clone();
+        let config = read(&self.terms).client.clone();
         let config = config.ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let name = ServerName::try_from(host).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
@@ -210,7 +211,7 @@ struct Accepting {
 impl Listener for Accepting {
     async fn accept(&mut self) -> io::Result<BoxConn> {
         let conn = self.below.accept().await?;
-        let config = self.terms.read().unwrap_or_else(PoisonError::into_inner).server.clone();
+        let config = read(&self.terms).server.clone();
         let config = config.ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?;
         Ok(Box::new(Stream::new(conn, Side::Serve { config, explains_itself: self.explains_itself })))
     }
