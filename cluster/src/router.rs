@@ -308,8 +308,8 @@ impl Router {
         let latency = match inner.awaited.settle(&message.mid) {
             Some(Awaiting { told: true, .. }) => return,
             Some(mut sent) => {
-                // Another node's, which was repeated here.
-                sent.measured |= message.origin != self.node;
+                // Ours would be known by now to be stored: this is the repeat of what another process stored.
+                sent.measured |= !sent.stored;
                 sent.trace.clone_from(&trace);
                 let (latency, waited) = (sent.arrived.elapsed(), epoch >= message.pos);
                 self.measured(&message.mid, &ack.by, &sent, latency, waited);
