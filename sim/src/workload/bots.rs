@@ -79,9 +79,9 @@ impl Bot {
         report(&self.client, id, &self.seat.ledger, pace).await;
     }
 
-    /// Takes whatever comes, and says nothing; slowly while others send, if it acknowledges nothing ahead.
+    /// Takes whatever comes, and says nothing; slowly while others send, if its application takes its time.
     pub async fn listen(self) {
-        let slowest = if self.seat.start.ahead.is_some() { self.seat.dice.pick(&LISTEN_MS) } else { 0 };
+        let slowest = if self.seat.start.slow { self.seat.dice.pick(&LISTEN_MS) } else { 0 };
         let pace = || {
             let slowest = if *self.sending.borrow() { slowest } else { 0 };
             Duration::from_millis(self.seat.dice.between(0, slowest))

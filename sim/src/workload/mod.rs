@@ -73,20 +73,22 @@ pub struct Workload {
 struct Start {
     device: Device,
     ephemeral: bool,
-    /// How many messages it acknowledges before they are taken; as many as the SDK does, if none.
-    ahead: Option<usize>,
+    /// It acknowledges nothing before that was taken: what it has acknowledged ahead, nobody gets when it dies.
+    careful: bool,
+    /// Its application takes its time.
+    slow: bool,
     /// The node that it connects to first; any, if none.
     first: Option<usize>,
 }
 
 impl Start {
     fn of(user: &str, device: &str) -> Self {
-        Self { device: Device::new(user, device), ephemeral: false, ahead: None, first: None }
+        Self { device: Device::new(user, device), ephemeral: false, careful: false, slow: false, first: None }
     }
 
     /// Acknowledges what it has taken, and nothing ahead.
     fn slow(user: &str, device: &str) -> Self {
-        Self { ahead: Some(0), ..Self::of(user, device) }
+        Self { careful: true, slow: true, ..Self::of(user, device) }
     }
 }
 
@@ -103,14 +105,14 @@ struct Seat {
 impl Seat {
     /// Connects; on the client's own machine.
     fn client(&self) -> Client {
-        let Start { device, ephemeral, ahead, first } = &self.start;
+        let Start { device, ephemeral, careful, first, .. } = &self.start;
         let any = self.dice.between(0, self.urls.len() as u64 - 1) as usize;
         let first = first.unwrap_or(any);
         let token = issue(TOKEN_SECRET, &device.user, None, EXPIRES_MS).expect("HS256 signs");
         let builder = Client::builder(self.net.clone(), self.urls.clone(), Arc::new(token), &device.device);
         let mut builder = builder.first(first).ephemeral(*ephemeral);
-        if let Some(ahead) = ahead {
-            builder = builder.ahead(*ahead);
+        if *careful {
+            builder = builder.ahead(0);
         }
         builder.connect().expect("the URLs are well-formed")
     }
@@ -212,7 +214,7 @@ impl Workload {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let id = self.ledger.start(start.device.clone(), start.ephemeral, start.ahead.is_some());
+        let id = self.ledger.start(start.device.clone(), start.ephemeral, start.slow);
         let node = Handle::current().create_node().name(format!("{}@{id}", start.device)).build();
         let net = self.world.client_net();
         let machine = Machine { node: node.id(), net: net.clone() };
@@ -240,6 +242,7 @@ impl Workload {
         F: Future<Output = ()> + Send + 'static,
     {
         let dice = Dice::new(self.seed, &format!("life of {}", start.device));
+        let start = Start { careful: true, ..start };
         loop {
             let (id, machine) = self.bot(start.clone(), behave);
             time::sleep(Duration::from_millis(dice.between(500, 5_000))).await;
@@ -257,7 +260,7 @@ impl Workload {
     /// ends the session, and the user stays away for long enough to be missed.
     async fn live_beside(&self, node: usize, start: Start, until: u64) {
         let dice = Dice::new(self.seed, &format!("life of {}", start.device));
-        let start = Start { first: Some(node), ..start };
+        let start = Start { careful: true, first: Some(node), ..start };
         loop {
             let (id, machine) = self.bot(start.clone(), Bot::resume);
             while self.world.is_up(node) && time::now() < until {
