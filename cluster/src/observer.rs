@@ -55,8 +55,8 @@ pub const PEER_REFUSALS: [&str; 3] = ["tls", "handshake", "connection"];
 pub trait Observer: Send + Sync + 'static {
     /// Devices of sessions on this node acknowledged `count` messages for the first time.
     fn delivered(&self, _audience: Audience, _count: u64) {}
-    /// `count` messages will not reach a device, or were refused.
-    fn failed(&self, _audience: Audience, _reason: &'static str, _count: u64) {}
+    /// `count` messages will not reach a device of `recipient`, where they are of one, or were refused.
+    fn failed(&self, _audience: Audience, _reason: &'static str, _count: u64, _recipient: Option<&UserId>) {}
     /// `count` sends were repeats of stored messages.
     fn duplicate(&self, _count: u64) {}
     /// From a send's arrival to a recipient device's first acknowledgement.

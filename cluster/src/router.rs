@@ -207,7 +207,7 @@ impl Router {
             Effect::GroupLost { reason, lost } => {
                 for (node, count) in lost {
                     if self.counts(inner, node.unwrap_or(author)) {
-                        self.observer.failed(Audience::Group, reason_name(reason), count);
+                        self.observer.failed(Audience::Group, reason_name(reason), count, None);
                     }
                 }
             }
@@ -233,7 +233,7 @@ impl Router {
             Effect::Lapsed { user, lost, node } => {
                 inner.wake(&user);
                 if self.counts(inner, node.unwrap_or(author)) {
-                    self.observer.failed(Audience::Direct, reason_name(GapReason::InboxLimit), lost);
+                    self.observer.failed(Audience::Direct, reason_name(GapReason::InboxLimit), lost, Some(&user));
                 }
             }
             Effect::Acked { node, count, group, first, epoch } => {
@@ -248,8 +248,8 @@ impl Router {
             Effect::Forgotten { why, node } if self.counts(inner, node.unwrap_or(author)) => {
                 self.observer.forgotten(why);
             }
-            Effect::Expired { count } if self.counts(inner, author) => {
-                self.observer.failed(Audience::Direct, reason_name(GapReason::Expired), count);
+            Effect::Expired { user, count } if self.counts(inner, author) => {
+                self.observer.failed(Audience::Direct, reason_name(GapReason::Expired), count, Some(&user));
             }
             Effect::NodeUp { node, generation, nonce } if node == self.node && nonce == self.boot_nonce => {
                 inner.counting = true;
@@ -298,7 +298,7 @@ impl Router {
             self.observer.duplicate(duplicates);
         }
         if refused > 0 {
-            self.observer.failed(Audience::Direct, "inbox_full", refused);
+            self.observer.failed(Audience::Direct, "inbox_full", refused, None);
         }
     }
 

@@ -391,3 +391,52 @@ proptest! {
         }
     }
 }
+
+/// A node's origin and replica, whose batches are applied as they are cut.
+struct Lone(Origin, State);
+
+impl Lone {
+    fn new() -> Self {
+        let mut lone = Self(Origin::new(node_id(0)), State::new());
+        lone.apply(&Command::SetFeatureLevel(FEATURE_LEVEL));
+        lone.apply(&node_up(node_id(0), 1, 1));
+        lone
+    }
+
+    fn apply(&mut self, command: &Command) -> Events {
+        let mut effects = Vec::new();
+        self.1.apply(self.1.applied() + 1, command, &mut effects);
+        effects.into_iter().flat_map(|effect| react(&mut self.0, node_id(0), effect)).collect()
+    }
+
+    fn round(&mut self) -> Events {
+        let last = |user: &UserId, device: &DeviceId| self.1.last_registration(user, device);
+        let replica = Replica { feature_level: FEATURE_LEVEL, last };
+        let batch = self.0.cut(Instant::from_nanos(u64::MAX), &replica).expect("something to propose");
+        self.apply(&Command::Batch(batch))
+    }
+}
+
+#[test]
+fn a_session_that_ends_in_the_batch_that_began_it_is_told_so() {
+    let spec = |device| SessionSpec {
+        user: user("alice"),
+        device: DeviceId::new(device).expect("a valid name"),
+        instance: 7,
+        attempt: 1,
+        ephemeral: false,
+    };
+    let mut node = Lone::new();
+    node.0.open(1, spec("laptop"));
+    node.round();
+    node.0.open(2, spec("phone"));
+    node.0.ask(1, 1, Request::Forget(spec("phone").device));
+    let events = node.round();
+    assert!(matches!(events[..], [(2, Event::Superseded), (1, Event::Done { token: 1, result: Ok(()) })]), "{events:?}");
+    assert_eq!(node.0.live(2), None);
+    node.0.close(2, true);
+    // Of this device nothing is in the way of the next session.
+    node.0.open(3, spec("phone"));
+    let events = node.round();
+    assert!(matches!(events[..], [(3, Event::Registered { .. })]), "{events:?}");
+}

@@ -196,6 +196,7 @@ proptest! {
             for cut in cuts {
                 let (fragment, after) = rest.split_at((*cut).min(rest.len()));
                 bytes.extend(masked(opcode, fragment, *mask));
+                expected.push(format!("{:?}", Incoming::Part));
                 bytes.extend(masked(0x89, b"?", *mask));
                 expected.push(format!("{:?}", Incoming::Ping(b"?")));
                 (rest, opcode) = (after, 0);

@@ -40,6 +40,12 @@ where
     tokio::spawn(Counted { future, _alive: alive })
 }
 
+/// The same future without Tokio's budget: it waits only for what it waits for, never because its task has done much
+/// already. For those whose first poll must take their place in a queue.
+pub fn unconstrained<F: Future>(future: F) -> impl Future<Output = F::Output> {
+    tokio_coop::task::unconstrained(future)
+}
+
 /// How many tasks are alive, by where they were started; only places with any.
 #[must_use]
 pub fn alive() -> Vec<(Place, usize)> {

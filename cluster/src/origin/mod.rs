@@ -16,7 +16,7 @@
 
 mod slot;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::env::clock::Instant;
@@ -53,6 +53,8 @@ pub struct Origin {
     in_flight: Option<InFlight>,
     slots: BTreeMap<Key, Slot>,
     by_epoch: BTreeMap<Epoch, Key>,
+    /// Epochs that ended before we heard of them: in the batch that began them, whose outcomes come last.
+    stillborn: BTreeSet<Epoch>,
     /// Sessions with something to propose now, each at most once.
     ready: VecDeque<Key>,
     /// Sessions with nothing but a cursor move, in the order they began to wait.
@@ -86,6 +88,7 @@ impl Origin {
             in_flight: None,
             slots: BTreeMap::new(),
             by_epoch: BTreeMap::new(),
+            stillborn: BTreeSet::new(),
             ready: VecDeque::new(),
             lingering: VecDeque::new(),
         }
@@ -208,6 +211,7 @@ impl Origin {
         for ((key, did), outcome) in batch.did.into_iter().zip(outcomes) {
             self.settle(key, did, outcome, now, &mut events);
         }
+        self.stillborn.clear();
         events
     }
 
@@ -222,7 +226,10 @@ impl Origin {
     pub fn on_superseded(&mut self, epoch: Epoch) -> Events {
         match self.by_epoch.remove(&epoch) {
             Some(key) => self.end(key, Event::Superseded).into_iter().collect(),
-            None => Vec::new(),
+            None => {
+                self.stillborn.insert(epoch);
+                Vec::new()
+            }
         }
     }
 
@@ -273,6 +280,7 @@ impl Origin {
         self.incarnation += 1;
         self.in_flight = None;
         self.by_epoch.clear();
+        self.stillborn.clear();
         let mut events = Vec::new();
         self.slots.retain(|&key, slot| {
             if slot.suspend() {
@@ -317,6 +325,10 @@ impl Origin {
     fn settle(&mut self, key: Key, did: Did, outcome: &Outcome, now: Instant, events: &mut Events) {
         let Some(slot) = self.slots.get_mut(&key) else { return };
         match (did, outcome) {
+            (Did::Register, Outcome::Registered(epoch)) if self.stillborn.contains(epoch) => {
+                slot.registering = false;
+                events.extend(self.end(key, Event::Superseded));
+            }
             (Did::Register, Outcome::Registered(epoch)) => {
                 slot.register(*epoch);
                 self.by_epoch.insert(*epoch, key);

@@ -123,7 +123,8 @@ impl Job {
 }
 
 /// Runs jobs side by side, starting them in the order they come: a new one is polled, up to its
-/// first wait, before the next is taken.
+/// first wait, before the next is taken. Without a budget: one that had to wait for that would take its place in
+/// Raft's queue behind later ones.
 async fn run_in_order(mut jobs: mpsc::UnboundedReceiver<Job>) {
     let mut running = FuturesUnordered::new();
     loop {
@@ -132,7 +133,7 @@ async fn run_in_order(mut jobs: mpsc::UnboundedReceiver<Job>) {
             Some(_) = running.next() => {}
             job = jobs.recv() => match job {
                 // A panic must not take the others along; dropping the job has answered it.
-                Some(job) => running.push(AssertUnwindSafe(job.run()).catch_unwind()),
+                Some(job) => running.push(tasks::unconstrained(AssertUnwindSafe(job.run()).catch_unwind())),
                 None => break,
             },
         }

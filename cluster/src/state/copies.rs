@@ -40,8 +40,9 @@ impl User {
     pub fn copy(&mut self, name: &UserId, message: Arc<Message>, ctx: &mut Context) -> bool {
         let others = || self.devices.iter().filter(|device| device.id != message.device);
         let (held, live) = (others().count() as u64, others().any(|device| device.session.is_some()));
-        let dropped = self.copies.iter().flat_map(|copies| copies.surplus(message.body.len() as u64, ctx.limits));
-        let dropped: Vec<Pos> = dropped.collect();
+        let bytes = message.body.len() as u64;
+        let surplus = |copies: &Box<Held>| copies.surplus(bytes, ctx.limits, ctx.feature_level);
+        let dropped = self.copies.as_ref().map(surplus).unwrap_or_default();
         for (node, lost) in self.drop_copies(&dropped, GapReason::InboxLimit) {
             ctx.effects.push(Effect::Lapsed { user: name.clone(), lost, node });
         }

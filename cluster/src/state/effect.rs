@@ -104,6 +104,8 @@ pub enum Effect {
     /// Messages expired before every device had them. Users without devices count as one. The leader
     /// that wrote the entry counts them.
     Expired {
+        /// Whose they were.
+        user: UserId,
         /// Pairs of message and device.
         count: u64,
     },

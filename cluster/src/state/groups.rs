@@ -168,7 +168,7 @@ impl State {
     /// Lets the oldest messages go until one of so many bytes has space.
     fn make_space_in_group(&mut self, name: &GroupId, bytes: u64, effects: &mut Vec<Effect>) {
         let Some(group) = self.store.group(name) else { return };
-        let dropped = group.log.surplus(bytes, &self.limits);
+        let dropped = group.log.surplus(bytes, &self.limits, self.feature_level);
         if dropped.is_empty() {
             return;
         }

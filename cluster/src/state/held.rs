@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use super::command::SHARES_LEVEL;
 use super::device::NEVER;
 use super::inbox::memory;
 use super::limits::Limits;
@@ -114,7 +115,7 @@ impl Held {
     }
 
     /// The oldest messages, as many as must go until one of so many bytes has space.
-    pub fn surplus(&self, bytes: u64, limits: &Limits) -> Vec<Pos> {
+    pub fn surplus(&self, bytes: u64, limits: &Limits, feature_level: u32) -> Vec<Pos> {
         let (most, most_bytes) = (limits.inbox_messages as usize, limits.inbox_bytes);
         let (mut count, mut left) = (self.len(), self.bytes);
         let mut dropped = Vec::new();
@@ -122,8 +123,10 @@ impl Held {
             return dropped;
         }
         let part = (limits.inbox_messages / DROPPED_PART) as usize;
+        let part_bytes = if feature_level >= SHARES_LEVEL { most_bytes / u64::from(DROPPED_PART) } else { u64::MAX };
         for waiting in self.iter() {
-            if count < most && left + bytes <= most_bytes && dropped.len() >= part {
+            let enough = dropped.len() >= part || self.bytes - left >= part_bytes;
+            if count < most && left + bytes <= most_bytes && enough {
                 break;
             }
             count -= 1;

@@ -107,7 +107,7 @@ impl User {
         self.oldest_ms = self.inbox.front().map_or(NEVER, |slot| slot.message.stored_at_ms).min(copies_ms);
         if dropped > 0 {
             self.date_heir(ctx.now_ms, ctx.limits);
-            ctx.effects.push(Effect::Expired { count: pairs });
+            ctx.effects.push(Effect::Expired { user: name.clone(), count: pairs });
         }
         if wake {
             ctx.effects.push(Effect::Wake(name.clone()));

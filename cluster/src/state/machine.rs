@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::command::{ABSENT_LEVEL, Batch, COPIES_LEVEL, Command, NodeUp, Op, Register, Send};
+use super::command::{ABSENT_LEVEL, Batch, COPIES_LEVEL, Command, NodeUp, Op, Register, SHARES_LEVEL, Send};
 use super::effect::{Effect, FirstAck, Outcome, SendRefusal};
 use super::groups::Wakes;
 use super::limits::{GroupLimits, Limits};
@@ -12,7 +12,7 @@ use super::nodes::{Arrival, Nodes};
 use super::revocation::Revocations;
 use super::ring::SendResult;
 use super::store::Store;
-use super::user::{Context, MAX_ABSENT, User};
+use super::user::{Context, MAX_ABSENT, MAX_ABSENT_OF_ONE, User};
 use crate::id::{DeviceId, Epoch, MessageId, NodeId, Pos, UserId};
 use crate::observer::Forgotten;
 use crate::trace::{Mark, TraceContext};
@@ -155,7 +155,8 @@ impl State {
         effects: &mut Vec<Effect>,
         change: impl FnOnce(&UserId, &mut User, &mut Context) -> R,
     ) -> R {
-        let mut ctx = Context { now_ms: self.time_ms, limits: &self.limits, effects };
+        let (now_ms, feature_level) = (self.time_ms, self.feature_level);
+        let mut ctx = Context { now_ms, limits: &self.limits, feature_level, effects };
         let (result, moved) = self.store.with(name, |name, user| {
             if user.groups.is_empty() {
                 return (change(name, user, &mut ctx), None);
@@ -219,10 +220,7 @@ impl State {
         if let Some(first) = sender.and_then(|user| user.sent(&device, &mid)) {
             return Outcome::of_send(mid, first, true);
         }
-        if self.feature_level >= ABSENT_LEVEL
-            && self.store.totals().absent_users >= MAX_ABSENT
-            && self.store.user(&send.to).is_none()
-        {
+        if self.is_one_absent_too_many(&from, &send.to) {
             self.remember(&from, &device, mid, Err(SendRefusal::InboxFull));
             return Outcome::of_send(mid, Err(SendRefusal::InboxFull), false);
         }
@@ -251,6 +249,16 @@ impl State {
         let result = result.map(|_| ());
         self.remember(&from, &device, mid, result);
         Outcome::of_send(mid, result, false)
+    }
+
+    /// Whether a message to this user would wait for one more who is absent than may be.
+    fn is_one_absent_too_many(&self, from: &UserId, to: &UserId) -> bool {
+        if self.feature_level < SHARES_LEVEL {
+            let many = self.feature_level >= ABSENT_LEVEL && self.store.totals().absent_users >= MAX_ABSENT;
+            return many && self.store.user(to).is_none();
+        }
+        let many = self.store.absent() >= MAX_ABSENT || self.store.absent_by(from) >= MAX_ABSENT_OF_ONE;
+        many && self.store.user(to).is_none_or(|user| user.devices.is_empty() && user.inbox.is_empty())
     }
 
     /// A send that a drill wants to fail. What the ring knows of it goes first: it may be a repeat of one

@@ -30,7 +30,7 @@ mod wire;
 pub use checkpoint::{Frozen, RestoreError};
 pub use command::{
     BREAKER_LEVEL, Batch, COPIES_LEVEL, Command, DecodeError, ENDING_LEVEL, FEATURE_LEVEL, FORGET_LEVEL, GROUPS_LEVEL,
-    GroupAct, GroupOp, GroupSend, NodeUp, Op, REVOCATION_LEVEL, Register, Send, TRACES_LEVEL,
+    GroupAct, GroupOp, GroupSend, NodeUp, Op, REVOCATION_LEVEL, Register, SHARES_LEVEL, Send, TRACES_LEVEL,
 };
 pub use device::{GapReason, Registration};
 pub use effect::{BatchRefusal, Effect, FirstAck, GroupRefusal, Outcome, RegisterRefusal, SendRefusal};

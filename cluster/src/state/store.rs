@@ -3,7 +3,7 @@
 //! Invariant: users change only through [`Store::with`] and groups through [`Store::with_group`], which keep the derived parts equal to what
 //! a scan of all users would give. So they need not be in a checkpoint.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -97,6 +97,28 @@ fn reschedule<T: Ord + Clone>(agenda: &mut Agenda<T>, name: &T, before: u64, aft
     }
 }
 
+fn count_absent(
+    (all, by): (&mut u64, &mut BTreeMap<UserId, u64>),
+    before: Option<&UserId>,
+    after: Option<&UserId>,
+) {
+    if before == after {
+        return;
+    }
+    if let Some(sender) = before {
+        *all -= 1;
+        let of_one = by.get_mut(sender).expect("it was counted");
+        *of_one -= 1;
+        if *of_one == 0 {
+            by.remove(sender);
+        }
+    }
+    if let Some(sender) = after {
+        *all += 1;
+        *by.entry(sender.clone()).or_default() += 1;
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Store {
     shards: Vec<Arc<Shard>>,
@@ -109,6 +131,9 @@ pub(super) struct Store {
     /// By [`Group::oldest_ms`].
     oldest_of_groups: Agenda<GroupId>,
     totals: Totals,
+    /// How many absent users there are for whom something waits: all, and by [`User::awaited_by`].
+    absent: u64,
+    absent_by: BTreeMap<UserId, u64>,
 }
 
 impl Store {
@@ -120,6 +145,8 @@ impl Store {
             checks: Agenda::new(),
             oldest_of_groups: Agenda::new(),
             totals: Totals::default(),
+            absent: 0,
+            absent_by: BTreeMap::new(),
         }
     }
 
@@ -137,6 +164,7 @@ impl Store {
                 return Err("a user is in a foreign shard");
             }
             self.totals.replace(Totals::default(), Totals::of(user));
+            count_absent((&mut self.absent, &mut self.absent_by), None, user.awaited_by());
             reschedule(&mut self.oldest, name, NEVER, user.oldest_ms);
             reschedule(&mut self.checks, name, NEVER, user.check_ms);
         }
@@ -167,6 +195,16 @@ impl Store {
         self.totals
     }
 
+    /// Users without a device for whom something waits.
+    pub fn absent(&self) -> u64 {
+        self.absent
+    }
+
+    /// Those of them for whom what waits longest is of this sender.
+    pub fn absent_by(&self, sender: &UserId) -> u64 {
+        self.absent_by.get(sender).copied().unwrap_or(0)
+    }
+
     /// Who may have the oldest message, and since when, ms.
     pub fn oldest(&self) -> Option<&(u64, UserId)> {
         self.oldest.first()
@@ -185,7 +223,8 @@ impl Store {
     /// Whether the same work is due to the same users at the same times.
     pub fn same_agenda(&self, other: &Self) -> bool {
         let groups = self.oldest_of_groups == other.oldest_of_groups;
-        self.oldest == other.oldest && self.checks == other.checks && groups
+        let absent = self.absent == other.absent && self.absent_by == other.absent_by;
+        self.oldest == other.oldest && self.checks == other.checks && groups && absent
     }
 
     /// Changes a user, who begins to exist by this and ends when nothing needs to be remembered.
@@ -200,8 +239,9 @@ impl Store {
         let mut after = Totals::default();
         let user = entry.and_modify(|user| before = Totals::of(user)).or_default();
         let user = Arc::make_mut(user);
-        let (oldest_ms, check_ms) = (user.oldest_ms, user.check_ms);
+        let (oldest_ms, check_ms, awaited_by) = (user.oldest_ms, user.check_ms, user.awaited_by().cloned());
         let result = change(&name, user);
+        count_absent((&mut self.absent, &mut self.absent_by), awaited_by.as_ref(), user.awaited_by());
         if user.is_vacant() {
             reschedule(&mut self.oldest, &name, oldest_ms, NEVER);
             reschedule(&mut self.checks, &name, check_ms, NEVER);

@@ -25,10 +25,14 @@ pub(super) const MAX_RETIRED: usize = 256;
 /// further ones.
 pub(super) const MAX_ABSENT: u64 = 100_000;
 
+/// Those for whom what waits longest is of one sender, so that no one sender can use the others' room up.
+pub(super) const MAX_ABSENT_OF_ONE: u64 = MAX_ABSENT / 10;
+
 /// What a user's transitions need to know, and where their effects go.
 pub(super) struct Context<'a> {
     pub now_ms: u64,
     pub limits: &'a Limits,
+    pub feature_level: u32,
     pub effects: &'a mut Vec<Effect>,
 }
 
@@ -75,6 +79,11 @@ pub(super) struct Passed {
 }
 
 impl User {
+    /// The sender of what waits longest, while there is no device to read it.
+    pub fn awaited_by(&self) -> Option<&UserId> {
+        self.inbox.front().filter(|_| self.devices.is_empty()).map(|slot| &slot.message.from)
+    }
+
     /// Nothing has to be remembered of this user.
     pub fn is_vacant(&self) -> bool {
         let inherits = self.heir.is_some_and(|heir| heir.cursor.has_gap());

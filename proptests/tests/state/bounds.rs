@@ -1,15 +1,19 @@
 //! G7: what anybody can make the state remember has an end, and who meets it is told what is true.
 
+use std::ops::Range;
+
 use bytes::Bytes;
-use cluster::id::{Boot, DeviceId, MessageId, Pos, UserId};
+use cluster::id::{Boot, DeviceId, GroupId, MessageId, Pos, UserId};
 use cluster::state::{
-    Batch, Command, Effect, FEATURE_LEVEL, NodeUp, Op, Outcome, Register, RegisterRefusal, Send, SendRefusal, State,
+    Batch, Command, Effect, FEATURE_LEVEL, GroupAct, GroupLimits, GroupOp, GroupSend, NodeUp, Op, Outcome, Register,
+    RegisterRefusal, SHARES_LEVEL, Send, SendRefusal, State,
 };
 
 use crate::log::{node, user};
 
 /// Users without a device for whom something waits.
 const ABSENT: usize = 100_000;
+const ABSENT_OF_ONE: usize = 10_000;
 /// Forgotten devices of a user that are remembered.
 const FORGOTTEN: usize = 256;
 
@@ -43,6 +47,14 @@ impl World {
         outcomes.expect("the batch was applied")
     }
 
+    fn write_to_absent(&mut self, epoch: Pos, names: Range<usize>) {
+        for first in names.clone().step_by(1_000) {
+            let names = first..(first + 1_000).min(names.end);
+            let to_all = names.map(|n| send(epoch, &format!("nobody-{n}"), n as u64)).collect();
+            assert!(!self.ops(to_all).iter().any(is_refused));
+        }
+    }
+
     fn register(&mut self, user: &UserId, device: &str) -> Result<Pos, RegisterRefusal> {
         let (device, expect) = (DeviceId::new(device).unwrap(), Pos::ZERO);
         let register = Register { user: user.clone(), device, instance: 1, attempt: 1, ephemeral: true, expect };
@@ -54,11 +66,15 @@ impl World {
     }
 }
 
-fn send(epoch: Pos, to: &str, key: u64) -> Op {
+fn mid(key: u64) -> MessageId {
     let mut mid = [0; 16];
     mid[..8].copy_from_slice(&key.to_le_bytes());
+    MessageId(mid)
+}
+
+fn send(epoch: Pos, to: &str, key: u64) -> Op {
     let to = UserId::new(to).unwrap();
-    Op::Send(Send { epoch, mid: MessageId(mid), to, ts_ms: 0, body: Bytes::from_static(b"1") })
+    Op::Send(Send { epoch, mid: mid(key), to, ts_ms: 0, body: Bytes::from_static(b"1") })
 }
 
 fn is_refused(outcome: &Outcome) -> bool {
@@ -67,13 +83,18 @@ fn is_refused(outcome: &Outcome) -> bool {
 
 #[test]
 fn users_who_never_come_are_not_without_number() {
-    for (level, bounded) in [(FEATURE_LEVEL, true), (FEATURE_LEVEL - 1, false)] {
+    for (level, bounded) in [(SHARES_LEVEL, true), (SHARES_LEVEL - 1, true), (SHARES_LEVEL - 2, false)] {
         let mut world = World::new(level);
         let epoch = world.register(&user(0), "d").expect("there is room");
         world.register(&user(1), "d").expect("there is room");
-        for first in (0..ABSENT).step_by(1_000) {
-            let to_all = (first..first + 1_000).map(|n| send(epoch, &format!("nobody-{n}"), n as u64)).collect();
-            assert!(!world.ops(to_all).iter().any(is_refused));
+        let share = if level < SHARES_LEVEL { ABSENT } else { ABSENT_OF_ONE };
+        for (number, first) in (0..ABSENT).step_by(share).enumerate() {
+            let by = world.register(&UserId::new(&format!("sender-{number}")).unwrap(), "d").expect("there is room");
+            world.write_to_absent(by, first..first + share);
+            if level >= SHARES_LEVEL {
+                let further = world.ops(vec![send(by, "one-more", 1 << 35)]);
+                assert!(is_refused(&further[0]), "no one sender has all the room");
+            }
         }
         assert_eq!(world.0.totals().absent_users, ABSENT as u64);
         let (here, known) = (send(epoch, user(1).as_str(), 1 << 32), send(epoch, "nobody-7", 1 << 33));
@@ -81,6 +102,44 @@ fn users_who_never_come_are_not_without_number() {
         assert_eq!(outcomes.iter().map(is_refused).collect::<Vec<_>>(), [bounded, false, false]);
         let again = world.ops(vec![send(epoch, "somebody-else", 1 << 34)]);
         assert_eq!(is_refused(&again[0]), bounded, "the answer stays as it was");
+    }
+}
+
+#[test]
+fn whoever_comes_makes_room_for_one_more() {
+    let mut world = World::new(FEATURE_LEVEL);
+    let epoch = world.register(&user(0), "d").expect("there is room");
+    world.write_to_absent(epoch, 0..ABSENT_OF_ONE);
+    let one_more = |n: u64| vec![send(epoch, &format!("late-{n}"), (1 << 36) + n)];
+    assert!(is_refused(&world.ops(one_more(0))[0]));
+    world.register(&UserId::new("nobody-5").unwrap(), "d").expect("there is room");
+    assert!(!is_refused(&world.ops(one_more(1))[0]));
+    assert!(is_refused(&world.ops(one_more(2))[0]));
+    assert_eq!(world.0.audit(), Ok(()), "what is counted is what there is");
+}
+
+#[test]
+fn a_group_at_its_limit_of_bytes_loses_an_eighth() {
+    const BODY: usize = 64 << 10;
+    for level in [SHARES_LEVEL, SHARES_LEVEL - 1] {
+        let mut world = World::new(level);
+        world.apply(Command::SetGroupLimits(GroupLimits { members: 10, per_user: 10 }));
+        let epoch = world.register(&user(0), "d").expect("there is room");
+        let absent = world.register(&user(1), "d").expect("there is room");
+        let group = GroupId::new("g").unwrap();
+        let join = |epoch, act| Op::Group(GroupOp { epoch, group: group.clone(), act });
+        world.ops(vec![join(epoch, GroupAct::Create), join(absent, GroupAct::Join)]);
+        let (limit, mut fewest) = (world.0.limits().inbox_bytes as usize / BODY, usize::MAX);
+        for n in 0..limit + 5 {
+            let body = Bytes::from(vec![0; BODY]);
+            let mid = mid(n as u64);
+            world.ops(vec![Op::GroupSend(GroupSend { epoch, mid, group: group.clone(), ts_ms: 0, body })]);
+            if n >= limit {
+                fewest = fewest.min(world.0.totals().inbox_messages as usize);
+            }
+        }
+        let left = if level >= SHARES_LEVEL { limit - limit / 8 } else { 0 };
+        assert!((left..left + 3).contains(&fewest), "{fewest} of {limit} are left at level {level}");
     }
 }
 

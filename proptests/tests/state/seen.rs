@@ -49,7 +49,7 @@ pub fn seen(effects: &[Effect]) -> Vec<Seen> {
         Effect::Acked { node, epoch: _, count, group, first } => {
             Seen::Acked(*node, *count, *group, first.iter().map(|first| first.message.mid).collect())
         }
-        Effect::Expired { count } => Seen::Expired(*count),
+        Effect::Expired { count, .. } => Seen::Expired(*count),
         Effect::Breaker { open } => Seen::Breaker(*open),
         Effect::NodeUp { node, generation, .. } => Seen::NodeUp(*node, *generation),
         Effect::NodeRefused { node, boot, .. } => Seen::NodeRefused(*node, *boot),
