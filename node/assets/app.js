@@ -98,7 +98,7 @@ let watched = [];
 function watchPeers() {
   if (!client) return;
   const latest = (name) => (name === tab.open ? Infinity : (lastOf(name)?.tick ?? 0));
-  const names = Object.keys(tab.peers).filter((name) => !name.startsWith(GROUP));
+  const names = Object.keys(tab.peers).filter((name) => !name.startsWith(GROUP) && !nameTrouble(name));
   const wanted = names.sort((a, b) => latest(b) - latest(a)).slice(0, client.limits.watches);
   const gone = watched.filter((name) => !wanted.includes(name));
   watched = wanted;

@@ -30,13 +30,15 @@ const PROTOCOL = "imgw.v1.json";
 /** How long a node may take from the first byte to `welcome`. */
 const CONNECT_TIMEOUT_MS = 10_000;
 /** The first delay before a reconnect is drawn below this, later ones below twice as much … */
-const FIRST_DELAY_MS = 250;
+const FIRST_DELAY_MS = 200;
 /** … up to this. */
 const LONGEST_DELAY_MS = 8_000;
 /** A connection that held this long lets the delays start over. */
 const STEADY_AFTER_MS = 5_000;
-/** The cluster recognises a repeated message for an hour; after it a repeat could be a second one. */
-const REPEAT_FOR_MS = 3_600_000;
+/** The cluster recognises a repeated message for an hour, later a repeat could be a second one; some room is left. */
+const REPEAT_FOR_MS = 58 * 60_000;
+/** How often messages that are older are looked for, with a connection or without. */
+const GIVE_UP_EVERY_MS = 10_000;
 /** Acks are spared, not delayed: one at once, the next ones together. */
 const ACK_EVERY_MS = 50;
 /** How long after a new token could not be had it is asked for again. */
@@ -80,7 +82,7 @@ const PASSING_CODES = {
 /** What 1006 means where no connection ever stood. */
 const NO_ANSWER = "The node does not answer.";
 
-/** Why a message was not sent: `code` is the node's error code, or `too_large`,
+/** Why something was not sent: `code` is the node's error code, or `too_large`,
  * `not_json`, `outbox_full`, `closed`, or `unknown`. */
 export class SendError extends Error {
   constructor(code, message) {
@@ -116,6 +118,7 @@ export class ImGateway {
   #limits = DEFAULT_LIMITS;
   #failures = 0;
   #retryTimer = 0;
+  #giveUpTimer = 0;
   /** The token that a node has found expired. */
   #expired = null;
   /** The last `go_away.after_ms`: the span over which clients of a restarting node spread. */
@@ -123,7 +126,7 @@ export class ImGateway {
 
   /**
    * @param {object} options
-   * @param {string[]} options.urls WebSocket addresses of nodes; the first is tried first.
+   * @param {string[]} options.urls WebSocket addresses of nodes; the first is tried first, others in random order.
    * @param {() => Promise<string>} options.token asked for a JWT at each connection, and before one expires. If it
    *   throws an error with `final: true`, the client stops, else it tries again. It stops also where it is given again
    *   the token that a node has found expired.
@@ -150,6 +153,7 @@ export class ImGateway {
     const ignore = { onDelivered() {}, onGap() {}, onPresence() {}, onTyping() {}, onRead() {}, onWatchRefused() {}, onRefreshRefused() {}, onState() {} };
     this.options = { ephemeral: false, ...ignore, ...options };
     this.#seen = new Set(options.seen);
+    this.#urls = options.urls.slice(0, 1);
     this.setUrls(options.urls);
   }
 
@@ -166,12 +170,13 @@ export class ImGateway {
   /** Replaces the addresses; a connection that stands is left alone. */
   setUrls(urls) {
     const known = this.#urls.filter((url) => urls.includes(url));
-    this.#urls = [...known, ...urls.filter((url) => !known.includes(url))];
+    this.#urls = [...known, ...shuffled(urls.filter((url) => !known.includes(url)))];
   }
 
   /** Connects, and stays connected until `close`, or until a node says that it makes no sense. */
   start() {
     this.#closed = false;
+    this.#giveUpTimer ||= setInterval(() => this.#giveUpOld(), GIVE_UP_EVERY_MS);
     if (this.#state.name === "stopped") {
       this.#failures = 0;
       this.#expired = null;
@@ -192,9 +197,11 @@ export class ImGateway {
   /** Leaves for good. What is in the outbox is given up; it may have been stored or not. */
   close() {
     this.#closed = true;
+    clearInterval(this.#giveUpTimer);
+    this.#giveUpTimer = 0;
     this.#stop(1000, "Closed.");
     for (const entry of this.#outbox.splice(0)) {
-      entry.reject(new SendError(entry.firstSentAt ? "unknown" : "closed", "The client was closed."));
+      entry.reject(new SendError(entry.firstSent ? "unknown" : "closed", "The client was closed."));
     }
     for (const question of this.#questions) question.reject(new SendError("closed", "The client was closed."));
     this.#questions.clear();
@@ -255,8 +262,12 @@ export class ImGateway {
     });
   }
 
-  /** Tells a user that ours is writing: at once, and again every few seconds while this is called. Lost without a connection. */
+  /**
+   * Tells a user that ours is writing: at once, and again every few seconds while this is called. Lost without a
+   * connection. Throws a `SendError` where it is larger than the node takes.
+   */
   typing(to) {
+    const frame = this.#signalFrame({ typing: { to } });
     const now = performance.now();
     for (const [user, at] of this.#typedAt) {
       if (now - at < TYPING_EVERY_MS) break;
@@ -264,25 +275,35 @@ export class ImGateway {
     }
     if (!this.#link || this.#typedAt.has(to)) return;
     this.#typedAt.set(to, now);
-    this.#link.ws.send(JSON.stringify({ typing: { to } }));
+    this.#link.ws.send(frame);
   }
 
   /**
    * Tells the sender of a message, and our other devices, that it was read, with all before it: so only the newest is
-   * told, and once. Lost without a connection.
+   * told, and once. Lost without a connection. Throws as `typing` does.
    */
   read(from, mid) {
+    const frame = this.#signalFrame({ read: { from, mid } });
     if (!this.#link || this.#read.get(from) === mid) return;
     this.#read.set(from, mid);
     if (this.#read.size > READ_LIMIT) this.#read.delete(this.#read.keys().next().value);
-    this.#link.ws.send(JSON.stringify({ read: { from, mid } }));
+    this.#link.ws.send(frame);
+  }
+
+  #signalFrame(signal) {
+    const frame = JSON.stringify(signal);
+    const [bytes, limit] = [bytesOf(frame), this.#limits.frame_bytes];
+    if (bytes > limit) throw tooLarge(bytes, limit);
+    return frame;
   }
 
   /**
    * Tells `onPresence` from now on who of these users is there, besides those watched already; on all connections to
-   * come. At most `limits.watches` are watched: `onWatchRefused` tells who is not.
+   * come. At most `limits.watches` are watched: `onWatchRefused` tells who is not. Throws a `SendError` with code
+   * `bad_recipient`, and watches none of them, where one is no user's name: a node would refuse all in its frame.
    */
   watch(...users) {
+    users.forEach(checkName);
     const added = [...new Set(users)].filter((user) => !this.#watched.has(user));
     for (const user of added) this.#watched.set(user, 0);
     const refused = new Set(this.#keepWatchLimit());
@@ -321,7 +342,7 @@ export class ImGateway {
 
   /** Asks what is answered at once; `answered` is called with `ok`, or with nothing and the error. */
   #ask(link, frame, answered) {
-    const [bytes, limit] = [bytesOf(frame), this.#limits.frame_bytes];
+    const [bytes, limit] = [requestBytes(frame), this.#limits.frame_bytes];
     if (bytes > limit) return answered(undefined, tooLarge(bytes, limit));
     const id = link.nextId++;
     link.asked.set(id, answered);
@@ -348,7 +369,8 @@ export class ImGateway {
       // What JSON has no word for: a function, a symbol, a name that is missing.
       if (parts.flat().includes(undefined)) return reject(new SendError("not_json", "What is sent must be JSON."));
       const frame = `"${type}":{${parts.map((part) => part.join(":")).join(",")}}`;
-      const entry = { frame, bytes: bytesOf(frame), firstSentAt, resolve, reject };
+      const firstSent = firstSentAt ? moment(Math.max(0, Date.now() - firstSentAt)) : null;
+      const entry = { frame, bytes: requestBytes(frame), firstSent, resolve, reject };
       if (this.#refuseTooLarge(entry)) return;
       if (this.#outbox.length >= OUTBOX_LIMIT) {
         return reject(new SendError("outbox_full", "Too many messages are waiting to be sent."));
@@ -399,7 +421,7 @@ export class ImGateway {
     this.#dialing = null;
     if (old) this.#discard(old);
     this.#limits = { ...DEFAULT_LIMITS, ...welcome.limits };
-    link.steady = setTimeout(() => (this.#failures = 0), STEADY_AFTER_MS);
+    link.steady = setTimeout(() => this.#startOver(), STEADY_AFTER_MS);
     link.watchdog = setInterval(() => this.#watch(link, 2 * welcome.ping_ms), welcome.ping_ms / 4);
     this.#setState({ name: "online", url: link.url, node: welcome.node, session: welcome.session });
     this.#transmit();
@@ -409,9 +431,14 @@ export class ImGateway {
     this.#tellWatches(link, "watch", [...this.#watched.keys()]);
   }
 
+  #startOver() {
+    this.#failures = 0;
+    // Each client in an order of its own: else all that a node had would go to the same next one.
+    this.#urls = shuffled(this.#urls);
+  }
+
   /** A node that says nothing for two heartbeats is gone, whatever the operating system believes. */
   #watch(link, silenceMs) {
-    this.#giveUpOld();
     if (performance.now() - link.heardAt > silenceMs) this.#lost(link, 0, "The node has fallen silent.");
     else if (Date.now() > link.refreshAt) this.#refresh(link);
   }
@@ -445,8 +472,10 @@ export class ImGateway {
     const final = code in FINAL_CODES || (code >= 4500 && code <= 4999 && code !== 4501);
     if (final && !(code === 4502 && link.rivalled)) return this.#stop(code, FINAL_CODES[code] ?? reason, reason);
     if (this.#link?.goals) return this.#moveAgain(code);
-    if (this.#link || this.#dialing) return;
+    if (this.#link) return;
+    // Every other address comes before this one again.
     this.#urls = [...this.#urls.filter((url) => url !== link.url), link.url].filter((url) => this.#urls.includes(url));
+    if (this.#dialing) return this.#setState({ name: "connecting", url: this.#dialing.url });
     const why = code === 1006 && !wasInUse ? NO_ANSWER : PASSING_CODES[code];
     // Whom a node has sent away goes where it was sent, though it may know other addresses.
     this.#retryLater(code, why ?? (reason || `The connection was closed (${code}).`), link.goals?.[0]);
@@ -570,9 +599,9 @@ export class ImGateway {
 
   /** Puts on the wire, oldest first, as much as may be unanswered at a time. */
   #transmit() {
+    this.#giveUpOld();
     const link = this.#link;
     if (!link) return;
-    this.#giveUpOld();
     while (link.sent < Math.min(this.#outbox.length, this.#limits.inflight)) {
       const entry = this.#outbox[link.sent];
       if (this.#refuseTooLarge(entry)) {
@@ -581,7 +610,7 @@ export class ImGateway {
       }
       link.sent++;
       const id = link.nextId++;
-      entry.firstSentAt ||= Date.now();
+      entry.firstSent ??= moment();
       link.waiting.set(id, entry);
       link.ws.send(requestFrame(id, entry.frame));
     }
@@ -590,7 +619,7 @@ export class ImGateway {
   /** The limit may become known, or smaller, while a message waits. */
   #refuseTooLarge(entry) {
     const limit = this.#limits.frame_bytes;
-    if (entry.firstSentAt || entry.bytes <= limit) return false;
+    if (entry.firstSent || entry.bytes <= limit) return false;
     entry.reject(tooLarge(entry.bytes, limit));
     return true;
   }
@@ -610,10 +639,9 @@ export class ImGateway {
     this.#transmit();
   }
 
-  /** After an hour a repeat might be taken for a new message: the fate of these stays unknown. */
+  /** A repeat might be taken for a new message by now: the fate of these stays unknown. */
   #giveUpOld() {
-    const before = Date.now() - REPEAT_FOR_MS;
-    for (const entry of this.#outbox.filter((entry) => entry.firstSentAt && entry.firstSentAt < before)) {
+    for (const entry of this.#outbox.filter(({ firstSent }) => firstSent && msSince(firstSent) >= REPEAT_FOR_MS)) {
       this.#forget(this.#link, entry);
       entry.reject(new SendError("unknown", "No answer for an hour: it may have been stored or not."));
     }
@@ -632,12 +660,32 @@ function requestFrame(id, frame) {
 }
 
 /** How large it is at most, whatever its id. */
-function bytesOf(frame) {
-  return new TextEncoder().encode(requestFrame(Number.MAX_SAFE_INTEGER, frame)).length;
+function requestBytes(frame) {
+  return bytesOf(requestFrame(Number.MAX_SAFE_INTEGER, frame));
+}
+
+function bytesOf(text) {
+  return new TextEncoder().encode(text).length;
 }
 
 function tooLarge(bytes, limit) {
   return new SendError("too_large", `The message is too long: ${bytes} bytes, ${limit} are allowed.`);
+}
+
+function checkName(name) {
+  // Half a surrogate pair is no character, and cannot be sent.
+  if (typeof name === "string" && name && bytesOf(name) <= 128 && !/[\p{Cc}\p{Cs}]/u.test(name)) return;
+  throw new SendError("bad_recipient", "A user's name has 1 to 128 bytes, and no control characters.");
+}
+
+/** So long ago, on both clocks: the steady one may stand still while a machine sleeps, the other can be set. */
+function moment(agoMs = 0) {
+  return { steady: performance.now() - agoMs, wall: Date.now() - agoMs };
+}
+
+/** Whichever clock says that more time has passed is believed. */
+function msSince({ steady, wall }) {
+  return Math.max(performance.now() - steady, Date.now() - wall);
 }
 
 /** When two thirds of a JWT's remaining life are over; never, if it does not say. */
@@ -649,6 +697,10 @@ function refreshTime(token) {
   } catch {
     return Infinity;
   }
+}
+
+function shuffled(list) {
+  return list.map((item) => [Math.random(), item]).sort(([a], [b]) => a - b).map(([, item]) => item);
 }
 
 function randomHex(bytes) {

@@ -17,7 +17,7 @@ use crate::session::Connections;
 const FIRST_MS: u64 = 500;
 /// Clients that go in one millisecond; other nodes take in as many after a crash.
 const PER_MS: usize = 4;
-/// The last client's time, about, ms: with more clients, more go at a time.
+/// The last client's time after the first one's, ms: with more clients, more go at a time.
 const LONGEST_MS: usize = 30_000;
 /// For those who go at the very end of their time, to arrive elsewhere.
 const GRACE: Duration = Duration::from_secs(2);
@@ -53,7 +53,7 @@ impl Drain {
         }
         let connections = self.connections.len();
         tracing::info!(connections, "draining: clients are sent to other nodes");
-        let last_ms = self.connections.leave(&urls, FIRST_MS, PER_MS.max(connections / LONGEST_MS));
+        let last_ms = self.connections.leave(&urls, FIRST_MS, PER_MS.max(connections.div_ceil(LONGEST_MS)));
         let limit = Duration::from_millis(last_ms) + GRACE;
         if clock::timeout(limit, self.connections.emptied()).await.is_err() {
             tracing::warn!(

@@ -1,7 +1,7 @@
 //! The `im-gateway` command.
 //!
-//! Invariant: every failure ends as one line on stderr that says what is wrong and how to mend it,
-//! with exit code 1, or 2 when the command line or the configuration is at fault.
+//! Invariant: every failure ends as one line on stderr that says what is wrong and how to mend it, in JSON where
+//! the log is, with exit code 1, or 2 when the command line or the configuration is at fault.
 
 mod cli;
 mod config;
@@ -28,8 +28,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // Nothing is left to do when stderr itself is closed.
-            let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("im-gateway: {failure}\n"));
+            im_gateway::telemetry::logs::last_word(&failure.to_string());
             failure.exit_code()
         }
     }

@@ -196,9 +196,15 @@ impl Chat {
     }
 
     /// Ends the conversation.
-    async fn end(self) -> Result<(), Failure> {
+    async fn end(mut self) -> Result<(), Failure> {
         let unanswered = self.waiting.len();
         self.client.close().await;
+        // What is acknowledged comes nowhere else.
+        while let Some(event) = self.client.next().await {
+            if matches!(event, Event::Message(_) | Event::Gap { .. }) {
+                self.show(event)?;
+            }
+        }
         if unanswered > 0 {
             return failed(format!("without an answer: {unanswered} of your messages; they may be delivered or not"));
         }

@@ -1,6 +1,7 @@
 //! `serve`: one node, until it is told to stop; and the node that runs when no command is given.
 
 use std::net::TcpListener;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
@@ -10,8 +11,9 @@ use cluster::{Cluster, StartError};
 use im_gateway::auth::{AuthConfig, AuthConfigError, Jwks, KeyServer, Verifier};
 use im_gateway::env::{OpenError, RESERVED_FILES, Tls, TlsError, TlsFiles, outward, raise_file_limit, terminated};
 use im_gateway::gateway::{Gateway, GatewayConfig, GatewayError};
-use im_gateway::telemetry::logs::Tap;
-use im_gateway::telemetry::{Metrics, Otlp, SpanSink};
+use im_gateway::telemetry::logs::{Line, LineSink, Tap};
+use im_gateway::telemetry::{Levels, Metrics, Otlp, SpanSink};
+use tokio::runtime::{Handle, Runtime};
 
 use super::args::ServeArgs;
 use super::failure::{Failure, failed};
@@ -76,37 +78,25 @@ fn node(config: &Config, warnings: &[String], alone: bool) -> Result<(), Failure
     let levels = super::log::start(&config.log, tap.clone())?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     im_gateway::env::end_process_on_panic();
-    let streams = room_for_clients()?;
-    // Looked at before anything has begun, so that a taken port leaves nothing behind.
-    if let Err(error) = TcpListener::bind(&config.listen.http) {
-        return failed(taken("clients", &config.listen.http, &error, "--http or IMGW_HTTP"));
-    }
     let cores = available_parallelism().map_or(1, std::num::NonZero::get);
     let or = |given: usize, default: usize| if given == 0 { default } else { given };
     // Apart, so that clients' work delays no heartbeat.
     let below = runtime("cluster", or(config.threads.cluster, cores.div_ceil(2).min(4)))?;
     let above = runtime("gateway", or(config.threads.gateway, cores))?;
-    let env = im_gateway::env::open(&config.data).or_else(|error| {
-        failed(match error {
-            OpenError::Io { .. } => format!("{error}; check its permissions, or choose another --data or IMGW_DATA"),
-            error => error.to_string(),
-        })
-    })?;
-    let verifier = Arc::new(above.block_on(verifier(&config.auth))?);
-    let metrics = Arc::new(Metrics::new());
-    let env = metrics.watch_disk(env);
-    above.spawn(metrics.clone().watch_data(config.data.clone()));
-    let (for_nodes, for_clients) = secured(config, &env, &metrics, &above)?;
-    let starting = Cluster::start(for_nodes, config.cluster(), metrics.clone());
-    let cluster = below.block_on(starting).or_else(|error| failed(explain(&error)))?;
-    let otlp = exporter(config, &cluster, &metrics, &above, &tap)?;
-    let mut gateway = GatewayConfig { streams, levels: Some(levels), ..config.gateway() };
-    gateway.verifier = Some(verifier);
-    gateway.traces.sink = otlp.clone().map(|otlp| otlp as Arc<dyn SpanSink>);
-    let starting = Gateway::start(for_clients, cluster.clone(), gateway, metrics);
-    let outcome = above.block_on(serve(config, starting, &cluster, alone));
-    if below.block_on(async { clock::timeout(STOP, cluster.stop()).await }).is_err() {
-        tracing::warn!("the node did not stop in order within {STOP:?}");
+    let telemetry = Telemetry { config, tap, metrics: Arc::new(Metrics::new()), runtime: above.handle().clone() };
+    let (outcome, otlp) = match start(config, levels, (&below, &above), &telemetry) {
+        Ok((cluster, gateway, otlp)) => {
+            let outcome = above.block_on(serve(config, gateway, &cluster, alone));
+            if below.block_on(async { clock::timeout(STOP, cluster.stop()).await }).is_err() {
+                tracing::warn!("the node did not stop in order within {STOP:?}");
+            }
+            (outcome, otlp)
+        }
+        // Why a node does not start is to be found where its lines are.
+        Err(failure) => (Err(failure), telemetry.export("").unwrap_or_default()),
+    };
+    if let Err(failure) = &outcome {
+        telemetry.tap.take(Line::fatal(&failure.to_string()));
     }
     if let Some(otlp) = otlp {
         otlp.stop(FLUSH);
@@ -115,6 +105,60 @@ fn node(config: &Config, warnings: &[String], alone: bool) -> Result<(), Failure
     above.shutdown_timeout(Duration::from_millis(100));
     below.shutdown_timeout(Duration::from_secs(1));
     outcome
+}
+
+type Starting = Pin<Box<dyn Future<Output = Result<Gateway, GatewayError>>>>;
+type Exporter = Option<Arc<Otlp>>;
+
+/// The node in its cluster, what will serve its clients, and the way to its collector.
+fn start(
+    config: &Config,
+    levels: Arc<Levels>,
+    (below, above): (&Runtime, &Runtime),
+    telemetry: &Telemetry<'_>,
+) -> Result<(Cluster, Starting, Exporter), Failure> {
+    let metrics = &telemetry.metrics;
+    let streams = room_for_clients()?;
+    // Looked at before anything has begun, so that a taken port leaves nothing behind.
+    if let Err(error) = TcpListener::bind(&config.listen.http) {
+        return failed(taken("clients", &config.listen.http, &error, "--http or IMGW_HTTP"));
+    }
+    let env = im_gateway::env::open(&config.data).or_else(|error| {
+        failed(match error {
+            OpenError::Io { .. } => format!("{error}; check its permissions, or choose another --data or IMGW_DATA"),
+            error => error.to_string(),
+        })
+    })?;
+    let verifier = Arc::new(above.block_on(verifier(&config.auth))?);
+    let env = metrics.watch_disk(env);
+    above.spawn(metrics.clone().watch_data(config.data.clone()));
+    let (for_nodes, for_clients) = secured(config, &env, metrics, above)?;
+    let starting = Cluster::start(for_nodes, config.cluster(), metrics.clone());
+    let cluster = below.block_on(starting).or_else(|error| failed(explain(&error)))?;
+    let otlp = telemetry.export(&cluster.node_id().to_string())?;
+    let mut gateway = GatewayConfig { streams, levels: Some(levels), ..config.gateway() };
+    gateway.verifier = Some(verifier);
+    gateway.traces.sink = otlp.clone().map(|otlp| otlp as Arc<dyn SpanSink>);
+    let starting = Gateway::start(for_clients, cluster.clone(), gateway, metrics.clone());
+    Ok((cluster, Box::pin(starting), otlp))
+}
+
+/// What a node tells of itself.
+struct Telemetry<'a> {
+    config: &'a Config,
+    tap: Tap,
+    metrics: Arc<Metrics>,
+    runtime: Handle,
+}
+
+impl Telemetry<'_> {
+    /// Opens the way to the collector, if there is one; log lines go it from here on, those of before first.
+    fn export(&self, node: &str) -> Result<Exporter, Failure> {
+        let start = |otlp| Otlp::start(&otlp, node, &self.metrics, self.runtime.clone()).map(Arc::new);
+        let otlp = self.config.otlp().map(start).transpose().or_else(|error| failed(error.to_string()))?;
+        self.tap.open(otlp.clone().map(|otlp| otlp as Arc<dyn LineSink>));
+        Ok(otlp)
+    }
 }
 
 /// What checks tokens. Without keys a node could only turn everybody away, so it begins nothing before it has them.
@@ -135,22 +179,6 @@ async fn verifier(auth: &AuthConfig) -> Result<Verifier, Failure> {
     }
 }
 
-/// The way to the collector, if there is one; log lines go it from here on.
-fn exporter(
-    config: &Config,
-    cluster: &Cluster,
-    metrics: &Arc<Metrics>,
-    runtime: &tokio::runtime::Runtime,
-    tap: &Tap,
-) -> Result<Option<Arc<Otlp>>, Failure> {
-    let Some(otlp) = config.otlp() else { return Ok(None) };
-    let node = cluster.node_id().to_string();
-    let started = Otlp::start(&otlp, &node, metrics, runtime.handle().clone());
-    let otlp = Arc::new(started.or_else(|error| failed(error.to_string()))?);
-    tap.open(otlp.clone());
-    Ok(Some(otlp))
-}
-
 type MakeTls = fn(Arc<dyn Net>, TlsFiles) -> Result<Tls, TlsError>;
 
 /// The environment of each side, with TLS where it is configured, and new certificates taken up.
@@ -158,7 +186,7 @@ fn secured(
     config: &Config,
     env: &Env,
     metrics: &Arc<Metrics>,
-    runtime: &tokio::runtime::Runtime,
+    runtime: &Runtime,
 ) -> Result<(Env, Env), Failure> {
     let secure = |port: &'static str, files: Option<TlsFiles>, make: MakeTls| -> Result<Env, Failure> {
         let Some(files) = files else { return Ok(env.clone()) };

@@ -39,7 +39,7 @@ impl Builder {
     }
 
     /// Which of the URLs to begin with, by its place in the list: any, if nothing else is said, so
-    /// that clients spread over the cluster.
+    /// that clients spread over the cluster. The others follow in random order.
     #[must_use]
     pub fn first(mut self, index: usize) -> Self {
         self.first = Some(index);
@@ -83,7 +83,9 @@ impl Builder {
     /// A URL that is none, or that asks for TLS where nothing speaks it.
     pub fn connect(self) -> Result<Client, BadUrl> {
         let first = self.first.unwrap_or_else(|| rand::random_range(0..self.urls.len().max(1)));
-        let route = Route::new(&self.urls, first)?;
+        let mut route = Route::new(&self.urls, first)?;
+        // In the list's own order all who begin at a dead node would go on to the same one.
+        route.shuffle(rand::random::<f64>);
         if let (Some(address), None) = (route.secured(), &self.secure) {
             return Err(BadUrl::Tls(address.base()));
         }

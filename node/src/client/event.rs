@@ -123,7 +123,7 @@ pub enum Event {
     WatchRefused {
         /// Who.
         users: Vec<String>,
-        /// Why.
+        /// Why: `BadRecipient` where a name is none.
         code: ErrorCode,
     },
     /// The node did not take the renewed token: the session ends with the old one, and the client then comes with
@@ -148,7 +148,7 @@ pub enum Event {
         /// Why.
         reason: String,
     },
-    /// The last event: the client has ended.
+    /// The last event, when all else was told: the client has ended.
     Stopped(Stopped),
 }
 

@@ -22,7 +22,7 @@ use super::route::Address;
 use super::shared::Shared;
 use super::task::closed;
 use super::{Stopped, Tokens};
-use crate::protocol::{ClientBody, ClientFrame, Hello, Refresh, SUBPROTOCOL, ServerBody, ServerFrame};
+use crate::protocol::{ClientBody, ClientFrame, GoAway, Hello, Refresh, SUBPROTOCOL, ServerBody, ServerFrame};
 
 /// The largest frame that a node may send us: a message of the largest body that nodes can be
 /// configured for, and some.
@@ -179,6 +179,8 @@ impl Link {
                         return Ok((self, session));
                     }
                     Ok(ServerBody::Error(error)) => tracing::debug!(code = ?error.code, "the hello was refused"),
+                    // We go once we are welcome.
+                    Ok(ServerBody::GoAway(go_away)) => self.go_away(go_away),
                     Ok(_) => {}
                     Err(error) => return Err(Ended::broken(format!("not a frame of ours: {error}"))),
                 },
@@ -293,19 +295,21 @@ impl Link {
             ServerFrame::decode(text).map_err(|error| Ended::broken(format!("not a frame of ours: {error}")))?;
         match frame.body {
             ServerBody::Ping => self.pong_due = true,
-            ServerBody::GoAway(go_away) => {
-                self.leave_within = Duration::from_millis(go_away.after_ms);
-                // At a moment of our own within that time, with room for the way; not at once, so
-                // that those who were given more time come later.
-                let at = self.leave_within.mul_f64(0.4 + 0.4 * rand::random::<f64>());
-                self.leave = Some((clock::sleep(at), go_away.url.map(std::borrow::Cow::into_owned)));
-            }
+            ServerBody::GoAway(go_away) => self.go_away(go_away),
             body => {
                 self.renewal_refused |= frame.id == Some(REFRESH_ID) && matches!(body, ServerBody::Error(_));
                 self.shared.received(ServerFrame { id: frame.id, body });
             }
         }
         Ok(())
+    }
+
+    fn go_away(&mut self, go_away: GoAway<'_>) {
+        self.leave_within = Duration::from_millis(go_away.after_ms);
+        // At a moment of our own within that time, with room for the way; not at once, so that those
+        // who were given more time come later.
+        let at = self.leave_within.mul_f64(0.4 + 0.4 * rand::random::<f64>());
+        self.leave = Some((clock::sleep(at), go_away.url.map(std::borrow::Cow::into_owned)));
     }
 
     fn end_of(&self, frame: Option<&CloseFrame>) -> Ended {

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use cluster::env::Net;
-use cluster::id::MessageId;
+use cluster::id::{GroupId, InvalidName, MessageId, UserId};
 use serde::Serialize;
 
 pub use crate::protocol::Traceparent;
@@ -120,23 +120,33 @@ impl Client {
 
     /// Tells a user that we are writing; call it at every key, it is told every three seconds. Lost where there is no
     /// connection, or much to do.
-    pub fn typing(&self, to: &str) {
+    ///
+    /// # Errors
+    /// A name that is none.
+    pub fn typing(&self, to: &str) -> Result<(), InvalidName> {
+        UserId::new(to)?;
         self.0.shared.state().typing(to);
         self.0.shared.work.notify_one();
+        Ok(())
     }
 
     /// Tells a message's sender, and our other devices, that it was read. Lost like [`Client::typing`].
-    pub fn read(&self, from: &str, mid: MessageId) {
+    ///
+    /// # Errors
+    /// A name that is none.
+    pub fn read(&self, from: &str, mid: MessageId) -> Result<(), InvalidName> {
+        UserId::new(from)?;
         let frame = ClientFrame { id: None, body: ClientBody::Read(Read { from: from.into(), mid }) };
         self.0.shared.state().signal(frame.encode());
         self.0.shared.work.notify_one();
+        Ok(())
     }
 
     /// Tells from now on who of these users is there, and how it is now, besides those watched already: as
-    /// [`Event::Presence`], across all connections to come.
+    /// [`Event::Presence`], across all connections to come. Of those whose names are none it tells at once, as
+    /// [`Event::WatchRefused`].
     pub fn watch<'a>(&self, users: impl IntoIterator<Item = &'a str>) {
-        self.0.shared.state().watches.watch(users.into_iter().map(str::to_owned));
-        self.0.shared.work.notify_one();
+        self.0.shared.watch(users.into_iter().map(str::to_owned));
     }
 
     /// Tells it of these no more.
@@ -149,8 +159,11 @@ impl Client {
     /// behind them: as the node knows them when the question comes, whatever is still under way.
     ///
     /// # Errors
-    /// What the node refused it with; `None` when the client has ended.
+    /// What the node refused it with, or would: a name that is none is not asked for. `None` when the client has ended.
     pub async fn members(&self, group: &str, after: Option<&str>) -> Result<(Vec<String>, bool), Option<ErrorCode>> {
+        if GroupId::new(group).is_err() || after.is_some_and(|after| UserId::new(after).is_err()) {
+            return Err(Some(ErrorCode::BadRecipient));
+        }
         let answer = self.0.shared.state().ask_members(group, after);
         self.0.shared.work.notify_one();
         answer.await.map_err(|_| None)?.map_err(Some)
@@ -225,7 +238,8 @@ impl Client {
     }
 
     /// Closes the connection in good order and waits until it is closed. What has no answer by then
-    /// is reported as unknown; [`Client::flush`] first avoids that.
+    /// is reported as unknown; [`Client::flush`] first avoids that. What came before is still there to
+    /// be taken, up to [`Event::Stopped`]: it was acknowledged, and does not come again.
     pub async fn close(&self) {
         self.0.shared.state().closing = true;
         self.0.shared.work.notify_one();

@@ -1,8 +1,9 @@
 //! Where to connect next, and when: a pure core.
 //!
-//! Invariant: the first loss of a good connection costs no wait, another address comes before the
-//! same one again, and attempts that keep failing grow rarer up to a bound, each client at its own
-//! random pace, so that a crowd of them does not come back in step.
+//! Invariant: all addresses are tried before one is tried again, in an order that each client draws
+//! for itself, anew with each loss; the first loss of a good connection costs a moment, and attempts
+//! that keep failing grow rarer up to a bound, each client at its own random pace. So a crowd of them
+//! comes back neither in step nor to one node.
 
 use std::time::Duration;
 
@@ -10,6 +11,9 @@ use http::Uri;
 
 /// A connection that lasted this long was good: its loss starts the count of failures anew.
 const STABLE: Duration = Duration::from_secs(2);
+/// Longest pause after a good connection was lost: a dead node's clients come to the others over this
+/// time, and within a second all the same.
+const AFTER_LOSS: Duration = Duration::from_millis(200);
 /// Pause between the addresses while each is tried for the first time.
 const FIRST_ROUND: Duration = Duration::from_millis(50);
 /// Pause after each has failed once; doubles with each failure.
@@ -99,15 +103,16 @@ impl Route {
         &self.addresses[self.current]
     }
 
-    /// A connection on which we were welcome ended after `lived`. Moves on to the next address and
-    /// says how long to wait. `random` is in 0..1.
-    pub fn lost(&mut self, lived: Duration, random: f64) -> Duration {
+    /// A connection on which we were welcome ended after `lived`. Moves on to any other address and
+    /// says how long to wait. `random` gives numbers in 0..1.
+    pub fn lost(&mut self, lived: Duration, mut random: impl FnMut() -> f64) -> Duration {
         if lived < STABLE {
-            return self.failed(random);
+            return self.failed(random());
         }
         self.failures = 0;
+        self.shuffle(&mut random);
         self.advance();
-        Duration::ZERO
+        AFTER_LOSS.mul_f64(random())
     }
 
     /// No connection came about. Moves on and says how long to wait. `random` is in 0..1.
@@ -137,6 +142,18 @@ impl Route {
         };
     }
 
+    /// Draws anew in which order the other addresses come after the present one. `random` gives numbers
+    /// in 0..1.
+    pub fn shuffle(&mut self, mut random: impl FnMut() -> f64) {
+        let last = self.addresses.len() - 1;
+        self.addresses.swap(self.current, last);
+        self.current = last;
+        for index in (1..last).rev() {
+            let other = (random() * (index + 1) as f64) as usize;
+            self.addresses.swap(index, other.min(index));
+        }
+    }
+
     /// The next address's turn.
     pub fn advance(&mut self) {
         self.current = (self.current + 1) % self.addresses.len();
@@ -145,6 +162,8 @@ impl Route {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn route(count: usize) -> Route {
@@ -171,10 +190,34 @@ mod tests {
     }
 
     #[test]
-    fn the_first_loss_costs_nothing_and_goes_elsewhere() {
-        let mut route = route(3);
-        assert_eq!(route.lost(Duration::from_secs(60), 1.0), Duration::ZERO);
-        assert_eq!(route.current().authority, "n1:1");
+    fn the_first_loss_costs_a_moment_and_leads_to_any_other_address() {
+        let mut reached = BTreeSet::new();
+        for random in [0.0, 0.4, 0.6, 1.0] {
+            let mut route = route(4);
+            assert_eq!(route.lost(Duration::from_secs(60), || random), AFTER_LOSS.mul_f64(random));
+            reached.insert(route.current().authority.clone());
+        }
+        assert_eq!(reached, BTreeSet::from(["n1:1", "n2:1", "n3:1"].map(str::to_owned)));
+        let mut alone = route(1);
+        assert_eq!(alone.lost(Duration::from_secs(60), || 1.0), AFTER_LOSS);
+        assert_eq!(alone.current().authority, "n0:1");
+    }
+
+    #[test]
+    fn all_are_tried_before_one_is_tried_again() {
+        let mut numbers = (1_u32..).map(|n| f64::from(n) * 0.37 % 1.0);
+        let mut route = route(5);
+        for _ in 0..20 {
+            let lost = route.current().clone();
+            route.lost(STABLE, || numbers.next().expect("it has no end"));
+            let mut tried = Vec::new();
+            for _ in 0..10 {
+                tried.push(route.current().authority.clone());
+                route.failed(0.5);
+            }
+            assert_eq!(tried[..5].iter().collect::<BTreeSet<_>>().len(), 5, "{tried:?}");
+            assert_eq!((&tried[..5], &tried[4]), (&tried[5..], &lost.authority));
+        }
     }
 
     #[test]
@@ -185,14 +228,14 @@ mod tests {
         assert!(waits.windows(2).all(|pair| pair[0] <= pair[1]));
         assert_eq!(waits[11], CAP);
         assert_eq!(route.failed(0.0), CAP / 4);
-        assert_eq!(route.lost(STABLE, 1.0), Duration::ZERO);
+        assert_eq!(route.lost(STABLE, || 1.0), AFTER_LOSS);
         assert_eq!(route.failed(1.0), FIRST_ROUND);
     }
 
     #[test]
     fn a_connection_that_dies_young_counts_as_a_failure() {
         let mut route = route(1);
-        let waits: Vec<_> = (0..3).map(|_| route.lost(Duration::from_millis(5), 1.0)).collect();
+        let waits: Vec<_> = (0..3).map(|_| route.lost(Duration::from_millis(5), || 1.0)).collect();
         assert_eq!(waits, [BASE, BASE * 2, BASE * 4]);
     }
 

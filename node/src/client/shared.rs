@@ -65,6 +65,9 @@ pub(super) struct State {
     pub closing: bool,
     /// The client has ended.
     pub stopped: bool,
+    /// Why, until that is told: the last of all, or what was acknowledged would be lost with an application that
+    /// ends at it.
+    why: Option<Stopped>,
     /// The last node's largest frame, bytes.
     frame_bytes: usize,
 }
@@ -87,6 +90,7 @@ impl Shared {
                 asked: false,
                 closing: false,
                 stopped: false,
+                why: None,
                 frame_bytes: 0,
             }),
             work: Notify::new(),
@@ -128,15 +132,26 @@ impl Shared {
     /// Ends the client: every message without an answer learns its fate.
     pub fn stop(&self, why: Stopped) {
         let mut state = self.state();
-        state.stopped = true;
+        (state.stopped, state.why) = (true, Some(why));
         state.questions.clear();
         for (reply, written) in state.outbox.give_up() {
             resign(reply, written);
         }
-        state.push_news(Event::Stopped(why));
         drop(state);
         self.arrived.notify_waiters();
         self.room.notify_waiters();
+    }
+
+    /// Watches users from now on; those whose names are none are refused, as a node would.
+    pub fn watch(&self, users: impl Iterator<Item = String>) {
+        let mut state = self.state();
+        let users = state.watches.watch(users);
+        if !users.is_empty() {
+            state.push_news(Event::WatchRefused { users, code: ErrorCode::BadRecipient });
+            self.arrived.notify_waiters();
+        }
+        drop(state);
+        self.work.notify_one();
     }
 
     /// A connection stands.
@@ -324,15 +339,20 @@ impl State {
             let (user, Seen { devices, version }) = self.watches.take()?;
             Some(Event::Presence { user, devices, version })
         });
-        news.or_else(|| {
+        let event = news.or_else(|| {
             self.inbox.take().map(|item| match item {
                 Item::Message(message) => Event::Message(message),
                 Item::Gap { seq, reason, lost } => Event::Gap { seq, reason, lost },
             })
-        })
+        });
+        event.or_else(|| self.why.take().map(Event::Stopped))
     }
 
     fn push_news(&mut self, event: Event) {
+        // Nothing is told after why it ended.
+        if self.stopped {
+            return;
+        }
         if self.news.len() >= NEWS {
             self.news.pop_front();
         }
@@ -360,20 +380,4 @@ fn incoming(seq: u64, message: &Msg<'_>) -> Incoming {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn typing_is_told_now_and_then_to_each() {
-        let shared = Shared::new(0);
-        let typed = |to: &str| {
-            let mut state = shared.state();
-            state.typing(to);
-            state.signals.drain(..).count()
-        };
-        assert_eq!(["bob", "bob", "carol"].map(typed), [1, 0, 1]);
-        clock::sleep(TYPING_EVERY).await;
-        assert_eq!(["bob", "bob"].map(typed), [1, 0]);
-        assert_eq!(shared.state().typed.len(), 1, "who was told long ago is forgotten");
-    }
-}
+mod tests;

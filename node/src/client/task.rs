@@ -53,10 +53,9 @@ impl Task {
                 Ended::Refused(why) => break why,
                 Ended::Broken { welcome, reason, wait, expired } => {
                     self.expired = expired.or(self.expired.take());
-                    let random = rand::random();
                     let pause = match welcome {
-                        Some(at) => self.route.lost(at.elapsed(), random),
-                        None => self.route.failed(random),
+                        Some(at) => self.route.lost(at.elapsed(), rand::random::<f64>),
+                        None => self.route.failed(rand::random()),
                     };
                     self.shared.tell(Event::Disconnected { reason });
                     pause.max(wait)

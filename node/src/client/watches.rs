@@ -1,10 +1,12 @@
 //! Whom the application watches, and the latest that it has not taken of each: a pure core.
 //!
-//! Invariants: on every connection all who are watched are asked for, so the application need not do so again; of one
-//! user nothing older is told after something newer, whatever node says it; a slow application misses what is over,
-//! and never how it is.
+//! Invariants: on every connection all who are watched are asked for, so the application need not do so again; no
+//! frame holds a name that is none, for which a node would refuse all of the frame; of one user nothing older is told
+//! after something newer, whatever node says it; a slow application misses what is over, and never how it is.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use cluster::id::UserId;
 
 use crate::protocol::{ClientBody, ClientFrame, ErrorCode, Presence, Status, Watch};
 
@@ -37,13 +39,15 @@ pub struct Watches {
 }
 
 impl Watches {
-    /// The application wants to know of these.
-    pub fn watch(&mut self, users: impl IntoIterator<Item = String>) {
+    /// The application wants to know of these. Those whose names are none are not watched, and returned.
+    pub fn watch(&mut self, users: impl IntoIterator<Item = String>) -> Vec<String> {
+        let (users, wrong): (Vec<String>, Vec<String>) = users.into_iter().partition(|user| UserId::new(user).is_ok());
         for user in users {
             self.to_unwatch.remove(&user);
             self.to_watch.insert(user.clone());
             self.users.entry(user).or_default();
         }
+        wrong
     }
 
     /// It does not any more.
@@ -152,6 +156,19 @@ mod tests {
         watches.watch(names(&["eve"]));
         watches.unwatch(names(&["eve"]));
         assert_eq!(watches.next_frame(1_000), None, "nothing was asked, nothing is to be taken back");
+    }
+
+    #[test]
+    fn a_name_that_is_none_costs_the_others_nothing() {
+        let mut watches = Watches::default();
+        let long = "x".repeat(129);
+        assert_eq!(watches.watch(names(&["bob", "", "carol", "a\nb", &long])), names(&["", "a\nb", &long]));
+        watches.unwatch(names(&["", &long]));
+        for _ in 0..2 {
+            assert_eq!(watches.next_frame(1_000).as_deref(), Some(r#"{"id":4,"watch":{"users":["bob","carol"]}}"#));
+            assert_eq!(watches.next_frame(1_000), None);
+            watches.connected();
+        }
     }
 
     #[test]

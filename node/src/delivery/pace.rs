@@ -31,6 +31,12 @@ impl Pace {
         self.empty_at - self.depth
     }
 
+    /// As [`Pace::ready_at`], where so much of the burst is left to others.
+    #[must_use]
+    pub fn ready_at_leaving(&self, reserve: Duration) -> Instant {
+        self.empty_at - self.depth.saturating_sub(reserve)
+    }
+
     /// Whether the next one may go now.
     #[must_use]
     pub fn ready(&self, now: Instant) -> bool {

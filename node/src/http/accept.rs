@@ -37,7 +37,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 pub struct HttpLimits {
     /// A stream fails when what was written stays unacknowledged by the other system for so long.
     pub user_timeout: Duration,
-    /// Connections that speak HTTP at the same time; when there are so many, those that ask nothing give way.
+    /// Connections that speak HTTP at the same time; when there are so many, those that wait for no answer give way.
     pub connections: usize,
 }
 
@@ -60,7 +60,7 @@ pub async fn accept(
     loop {
         if places.are_full() && full.hit() {
             let connections = limits.connections;
-            tracing::warn!(connections, "no more HTTP connections: those that ask nothing are ended for others");
+            tracing::warn!(connections, "no more HTTP connections: those that wait for no answer are ended for others");
         }
         let place = tokio::select! {
             biased;

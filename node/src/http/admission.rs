@@ -1,8 +1,12 @@
 //! Who may open a WebSocket now: a crowd is let in at a pace that the node can bear, and one address
 //! takes no more than its share. A pure core; [`super::ws`] asks it.
 //!
-//! Invariant: what it remembers is bounded by [`MAX_ADDRESSES`]; who is refused is told when to come
-//! again, and costs no more than an HTTP answer.
+//! Why one address is not held to a rate of its own by default: behind a proxy or a carrier's NAT it may be everybody.
+//! It has the node's whole rate as long as nobody else comes, but for a part of each burst. That is there for others,
+//! and is filled up before a crowd has any more, so no address can keep them out.
+//!
+//! Invariant: what it remembers is bounded by [`MAX_ADDRESSES`], and by what the node lets in in two seconds; who is
+//! refused is told when to come again, and costs no more than an HTTP answer.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -21,6 +25,13 @@ use crate::delivery::Pace;
 
 /// Addresses that are remembered. When so many are there at once, further ones count as one.
 const MAX_ADDRESSES: usize = 65_536;
+
+/// What a crowd leaves to others of the burst, which is a second's worth.
+const RESERVE: Duration = Duration::from_millis(125);
+
+/// An address is a crowd once it has opened this part of a second's worth within a second. Less than the reserve is,
+/// or it would have used that up by then.
+const CROWD_PART: u32 = 16;
 
 /// What those count as for whom there is no room: the address of nobody.
 const OTHERS: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
@@ -45,7 +56,7 @@ pub struct AdmissionLimits {
 impl Default for AdmissionLimits {
     fn default() -> Self {
         // As many as a node takes in without others noticing; a whole node's clients come back in
-        // seconds. Addresses are unlimited, because a proxy or a carrier's NAT is one to us.
+        // seconds. Addresses are unlimited, because a proxy or a carrier's NAT is one to us: see the module.
         Self { per_s: 4_000, address_per_s: 0, address_connections: 0, user_send_per_s: 0, trusted_proxies: Vec::new() }
     }
 }
@@ -130,10 +141,11 @@ impl Drop for Admitted {
     }
 }
 
-/// Lets one through, or says after how long.
-fn take(pace: &mut Pace, now: Instant) -> Result<(), Duration> {
-    if !pace.ready(now) {
-        return Err(pace.ready_at() - now);
+/// Lets one through that leaves so much of the burst to others, or says after how long.
+fn take(pace: &mut Pace, reserve: Duration, now: Instant) -> Result<(), Duration> {
+    let ready_at = pace.ready_at_leaving(reserve);
+    if ready_at > now {
+        return Err(ready_at - now);
     }
     pace.take(now);
     Ok(())
@@ -150,6 +162,9 @@ struct Address {
 pub struct Admission {
     limits: AdmissionLimits,
     node: Pace,
+    /// How many each address has opened in the second that ends then. Never iterated.
+    opened: HashMap<IpAddr, u32>,
+    opened_until: Instant,
     /// Never iterated but to forget; [`OTHERS`] are there from the start.
     addresses: HashMap<IpAddr, Address>,
 }
@@ -190,7 +205,8 @@ impl Admission {
     #[must_use]
     pub fn new(limits: AdmissionLimits) -> Self {
         let addresses = HashMap::from([(OTHERS, Address { open: 0, pace: Pace::new(limits.address_per_s) })]);
-        Self { node: Pace::new(limits.per_s), limits, addresses }
+        let (opened, opened_until) = (HashMap::new(), Instant::default());
+        Self { node: Pace::new(limits.per_s), opened, opened_until, limits, addresses }
     }
 
     fn counts_addresses(&self) -> bool {
@@ -211,17 +227,30 @@ impl Admission {
                 return Err((Refusal::AddressConnections, Duration::from_secs(1)));
             }
             if self.limits.address_per_s > 0 {
-                take(&mut known.pace, now).map_err(|wait| (Refusal::AddressRate, wait))?;
+                take(&mut known.pace, Duration::ZERO, now).map_err(|wait| (Refusal::AddressRate, wait))?;
             }
             own = Some(key);
         }
         if self.limits.per_s > 0 {
-            take(&mut self.node, now).map_err(|wait| (Refusal::NodeRate, wait))?;
+            self.enter_node(key(address), now).map_err(|wait| (Refusal::NodeRate, wait))?;
         }
         if let Some(known) = own.and_then(|key| self.addresses.get_mut(&key)) {
             known.open += 1;
         }
         Ok(own)
+    }
+
+    /// Takes one of the node's rate.
+    fn enter_node(&mut self, key: IpAddr, now: Instant) -> Result<(), Duration> {
+        if now >= self.opened_until {
+            self.opened.clear();
+            self.opened_until = now + Duration::from_secs(1);
+        }
+        let opened = self.opened.get(&key).copied().unwrap_or(0);
+        let reserve = if opened < self.limits.per_s / CROWD_PART { Duration::ZERO } else { RESERVE };
+        take(&mut self.node, reserve, now)?;
+        self.opened.insert(key, opened + 1);
+        Ok(())
     }
 
     /// Whose connection a request is, as far as it can be told.
@@ -266,17 +295,39 @@ mod tests {
         [10, 0, 0, last].into()
     }
 
+    fn nth(n: u32) -> IpAddr {
+        (n + 1).to_be_bytes().into()
+    }
+
     #[test]
     fn a_crowd_is_let_in_at_a_pace() {
         let now = clock::now();
         let mut admission = Admission::new(AdmissionLimits { per_s: 100, ..OFF });
-        let let_in = |admission: &mut Admission, at| (0..1_000).filter(|_| admission.enter(v4(1), at).is_ok()).count();
+        let let_in = |all: &mut Admission, at| (0..1_000).filter(|n| all.enter(nth(*n), at).is_ok()).count();
         assert_eq!(let_in(&mut admission, now), 100, "a second's worth at once");
         let (refusal, wait) = admission.enter(v4(2), now).expect_err("full");
         assert_eq!((refusal, wait), (Refusal::NodeRate, Duration::from_millis(10)));
         assert_eq!(let_in(&mut admission, now + Duration::from_millis(500)), 50);
         assert_eq!(let_in(&mut admission, now + Duration::from_secs(60)), 100, "a pause saves up no more");
         assert_eq!(admission.addresses.len(), 1, "nothing is remembered that is not limited");
+    }
+
+    #[test]
+    fn one_address_leaves_room_for_others_and_has_all_that_they_leave() {
+        let now = clock::now();
+        let mut admission = Admission::new(AdmissionLimits { per_s: 100, ..OFF });
+        let let_in = |admission: &mut Admission, address, at| {
+            (0..1_000).filter(|_| admission.enter(address, at).is_ok()).count()
+        };
+        assert_eq!(let_in(&mut admission, v4(1), now), 87, "an eighth of the burst is not for a crowd");
+        assert_eq!([2, 3, 4].map(|last| let_in(&mut admission, v4(last), now)), [6, 6, 1], "until all is used up");
+        let later = now + Duration::from_secs(60);
+        assert_eq!(let_in(&mut admission, v4(1), later), 87);
+        let each_ms = (1..1_000).map(|ms| later + Duration::from_millis(ms));
+        let crowd = each_ms.filter(|at| admission.enter(v4(1), *at).is_ok()).count();
+        assert_eq!(crowd, 100, "the whole rate, while nobody else comes");
+        assert!(admission.enter(v4(2), later + Duration::from_millis(999)).is_ok(), "and whoever does is let in");
+        assert!(admission.opened.len() <= 2, "only the second that runs is remembered");
     }
 
     #[test]
@@ -326,7 +377,6 @@ mod tests {
     fn what_is_remembered_is_bounded() {
         let now = clock::now();
         let mut admission = Admission::new(AdmissionLimits { address_connections: 2, ..OFF });
-        let nth = |n: u32| IpAddr::from((n + 1).to_be_bytes());
         let most = u32::try_from(MAX_ADDRESSES).expect("it is small");
         for n in 0..most {
             admission.enter(nth(n), now).expect("there is room");

@@ -1,12 +1,21 @@
 //! How the node reaches its open connections: to count them, and to send them away.
+//!
+//! Invariant: strangers, who have not shown a token that counts, take at most about half of the places that sessions
+//! leave. When there are more, the one who came first gives way to whoever comes, so that no crowd of them keeps
+//! others out for as long as a `hello` may take; the others are served as ever, a crowd of honest clients among them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Context;
+use std::time::Duration;
 
+use cluster::env::clock::{self, Instant};
 use cluster::sync::lock;
 use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
+
+/// A stranger's time to say hello, whoever waits: honest clients need less, also in a crowd of their like.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// What the node wants of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +32,8 @@ pub enum Order {
         /// The client should be back within so many milliseconds.
         after_ms: u64,
     },
+    /// It is to end for others if its client is still a stranger.
+    GiveWay,
 }
 
 /// One connection's ear.
@@ -57,6 +68,8 @@ pub struct Connections {
 struct Inner {
     /// By the order in which they came.
     open: BTreeMap<u64, Arc<Control>>,
+    /// Those of strangers that were not told to give way, since when; by the order in which they came as well.
+    strangers: BTreeMap<u64, Instant>,
     next: u64,
     /// Set once the node ends.
     ending: Option<Order>,
@@ -78,10 +91,12 @@ impl Connections {
         Arc::new(Self { max, inner: Mutex::default(), fewer: Notify::new() })
     }
 
-    /// A place for one more, `None` when all are taken.
+    /// A place for one more, a stranger; `None` when all are taken.
     #[must_use]
     pub fn enter(self: &Arc<Self>) -> Option<Place> {
+        let now = clock::now();
         let mut inner = self.lock();
+        inner.make_way(self.max, now);
         if inner.open.len() >= self.max {
             return None;
         }
@@ -92,6 +107,7 @@ impl Connections {
         let id = inner.next;
         inner.next += 1;
         inner.open.insert(id, control.clone());
+        inner.strangers.insert(id, now);
         Some(Place { connections: self.clone(), id, control })
     }
 
@@ -144,10 +160,34 @@ impl Connections {
     }
 }
 
+impl Inner {
+    /// Ends the stranger who came first, if there are too many of them; `max`: all places.
+    fn make_way(&mut self, max: usize, now: Instant) {
+        let sessions = self.open.len() - self.strangers.len();
+        if self.strangers.len() >= (max - sessions) / 2
+            && let Some(first) = self.strangers.first_entry()
+            && now - *first.get() >= GRACE
+        {
+            let (id, _) = first.remove_entry();
+            if let Some(control) = self.open.get(&id) {
+                control.give(Order::GiveWay);
+            }
+        }
+    }
+}
+
+impl Place {
+    /// Its client has shown a token that counts, and is no stranger any more.
+    pub fn greeted(&self) {
+        self.connections.lock().strangers.remove(&self.id);
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         let mut inner = self.connections.lock();
         inner.open.remove(&self.id);
+        inner.strangers.remove(&self.id);
         if inner.open.is_empty() {
             self.connections.fewer.notify_waiters();
         }
@@ -168,6 +208,30 @@ mod tests {
         drop(one);
         let three = connections.enter().unwrap();
         assert_eq!((two.id, three.id, connections.len()), (1, 2, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn strangers_give_way_and_sessions_do_not() {
+        let connections = Connections::new(9);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut told = |place: &Place| place.control.poll_order(&mut cx) == Some(Order::GiveWay);
+        let session = connections.enter().unwrap();
+        session.greeted();
+        let early: Vec<_> = (0..4).map(|_| connections.enter().unwrap()).collect();
+        clock::sleep(GRACE / 2).await;
+        let late: Vec<_> = (0..2).map(|_| connections.enter().unwrap()).collect();
+        assert!(!early.iter().any(&mut told), "everybody has time for a hello");
+        clock::sleep(GRACE / 2).await;
+        let _next = connections.enter().unwrap();
+        let all: Vec<bool> = [&session].into_iter().chain(&early).chain(&late).map(&mut told).collect();
+        assert_eq!(all, [false, true, false, false, false, false, false]);
+        early[1].greeted();
+        let _last = connections.enter().unwrap();
+        assert!(!told(&early[1]) && told(&early[2]), "who has said hello is no stranger");
+        assert!(connections.enter().is_none(), "those who were told have still to go");
+        drop(early);
+        assert!(connections.enter().is_some());
+        assert_eq!(connections.lock().strangers.len(), 4, "late ones, the next and the last");
     }
 
     #[test]

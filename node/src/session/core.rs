@@ -182,7 +182,8 @@ impl Core {
                 ws::put_pong(out, payload);
                 Ok(())
             }
-            Incoming::Pong => {
+            // Each part of a message costs as much as a whole one: there may be any number, of no bytes at all.
+            Incoming::Pong | Incoming::Part => {
                 self.spend(at.now);
                 Ok(())
             }
@@ -427,7 +428,7 @@ impl Core {
         }
     }
 
-    /// Does what is due. `stuck`: bytes wait to be written.
+    /// Does what is due. `stuck`: bytes wait for the client to take them.
     ///
     /// # Errors
     /// How the connection ends.

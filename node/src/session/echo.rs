@@ -37,7 +37,7 @@ fn answer(wire: &mut Wire) -> Result<bool, End> {
         Some(Incoming::Text(text)) => ws::put_text(out, |out| out.extend_from_slice(text.as_bytes())),
         Some(Incoming::Binary(bytes)) => ws::put_binary(out, &bytes),
         Some(Incoming::Ping(payload)) => ws::put_pong(out, payload),
-        Some(Incoming::Pong) => {}
+        Some(Incoming::Pong | Incoming::Part) => {}
         Some(Incoming::Close(code)) => return Err(End::Left(code)),
     }
     Ok(true)

@@ -16,6 +16,8 @@ use crate::telemetry::{CONNECTION_LOST, ConnectionError};
 pub enum End {
     /// We close it.
     Close(CloseCode),
+    /// We close it (1013) before its client has said hello: others need its place.
+    GivesWay,
     /// The client closed it, with this code if it gave one.
     Left(Option<u16>),
     /// The stream ended without a close frame, or failed.
@@ -37,6 +39,7 @@ impl End {
     pub fn reason(self) -> &'static str {
         match self {
             Self::Close(code) => code.reason(),
+            Self::GivesWay => CloseCode::Overload.reason(),
             // Other codes are what nodes say.
             Self::Left(Some(1001)) => CloseCode::GoingAway.reason(),
             Self::Left(_) => CloseCode::Normal.reason(),
@@ -70,7 +73,7 @@ impl<'a> Counted<'a> {
             End::Close(CloseCode::PingTimeout) => ConnectionError::PingTimeout,
             End::Close(CloseCode::Slow) => ConnectionError::Slow,
             End::Close(CloseCode::Unavailable) => ConnectionError::Unavailable,
-            End::Close(CloseCode::Overload) => ConnectionError::Overload,
+            End::Close(CloseCode::Overload) | End::GivesWay => ConnectionError::Overload,
             End::Lost(Some(_)) => ConnectionError::Io,
             _ => return,
         };

@@ -54,7 +54,7 @@ pub(super) struct Wire {
     conn: BoxConn,
     pub(super) reader: Reader,
     pub(super) writer: Writer,
-    /// Bytes waited for the client to take them.
+    /// Bytes wait for the client to take them, here or where the stream keeps what it took from here, as TLS does.
     stuck: bool,
     metrics: Arc<Metrics>,
     /// What this connection adds to the node's bytes that wait to be written.
@@ -98,7 +98,10 @@ pub async fn run<L: Link>(
         Some(place) => {
             let hello = clock::timeout_at(deadline, handshake(&node, &mut wire, identity, peer, &place.control)).await;
             match hello.unwrap_or(Err(End::Close(CloseCode::HelloTimeout))) {
-                Ok(greeting) => session(&node, &mut wire, greeting, peer, &place.control, open).await,
+                Ok(greeting) => {
+                    place.greeted();
+                    session(&node, &mut wire, greeting, peer, &place.control, open).await
+                }
                 Err(end) => end,
             }
         }
@@ -137,7 +140,7 @@ async fn handshake(
                 });
             }
             Some(Incoming::Ping(payload)) => ws::put_pong(&mut wire.writer.out, payload),
-            Some(Incoming::Pong) => {}
+            Some(Incoming::Pong | Incoming::Part) => {}
             Some(Incoming::Binary(_)) => return Err(End::Close(CloseCode::Binary)),
             Some(Incoming::Close(code)) => return Err(End::Left(code)),
         }
@@ -206,7 +209,7 @@ async fn serve(wire: &mut Wire, core: &mut Core, link: &impl Link, control: &Con
         let at = Moment::now();
         let decision = match wake {
             Wake::Event(event) => core.event(event, at, &mut wire.writer.out, link),
-            Wake::Due => core.tick(at, wire.writer.waiting() > 0, &mut wire.writer.out),
+            Wake::Due => core.tick(at, wire.stuck, &mut wire.writer.out),
             Wake::Read | Wake::Room { freed: true } => {
                 core.heard(at.now);
                 Ok(())
@@ -229,13 +232,15 @@ fn obey(order: &Order, wire: &mut Wire) -> Result<(), End> {
     let (after_ms, url, why) = match order {
         Order::Leave { after_ms, url } => (*after_ms, Some(&**url), Leaving::Drain),
         Order::End { after_ms } => (*after_ms, None, Leaving::End),
+        // It has said hello meanwhile.
+        Order::GiveWay => return Ok(()),
     };
     wire.metrics.go_away(why);
     let go_away = GoAway { after_ms, url: url.map(Into::into) };
     put_frame(&mut wire.writer.out, &ServerFrame { id: None, body: ServerBody::GoAway(go_away) });
-    match order {
-        Order::Leave { .. } => Ok(()),
-        Order::End { .. } => Err(End::Close(CloseCode::Restart)),
+    match why {
+        Leaving::Drain => Ok(()),
+        Leaving::End => Err(End::Close(CloseCode::Restart)),
     }
 }
 
@@ -333,18 +338,19 @@ impl Wire {
     /// Writes what waits. Ready when the stream failed, or when bytes went that had to wait and
     /// somebody waits for that.
     fn poll_flush(&mut self, wants_room: bool, cx: &mut Context<'_>) -> Poll<Wake> {
-        if self.writer.waiting() == 0 {
+        if self.writer.waiting() == 0 && !self.stuck {
             return Poll::Pending;
         }
+        let was_stuck = self.stuck;
         let (written, flushed) = self.writer.poll_flush(&mut self.conn, cx);
         self.metrics.sent(written);
         self.unwritten.set(self.writer.waiting());
-        let freed = written > 0 && self.stuck;
         match flushed {
             Poll::Ready(Err(error)) => return Poll::Ready(Wake::Ended(Some(error.kind()))),
             Poll::Ready(Ok(())) => self.stuck = false,
             Poll::Pending => self.stuck = true,
         }
+        let freed = was_stuck && (written > 0 || !self.stuck);
         if freed || (written > 0 && wants_room) { Poll::Ready(Wake::Room { freed }) } else { Poll::Pending }
     }
 
@@ -362,10 +368,11 @@ impl Wire {
     /// Ready when bytes came before the session, or there is room again for answers; an error when
     /// none will come.
     fn poll_handshake(&mut self, control: &Control, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
-        if control.poll_order(cx).is_some() {
-            return Poll::Ready(Err(End::Close(CloseCode::Restart)));
+        match control.poll_order(cx) {
+            None => self.poll_answering(cx),
+            Some(Order::GiveWay) => Poll::Ready(Err(End::GivesWay)),
+            Some(Order::Leave { .. } | Order::End { .. }) => Poll::Ready(Err(End::Close(CloseCode::Restart))),
         }
-        self.poll_answering(cx)
     }
 
     /// Writes, and reads while there is room for answers. Ready when there is more of one or the other; an
@@ -419,6 +426,10 @@ pub(super) async fn farewell(mut wire: Wire, end: End) {
         // It takes nothing any more: what waits in buffers would only be kept for nobody.
         End::Close(CloseCode::Slow) => return wire.conn.abort_on_drop(),
         End::Close(code) => ws::put_close(&mut wire.writer.out, code.code(), code.text()),
+        End::GivesWay => {
+            let code = CloseCode::Overload;
+            ws::put_close(&mut wire.writer.out, code.code(), code.text());
+        }
         End::Left(Some(code)) => ws::put_close(&mut wire.writer.out, code, ""),
         End::Left(None) => ws::put_bare_close(&mut wire.writer.out),
     }
@@ -431,6 +442,8 @@ pub(super) async fn farewell(mut wire: Wire, end: End) {
         }
         io::Result::Ok(())
     };
+    // Who waits for its place must not wait for a farewell.
+    let within = if end == End::GivesWay { Duration::ZERO } else { FAREWELL };
     // Whether the client heard the last word or not, the connection is over.
-    let _ = clock::timeout(FAREWELL, close).await;
+    let _ = clock::timeout(within, close).await;
 }

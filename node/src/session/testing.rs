@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cluster::env::net::Conn;
+use cluster::env::net::{BoxConn, Conn};
 use cluster::id::{DeviceId, GroupId, MessageId, NodeId, Pos, UserId};
 use cluster::presence::{Presence, TooMany};
 use cluster::session::{Delivery, Event, MembersPage, MembersRefusal, Outgoing, Request, SessionSpec};
@@ -275,6 +275,11 @@ impl Client {
 
     pub async fn open_with(rules: Rules, pipe_bytes: usize, connections: Arc<Connections>) -> Self {
         let (ours, theirs) = tokio::io::duplex(pipe_bytes);
+        Self::open_on(rules, ours, Box::new(Memory(theirs)), connections).await
+    }
+
+    /// The node's end of the stream is `conn`.
+    pub async fn open_on(rules: Rules, ours: DuplexStream, conn: BoxConn, connections: Arc<Connections>) -> Self {
         let metrics = Arc::new(Metrics::new());
         let node = Arc::new(Node {
             name: "n1".into(),
@@ -289,12 +294,7 @@ impl Client {
             unacknowledged: Seldom::default(),
         });
         let script = Script::default();
-        let opened = Opened {
-            conn: Box::new(Memory(theirs)),
-            early: Bytes::new(),
-            identity: None,
-            peer: ([127, 0, 0, 1], 7).into(),
-        };
+        let opened = Opened { conn, early: Bytes::new(), identity: None, peer: ([127, 0, 0, 1], 7).into() };
         let link = script.clone();
         let open = move |spec: SessionSpec, identity: &Identity| {
             if identity.is_revoked(link.lock().revoked_before) {

@@ -40,7 +40,7 @@ impl Reader {
         Self { decoder: Decoder::with_binary(limit), ..Self::new(limit, early) }
     }
 
-    /// The next whole message or control frame, if it is there.
+    /// The next frame, if all of it is there.
     ///
     /// # Errors
     /// When the client broke the WebSocket protocol.

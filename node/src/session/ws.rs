@@ -11,7 +11,7 @@ const MAX_CONTROL_BYTES: usize = 125;
 /// Longest header of a client's frame: 2 bytes, a length of 8, a mask of 4.
 const MAX_HEADER_BYTES: usize = 14;
 
-/// A whole message or control frame from the client.
+/// What a client's frame is, or completes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Incoming<'a> {
     /// A text message.
@@ -22,6 +22,8 @@ pub enum Incoming<'a> {
     Ping(&'a [u8]),
     /// A sign of life.
     Pong,
+    /// One more part of a message, and not the last.
+    Part,
     /// The client closes, with this code if it gave one.
     Close(Option<u16>),
 }
@@ -79,56 +81,44 @@ impl Decoder {
         Self { binary: true, ..Self::new(limit) }
     }
 
-    /// Takes frames from the start of `bytes`, unmasking each there, up to the first that is or
-    /// completes a whole message or control frame. How many bytes were taken, and what was found;
-    /// nothing when more bytes are needed, and then the rest is as it was.
+    /// Takes the frame at the start of `bytes`, unmasking it there. How many bytes were taken, and
+    /// what was found; nothing when more bytes are needed, and then they are as they were.
     ///
     /// # Errors
     /// When the client broke the WebSocket protocol. The connection must be closed then.
-    pub fn decode<'a>(&mut self, mut bytes: &'a mut [u8]) -> Result<(usize, Option<Incoming<'a>>), Violation> {
-        let mut taken = 0;
-        loop {
-            let Some(header) = self.header(bytes)? else { return Ok((taken, None)) };
-            let end = header.header_len + header.payload_len;
-            if bytes.len() < end {
-                return Ok((taken, None));
-            }
-            let (frame, rest) = bytes.split_at_mut(end);
-            let payload = &mut frame[header.header_len..];
-            taken += end;
-            bytes = rest;
-            unmask(payload, header.mask);
-            let incoming = match header.opcode {
-                PING => Incoming::Ping(payload),
-                PONG => Incoming::Pong,
-                CLOSE => Incoming::Close(close_code(payload)?),
-                BINARY if !self.binary => Incoming::Binary(Cow::Borrowed(&[])),
-                BINARY if header.fin => Incoming::Binary(Cow::Borrowed(payload)),
-                TEXT if header.fin => Incoming::Text(Cow::Borrowed(utf8(payload)?)),
-                opcode => match self.fragment(opcode, payload, header.fin)? {
-                    Some(whole) => whole,
-                    None => continue,
-                },
-            };
-            return Ok((taken, Some(incoming)));
+    pub fn decode<'a>(&mut self, bytes: &'a mut [u8]) -> Result<(usize, Option<Incoming<'a>>), Violation> {
+        let Some(header) = self.header(bytes)? else { return Ok((0, None)) };
+        let end = header.header_len + header.payload_len;
+        if bytes.len() < end {
+            return Ok((0, None));
         }
+        let payload = &mut bytes[header.header_len..end];
+        unmask(payload, header.mask);
+        let incoming = match header.opcode {
+            PING => Incoming::Ping(payload),
+            PONG => Incoming::Pong,
+            CLOSE => Incoming::Close(close_code(payload)?),
+            BINARY if !self.binary => Incoming::Binary(Cow::Borrowed(&[])),
+            BINARY if header.fin => Incoming::Binary(Cow::Borrowed(payload)),
+            TEXT if header.fin => Incoming::Text(Cow::Borrowed(utf8(payload)?)),
+            opcode => self.fragment(opcode, payload, header.fin)?,
+        };
+        Ok((end, Some(incoming)))
     }
 
     /// Adds to a fragmented message; all of it if this was the last of it.
-    fn fragment(&mut self, opcode: u8, payload: &[u8], fin: bool) -> Result<Option<Incoming<'static>>, Violation> {
+    fn fragment(&mut self, opcode: u8, payload: &[u8], fin: bool) -> Result<Incoming<'static>, Violation> {
         let (_, partial) = self.partial.get_or_insert_with(|| (opcode, Vec::new()));
         partial.extend_from_slice(payload);
         if !fin {
-            return Ok(None);
+            return Ok(Incoming::Part);
         }
-        match self.partial.take() {
-            Some((BINARY, whole)) => Ok(Some(Incoming::Binary(Cow::Owned(whole)))),
-            Some((_, whole)) => {
-                let text = String::from_utf8(whole).map_err(|_| Violation::NotUtf8)?;
-                Ok(Some(Incoming::Text(Cow::Owned(text))))
-            }
-            None => Ok(None),
+        let (opcode, whole) = self.partial.take().unwrap_or_default();
+        if opcode == BINARY {
+            return Ok(Incoming::Binary(Cow::Owned(whole)));
         }
+        let text = String::from_utf8(whole).map_err(|_| Violation::NotUtf8)?;
+        Ok(Incoming::Text(Cow::Owned(text)))
     }
 
     /// The header at the start of `bytes`, checked as far as it is there; `None` if more is needed.

@@ -51,8 +51,8 @@ impl Gauges {
         }
         make.gauge("im_gateway_cache_size", "Routes cached by an edge gateway; 0 on a node that holds a replica");
         make.gauge("im_service_offline_worker_lag", "Messages that the offline worker has not taken yet");
-        let build = make.gauges("im_gateway_build_info", "1; the build is in the labels", &["version"]);
-        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let build = make.gauges("im_gateway_build_info", "1; the build is in the labels", &["version", "revision"]);
+        build.with_label_values(&[env!("CARGO_PKG_VERSION"), option_env!("IM_GATEWAY_REVISION").unwrap_or("")]).set(1);
         let gauges = Self {
             offline_queue: make.gauge("im_service_offline_queue_size", "Messages that wait in inboxes"),
             breaker: make

@@ -4,7 +4,8 @@
 //! out by those who log: no type that holds one shows it in its `Debug`.
 
 use std::fmt::{self, Write as _};
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use cluster::env::clock;
@@ -33,6 +34,8 @@ const WAITING_LINES: usize = 8_192;
 /// The thread that writes them; taken to make it write what waits.
 static WRITER: Mutex<Option<WorkerGuard>> = Mutex::new(None);
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+/// Whether this process logs JSON lines.
+static IN_JSON: AtomicBool = AtomicBool::new(false);
 
 /// Lines of this process that were dropped, because nobody took those before them.
 #[must_use]
@@ -43,6 +46,14 @@ pub fn dropped_lines() -> u64 {
 /// Writes what waits, if it is taken within a second, and nothing that is logged later: the process is about to end.
 pub fn finish() {
     drop(lock(&WRITER).take());
+}
+
+/// Why this process ends, as its last line: at level `FATAL` if its lines are JSON, else for people.
+pub fn last_word(why: &str) {
+    let line =
+        if IN_JSON.load(Ordering::Relaxed) { Line::fatal(why).into_json() } else { format!("im-gateway: {why}") };
+    // Nothing is left to do when stderr itself is closed.
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// Where the exporter's own lines come from.
@@ -72,7 +83,9 @@ pub fn init(filter: &str, format: Format, tap: Tap) -> Result<Levels, LogError> 
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let terminal = io::stderr().is_terminal();
     let log = tracing_subscriber::registry().with(in_force).with(tap);
-    let done = if format == Format::Json || (format == Format::Auto && !terminal) {
+    let json = format == Format::Json || (format == Format::Auto && !terminal);
+    IN_JSON.store(json, Ordering::Relaxed);
+    let done = if json {
         log.with(lines.event_format(JsonLines)).try_init()
     } else {
         log.with(lines.with_timer(Time).with_target(false).with_ansi(terminal)).try_init()
@@ -90,7 +103,7 @@ where
     N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(&self, _ctx: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        writeln!(writer, "{}", Line::of(event).json())
+        writeln!(writer, "{}", Line::of(event).into_json())
     }
 }
 
@@ -100,7 +113,7 @@ pub struct Line {
     /// Milliseconds since the Unix epoch.
     pub wall_ms: u64,
     /// How serious it is.
-    pub level: Level,
+    pub severity: Severity,
     /// The module that logs it.
     pub target: &'static str,
     /// `message`, the trace's ids where there is a trace, and the event's own fields.
@@ -111,11 +124,21 @@ impl Line {
     fn of(event: &Event<'_>) -> Self {
         let mut fields = Fields::default();
         event.record(&mut fields);
-        let (level, target) = (*event.metadata().level(), event.metadata().target());
-        Self { wall_ms: clock::wall_ms(), level, target, fields: fields.0 }
+        let metadata = event.metadata();
+        let severity = Severity::of(*metadata.level());
+        Self { wall_ms: clock::wall_ms(), severity, target: metadata.target(), fields: fields.0 }
     }
 
-    fn json(mut self) -> String {
+    /// The last one of a process that cannot go on.
+    #[must_use]
+    pub fn fatal(why: &str) -> Self {
+        let fields = Map::from_iter([("message".to_owned(), why.into())]);
+        Self { wall_ms: clock::wall_ms(), severity: Severity::Fatal, target: "im_gateway", fields }
+    }
+
+    /// One JSON object, without a line's end.
+    #[must_use]
+    pub fn into_json(mut self) -> String {
         let mut text = String::with_capacity(256);
         let mut put = |name: &str, value: &Value| {
             text.push(if text.is_empty() { '{' } else { ',' });
@@ -123,7 +146,7 @@ impl Line {
             let _ = write!(text, "{}:{value}", Value::from(name));
         };
         put("timestamp", &timestamp(self.wall_ms).into());
-        put("level", &level(&self.level).into());
+        put("level", &self.severity.name().into());
         put("service", &SERVICE.into());
         for name in ["trace_id", "span_id", "message"] {
             put(name, &self.fields.remove(name).unwrap_or_else(|| "".into()));
@@ -137,40 +160,108 @@ impl Line {
     }
 }
 
+/// How serious a line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// Of use to whoever looks for a fault.
+    Debug,
+    /// As it should be.
+    Info,
+    /// May become trouble.
+    Warn,
+    /// Something failed.
+    Error,
+    /// The process ends by it.
+    Fatal,
+}
+
+impl Severity {
+    fn of(level: Level) -> Self {
+        match level {
+            Level::ERROR => Self::Error,
+            Level::WARN => Self::Warn,
+            Level::INFO => Self::Info,
+            Level::DEBUG | Level::TRACE => Self::Debug,
+        }
+    }
+
+    /// As lines have it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Debug => "DEBUG",
+            Self::Info => "INFO",
+            Self::Warn => "WARN",
+            Self::Error => "ERROR",
+            Self::Fatal => "FATAL",
+        }
+    }
+}
+
 /// Takes log lines, from any thread; must not block, nor log.
 pub trait LineSink: Send + Sync + 'static {
     /// Takes one.
     fn take(&self, line: Line);
 }
 
-/// Where lines go besides; nowhere, until it is opened.
+/// Lines that wait for a tap to be opened, at most: what a node says before it knows its name.
+const EARLY_LINES: usize = 256;
+
+/// Where lines go besides. What comes before it is opened waits for that.
 #[derive(Clone, Default)]
-pub struct Tap(Arc<OnceLock<Arc<dyn LineSink>>>);
+pub struct Tap(Arc<Tapped>);
+
+#[derive(Default)]
+struct Tapped {
+    /// `None` within: nowhere.
+    sink: OnceLock<Option<Arc<dyn LineSink>>>,
+    early: Mutex<Vec<Line>>,
+}
 
 impl Tap {
-    /// Lets lines go there from now on. Once.
-    pub fn open(&self, sink: Arc<dyn LineSink>) {
-        let _ = self.0.set(sink);
+    /// Lets lines go there from now on, those that waited first; `None`: nowhere. Once.
+    pub fn open(&self, sink: Option<Arc<dyn LineSink>>) {
+        let mut early = lock(&self.0.early);
+        for line in std::mem::take(&mut *early) {
+            sink.iter().for_each(|sink| sink.take(line.clone()));
+        }
+        let _ = self.0.sink.set(sink);
+    }
+
+    /// Whether it was opened.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.0.sink.get().is_some()
+    }
+
+    /// Takes a line that is not logged.
+    pub fn take(&self, line: Line) {
+        if !self.is_open() {
+            let mut early = lock(&self.0.early);
+            if !self.is_open() {
+                if early.len() < EARLY_LINES {
+                    early.push(line);
+                }
+                return;
+            }
+        }
+        if let Some(Some(sink)) = self.0.sink.get() {
+            sink.take(line);
+        }
+    }
+
+    /// Whether nothing is taken.
+    fn is_closed(&self) -> bool {
+        matches!(self.0.sink.get(), Some(None))
     }
 }
 
 impl<S: Subscriber> Layer<S> for Tap {
     fn on_event(&self, event: &Event<'_>, _ctx: Context<'_, S>) {
         // What is said of an export must not be exported: it would go on for ever.
-        if let Some(sink) = self.0.get()
-            && !event.metadata().target().starts_with(EXPORTER)
-        {
-            sink.take(Line::of(event));
+        if !self.is_closed() && !event.metadata().target().starts_with(EXPORTER) {
+            self.take(Line::of(event));
         }
-    }
-}
-
-fn level(level: &Level) -> &'static str {
-    match *level {
-        Level::ERROR => "ERROR",
-        Level::WARN => "WARN",
-        Level::INFO => "INFO",
-        Level::DEBUG | Level::TRACE => "DEBUG",
     }
 }
 
@@ -272,20 +363,30 @@ mod tests {
     }
 
     #[test]
-    fn a_tap_gives_lines_once_it_is_open_but_not_the_exporters() {
+    fn a_tap_gives_all_lines_once_it_is_open_but_not_the_exporters() {
         let (tap, taken) = (Tap::default(), Arc::new(Taken::default()));
         tracing::subscriber::with_default(tracing_subscriber::registry().with(tap.clone()), || {
             tracing::info!("before");
-            tap.open(taken.clone());
+            tap.open(Some(taken.clone()));
             tracing::warn!(target: "im_gateway::telemetry::otlp::client", "telemetry is not taken");
             tracing::warn!(trace_id = "7", tries = 3, "after");
         });
         let lines = taken.0.lock().unwrap();
-        assert_eq!(lines.iter().map(|line| &line.fields["message"]).collect::<Vec<_>>(), ["after"]);
+        assert_eq!(lines.iter().map(|line| &line.fields["message"]).collect::<Vec<_>>(), ["before", "after"]);
         assert_eq!(
-            (lines[0].level, &lines[0].fields["trace_id"], &lines[0].fields["tries"]),
-            (Level::WARN, &"7".into(), &3.into())
+            (lines[1].severity, &lines[1].fields["trace_id"], &lines[1].fields["tries"]),
+            (Severity::Warn, &"7".into(), &3.into())
         );
+    }
+
+    #[test]
+    fn a_tap_that_is_closed_keeps_nothing() {
+        let tap = Tap::default();
+        (0..2 * EARLY_LINES).for_each(|_| tap.take(Line::fatal("early")));
+        assert_eq!(lock(&tap.0.early).len(), EARLY_LINES);
+        tap.open(None);
+        tap.take(Line::fatal("late"));
+        assert!(lock(&tap.0.early).is_empty());
     }
 
     #[test]

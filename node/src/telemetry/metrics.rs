@@ -7,7 +7,7 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use cluster::id::GroupId;
+use cluster::id::{GroupId, UserId};
 use cluster::observer::{Audience, Delivery, Forgotten, Observer, PEER_REFUSALS};
 use cluster::signal::News;
 use cluster::status::Status;
@@ -267,11 +267,12 @@ impl Observer for Metrics {
         self.messages_delivered.with_label_values(&[label(audience)]).inc_by(count);
     }
 
-    fn failed(&self, audience: Audience, reason: &'static str, count: u64) {
+    fn failed(&self, audience: Audience, reason: &'static str, count: u64, recipient: Option<&UserId>) {
         self.messages_failed.with_label_values(&[label(audience), reason]).inc_by(count);
         // A refused send is logged by its session, which knows whose it was.
         if reason != "inbox_full" {
-            tracing::error!(event = "message_delivery_failed", error = reason, count, "messages not delivered");
+            let user_id = recipient.map(UserId::as_str);
+            tracing::error!(event = "message_delivery_failed", error = reason, count, user_id, "messages not delivered");
         }
     }
 

@@ -35,6 +35,13 @@ const START: &str = "import('/im-gateway.js').then(({ ImGateway }) => { \
 const LAST: &str = "told.findLast((news) => arguments[0] in news)?.[arguments[0]] ?? null";
 /// The names of the states so far.
 const STATES: &str = "told.filter((news) => news.state).map((news) => news.state.name)";
+/// The addresses that it has tried so far while it had no connection.
+const TRIED: &str = "told.filter(({ state }) => state?.name === 'connecting').map(({ state }) => state.url)";
+
+/// The code of the error that a statement throws.
+fn thrown(statement: &str) -> String {
+    format!("(() => {{ try {{ {statement} }} catch ({{ code }}) {{ return code }} }})()")
+}
 
 async fn start<'a>(browser: &'a Browser, fake: &Fake, tokens: &[&str]) -> Tab<'a> {
     let tab = browser.tab(&fake.url).await;
@@ -88,6 +95,79 @@ async fn a_node_that_sends_it_away_is_left_only_for_one_that_takes_it() {
 }
 
 #[tokio::test]
+async fn without_the_old_connection_it_is_not_online_before_the_new_one_stands() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let Some(browser) = browser().await else { return };
+    let (mut here, mut there) = (Fake::start(HOUR).await, Fake::start(HOUR).await);
+    let tab = start(&browser, &here, &["t"]).await;
+    let (old, _) = here.welcome(CALM_MS, 8).await;
+    tab.until("client.state.name === 'online'", &[]).await;
+    tab.eval("client.moveTo(arguments[0])", &[&there.ws_url()]).await;
+    let (mut new, hello) = there.accept().await;
+    assert_eq!(tab.eval("client.state.name", &[]).await, "online");
+    old.close(4001).await;
+    let is_there = |name| format!("client.state.name === '{name}' && client.state.url === arguments[0]");
+    tab.until(&is_there("connecting"), &[&there.ws_url()]).await;
+    new.welcome(&hello, CALM_MS, 8).await;
+    tab.until(&is_there("online"), &[&there.ws_url()]).await;
+}
+
+#[tokio::test]
+async fn all_addresses_are_tried_in_an_order_of_its_own_before_one_is_tried_again() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let Some(browser) = browser().await else { return };
+    let fake = Fake::start(HOUR).await;
+    let tab = browser.tab(&fake.url).await;
+    // What is put in order by numbers that fall is turned around.
+    tab.eval("void (Math.random = ((n) => () => 1 / ++n)(1))", &[]).await;
+    // Nothing is there.
+    let urls = ["a", "b", "c"].map(|path| format!("{}/{path}", fake.ws_url()));
+    tab.eval(START, &[&json!(urls).to_string(), &json!(["t"]).to_string()]).await;
+    tab.until(&format!("{TRIED}.length >= 6"), &[]).await;
+    let [a, b, c] = urls;
+    assert_eq!(tab.eval(&format!("{TRIED}.slice(0, 6)"), &[]).await, json!([a, c, b, a, c, b]));
+}
+
+#[tokio::test]
+async fn what_was_sent_too_long_ago_is_unknown_without_a_connection_too() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let Some(browser) = browser().await else { return };
+    let mut fake = Fake::start(HOUR).await;
+    let tab = start(&browser, &fake, &["t"]).await;
+    let (mut socket, _) = fake.welcome(CALM_MS, 8).await;
+    tab.eval("void (window.fate = client.send('bob', 1).catch(({ code }) => code))", &[]).await;
+    assert_eq!(frame(&mut socket).await["send"]["to"], "bob");
+    fake.refuse(usize::MAX);
+    socket.close(4001).await;
+    tab.until("client.state.name !== 'online'", &[]).await;
+    // By the clock that can be set: what an application sent before its page was loaded again.
+    let sent_before = "client.send('bob', 2, { firstSentAt: Date.now() - 58 * 60_000 }).catch(({ code }) => code)";
+    assert_eq!(tab.eval(sent_before, &[]).await, "unknown");
+    // By the other one, whatever that says.
+    tab.eval("void (performance.now = ((now) => () => now() + 58 * 60_000)(performance.now.bind(performance)))", &[])
+        .await;
+    assert_eq!(tab.eval("fate", &[]).await, "unknown");
+}
+
+#[tokio::test]
+async fn what_came_before_the_end_is_told_before_it() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let Some(browser) = browser().await else { return };
+    let mut fake = Fake::start(HOUR).await;
+    let tab = start(&browser, &fake, &["t"]).await;
+    let (mut socket, _) = fake.welcome(CALM_MS, 8).await;
+    for seq in 1..=3 {
+        let message =
+            json!({"mid": format!("{seq:032x}"), "from": "bob", "device": "d", "to": "alice", "ts": 1, "body": seq});
+        socket.send(json!({"seq": seq, "msg": message})).await;
+    }
+    socket.close(4500).await;
+    tab.until("client.state.name === 'stopped'", &[]).await;
+    let news = tab.eval("told.slice(-4).map(({ message, state }) => message?.body ?? state.name)", &[]).await;
+    assert_eq!(news, json!([1, 2, 3, "stopped"]));
+}
+
+#[tokio::test]
 async fn an_expired_token_is_replaced_by_a_new_one_and_the_same_one_again_ends_it() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let Some(browser) = browser().await else { return };
@@ -138,6 +218,12 @@ async fn watches_keep_to_the_limit_and_those_that_are_refused_are_told() {
     tab.until(&format!("({LAST}).code === 'bad_recipient'"), &["watchRefused"]).await;
     assert_eq!(tab.eval(LAST, &["watchRefused"]).await["users"], json!(["d"]));
 
+    // What is no name takes nobody with it.
+    for wrong in ["", "a\u{1}", &"x".repeat(129)] {
+        let code = tab.eval(&thrown("client.watch('e', arguments[0])"), &[wrong]).await;
+        assert_eq!(code, "bad_recipient", "{wrong:?}");
+    }
+
     socket.close(4001).await;
     let (mut socket, hello) = fake.accept().await;
     socket.welcome_with(&hello, CALM_MS, &limits).await;
@@ -178,6 +264,9 @@ async fn questions_are_asked_until_they_are_answered() {
     for wrong in ["client.send('bob', () => {})", "client.send({}, 1)", "client.group('join')", "client.forget()"] {
         let code = tab.eval(&format!("{wrong}.catch(({{ code }}) => code)"), &[]).await;
         assert_eq!(code, "not_json", "{wrong}");
+    }
+    for wrong in ["client.typing('x'.repeat(2_048))", "client.read('bob', 'x'.repeat(2_048))"] {
+        assert_eq!(tab.eval(&thrown(wrong), &[]).await, "too_large", "{wrong}");
     }
 
     // Its token has two thirds of its life behind it.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use cluster::env::clock;
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 
 use crate::common::eventually;
 use crate::common::tools::installed;
@@ -19,7 +20,7 @@ fn ready() -> bool {
     ["prometheus", "prometheus-alertmanager"].into_iter().all(|program| installed(program, "live drills").is_some())
 }
 
-async fn passes(name: &str, alert: &str) {
+async fn passes(name: &'static str, alert: &'static str) {
     if !ready() {
         return;
     }
@@ -38,14 +39,31 @@ async fn passes(name: &str, alert: &str) {
     assert_eq!(fs::read_dir(temporary.path()).expect("it is there").count(), 0, "its folder is gone");
 }
 
-#[tokio::test]
-async fn a_dead_node_is_told_of_and_comes_back() {
-    passes("service-down", "IMGatewayServiceDown").await;
-}
+/// So many at once: they wait most of the time, but each is a cluster, Prometheus and Alertmanager.
+const AT_ONCE: usize = 4;
 
 #[tokio::test]
-async fn refused_connections_are_told_of_and_end() {
-    passes("connection-errors", "HighConnectionErrorRate").await;
+async fn every_fault_is_told_of_and_mended() {
+    let drills = [
+        ("service-down", "IMGatewayServiceDown"),
+        ("message-loss", "HighMessageLossRate"),
+        ("high-latency", "HighMessageDeliveryLatency"),
+        ("ack-timeout", "HighAckTimeoutRate"),
+        ("connection-errors", "HighConnectionErrorRate"),
+        ("offline-backlog", "HighOfflineQueueBacklog"),
+        ("too-many-connections", "TooManyActiveConnections"),
+        ("error-budget", "ErrorBudget"),
+    ];
+    let mut running = JoinSet::new();
+    for (name, alert) in drills {
+        running.spawn(passes(name, alert));
+        if running.len() == AT_ONCE {
+            running.join_next().await.expect("one runs").unwrap_or_else(|failed| panic!("{failed}"));
+        }
+    }
+    while let Some(ended) = running.join_next().await {
+        ended.unwrap_or_else(|failed| panic!("{failed}"));
+    }
 }
 
 fn children(pid: u32) -> BTreeSet<i32> {

@@ -54,7 +54,7 @@ async fn ends_and_is_mended(mut cluster: TestCluster, ledger: Arc<Ledger>, words
     let code = cluster.ended(VICTIM).await;
     let log = cluster.log(VICTIM).split_off(before);
     assert_eq!(code, Some(1), "{log}");
-    let last: Vec<&str> = log.lines().filter(|line| line.starts_with("im-gateway: ")).collect();
+    let last: Vec<&str> = log.lines().filter(|line| line.contains("\"level\":\"FATAL\"")).collect();
     let [line] = last[..] else { panic!("not one line: {log}") };
     assert!(words.iter().all(|word| line.contains(word)), "{line}");
     assert!(!log.contains("panicked"), "{log}");

@@ -93,8 +93,8 @@ async fn the_sdk_says_and_hears_them() {
     // They are dropped where somebody is not there yet, so they are said until they are heard.
     let says = async {
         loop {
-            bob.typing("alice");
-            bob.read("alice", mid);
+            bob.typing("alice").expect("a name");
+            bob.read("alice", mid).expect("a name");
             clock::sleep(Duration::from_millis(100)).await;
         }
     };

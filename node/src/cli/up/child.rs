@@ -13,7 +13,8 @@ use super::super::failure::{Failure, failed};
 use super::plan::Node;
 use im_gateway::auth::Masked;
 
-/// How long a node may take to stop before it is killed.
+/// How long a node may take to stop before it is killed: less than a drain of many clients takes, because all nodes
+/// stop together, so that clients have nowhere to go.
 const STOP: Duration = Duration::from_secs(10);
 
 /// How all nodes of the cluster are started.
@@ -138,6 +139,30 @@ pub fn last_words(node: &Node) -> Option<String> {
     file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES))).ok()?;
     let mut tail = Vec::new();
     file.read_to_end(&mut tail).ok()?;
-    let tail = String::from_utf8_lossy(&tail);
-    tail.lines().last()?.strip_prefix("im-gateway: ").map(str::to_owned)
+    said_last(&String::from_utf8_lossy(&tail))
+}
+
+/// The last line of a log, if it says why the process ended: JSON once the node has begun to log, before that text.
+fn said_last(log: &str) -> Option<String> {
+    let line = log.lines().last()?;
+    if let Some(words) = line.strip_prefix("im-gateway: ") {
+        return Some(words.to_owned());
+    }
+    let line: serde_json::Value = serde_json::from_str(line).ok()?;
+    (line["level"] == "FATAL").then(|| line["message"].as_str().map(str::to_owned)).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::said_last;
+
+    #[test]
+    fn last_words_are_known_in_both_forms_of_a_log() {
+        let port = Some("the port is taken".to_owned());
+        assert_eq!(said_last("{\"level\":\"INFO\"}\nim-gateway: the port is taken\n"), port);
+        assert_eq!(said_last("x\n{\"level\":\"FATAL\",\"message\":\"the port is taken\"}\n"), port);
+        for none in ["", "\n", "{\"level\":\"INFO\",\"message\":\"serving clients\"}", "Killed"] {
+            assert_eq!(said_last(none), None, "{none}");
+        }
+    }
 }

@@ -1,9 +1,18 @@
 //! How a session begins, is kept up and ends.
 
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use cluster::env::net::Conn;
 use cluster::id::Pos;
 use cluster::session::{Event, Refusal};
 use futures_util::{SinkExt, StreamExt};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_tungstenite::tungstenite::Message as Frame;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
@@ -76,6 +85,18 @@ async fn refusals_have_their_close_codes() {
     assert_eq!(full.closed().await, 1013);
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_says_no_hello_gives_way_to_others() {
+    let connections = Connections::new(3);
+    let mute = Client::open_with(rules(), 4096, connections.clone()).await;
+    cluster::env::clock::sleep(SECOND).await;
+    let mut other = Client::open_with(rules(), 4096, connections).await;
+    other.greet().await;
+    drop(other.socket);
+    (&mut other.task).await.unwrap();
+    assert_eq!(mute.closed().await, 1013);
+}
+
 /// Masked WebSocket pings of the largest size, `bytes` or a little less in all.
 fn pings(bytes: usize) -> Vec<u8> {
     let mut ping = vec![0x89, 0x80 | 125, 0, 0, 0, 0];
@@ -143,6 +164,59 @@ async fn silence_is_pinged_and_then_closed() {
     assert_eq!(client.hear().await, r#"{"ping":{}}"#);
     assert_eq!(client.closed().await, 4002);
     assert_eq!(start.elapsed().as_secs(), 75);
+}
+
+/// A stream that takes bytes and, once it `holds`, passes none on: as TLS does whose other end does not read.
+struct Holding {
+    below: Memory,
+    holds: Arc<AtomicBool>,
+}
+
+impl AsyncRead for Holding {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.below).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Holding {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.holds.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        Pin::new(&mut self.below).poll_write(cx, bytes)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.holds.load(Ordering::Relaxed) { Poll::Pending } else { Pin::new(&mut self.below).poll_flush(cx) }
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.below).poll_shutdown(cx)
+    }
+}
+
+impl Conn for Holding {
+    fn peer_addr(&self) -> SocketAddr {
+        self.below.peer_addr()
+    }
+    fn abort_on_drop(&self) {}
+    fn set_nodelay(&self, on: bool) -> io::Result<()> {
+        self.below.set_nodelay(on)
+    }
+    fn set_user_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.below.set_user_timeout(timeout)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_stream_holds_back_the_client_has_not_taken() {
+    let (ours, theirs) = tokio::io::duplex(4096);
+    let holds = Arc::new(AtomicBool::new(false));
+    let conn = Holding { below: Memory(theirs), holds: holds.clone() };
+    let mut client = Client::open_on(rules(), ours, Box::new(conn), Connections::new(1)).await;
+    client.greet().await;
+    holds.store(true, Ordering::Relaxed);
+    (&mut client.task).await.unwrap();
+    let metrics = client.node.metrics.render("n");
+    assert!(metrics.contains(r#"connections_closed_total{node="n",reason="slow_consumer"} 1"#), "{metrics}");
 }
 
 #[tokio::test(start_paused = true)]

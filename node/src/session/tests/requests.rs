@@ -4,6 +4,7 @@ use cluster::id::{GroupId, MessageId, UserId};
 use cluster::session::Event;
 use cluster::signal::News;
 use cluster::state::{Destination, GroupAct, GroupRefusal, SendRefusal};
+use tokio::io::AsyncWriteExt;
 
 use super::{SECOND, id_of, send};
 use crate::session::node::Rules;
@@ -87,6 +88,21 @@ async fn what_says_nothing_new_is_read_no_faster() {
         client.script.until("the send", |played| !played.sent.is_empty()).await;
         assert!(start.elapsed() >= SECOND * 3, "{idle}: {:?}", start.elapsed());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn parts_of_messages_are_read_no_faster_than_whole_ones() {
+    let mut client = Client::welcomed(Rules { send_per_s: 2, ..rules() }).await;
+    let start = cluster::env::clock::now();
+    // A message begins with nothing, goes on with nothing, and comes at last; the masks are zeros.
+    let mut bytes = vec![0x01_u8, 0x80, 0, 0, 0, 0];
+    bytes.extend([0_u8, 0x80, 0, 0, 0, 0].repeat(7));
+    let text = send(9);
+    bytes.extend([0x80_u8, 0x80 | text.len() as u8, 0, 0, 0, 0]);
+    bytes.extend(text.as_bytes());
+    client.socket.get_mut().write_all(&bytes).await.unwrap();
+    client.script.until("the send", |played| !played.sent.is_empty()).await;
+    assert!(start.elapsed() >= SECOND * 3, "{:?}", start.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -61,7 +61,7 @@ fn puts_fragments_together_with_control_frames_between() {
     bytes.extend(text("next"));
     let mut decoder = Decoder::new(10);
     let seen = decode_all(&mut decoder, &mut bytes).unwrap();
-    assert_eq!(seen, ["Ping([112])", "Pong", "Text(\"grün\")", "Text(\"next\")"]);
+    assert_eq!(seen, ["Part", "Ping([112])", "Part", "Pong", "Text(\"grün\")", "Text(\"next\")"]);
     assert!(decoder.partial.is_none(), "nothing is kept");
 }
 
@@ -131,7 +131,7 @@ fn binary_messages_are_read_whole_where_they_are_wanted() {
     bytes.extend(frame(OpCode::Data(Data::Continue), true, &[3]));
     bytes.extend(text("t"));
     let seen = decode_all(&mut Decoder::with_binary(100), &mut bytes.clone()).unwrap();
-    assert_eq!(seen, ["Binary([1, 255])", "Ping([112])", "Binary([2, 3])", "Text(\"t\")"]);
+    assert_eq!(seen, ["Binary([1, 255])", "Part", "Ping([112])", "Binary([2, 3])", "Text(\"t\")"]);
     let (_, first) = Decoder::new(100).decode(&mut bytes).map(|(taken, first)| (taken, format!("{first:?}"))).unwrap();
     assert_eq!(first, "Some(Binary([]))", "elsewhere it is enough that one begins");
     let mut long = frame(OpCode::Data(Data::Binary), false, &[0; 60]);

@@ -66,7 +66,7 @@ fn counts() {
     metrics.checkpoint(Duration::from_millis(70));
     metrics.delivered(Audience::Direct, 5);
     metrics.delivered(Audience::Group, 7);
-    metrics.failed(Audience::Direct, "inbox_full", 2);
+    metrics.failed(Audience::Direct, "inbox_full", 2, None);
     let (mid, by) = (MessageId([9; 16]), UserId::new("bob").unwrap());
     let delivery = Delivery { mid: &mid, by: &by, group: None, trace: None };
     metrics.delivery_latency(&delivery, Duration::from_millis(150));

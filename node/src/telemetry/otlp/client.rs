@@ -121,7 +121,7 @@ mod tests {
     #[tokio::test]
     async fn what_a_request_makes_libraries_log_is_not_exported() {
         let (tap, taken) = (Tap::default(), Arc::new(Taken::default()));
-        tap.open(taken.clone());
+        tap.open(Some(taken.clone()));
         let _log = tracing::subscriber::set_default(tracing_subscriber::registry().with(tap));
         let client = Client::new("http://collector:4318", Handle::current()).expect("a URL");
         let client = Client { net: Arc::new(Loud), ..client };

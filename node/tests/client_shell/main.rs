@@ -1,6 +1,8 @@
 //! The client's shell against a node that says what a test tells it to: which connections it makes,
 //! what it repeats on them, and when it stops.
 
+mod node;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -9,116 +11,14 @@ use async_trait::async_trait;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use cluster::env::clock;
-use futures_util::{SinkExt, StreamExt};
+use cluster::id::MessageId;
+use futures_util::StreamExt;
 use im_gateway::client::{Client, Event, Fate, Stopped, Tokens};
 use im_gateway::env::Tcp;
-use im_gateway::protocol::SUBPROTOCOL;
+use im_gateway::protocol::ErrorCode;
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
-/// No step here takes long unless something is wrong.
-const PATIENCE: Duration = Duration::from_secs(30);
-const MID: &str = "000102030405060708090a0b0c0d0e0f";
-
-struct Node(TcpListener);
-
-/// One connection, as the node sees it.
-struct Socket(WebSocketStream<TcpStream>);
-
-async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    clock::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("gave up waiting: {what}"))
-}
-
-impl Node {
-    async fn start() -> Self {
-        Self(TcpListener::bind("127.0.0.1:0").await.expect("a free port"))
-    }
-
-    fn url(&self) -> String {
-        format!("ws://{}/ws", self.0.local_addr().expect("bound"))
-    }
-
-    /// The next connection, and its `hello`.
-    async fn accept(&self) -> (Socket, Value) {
-        let (stream, _) = soon("a connection", self.0.accept()).await.expect("accepted");
-        #[allow(clippy::result_large_err)] // The library's own type.
-        let choose = |_: &Request, mut response: Response| {
-            response.headers_mut().insert("Sec-WebSocket-Protocol", SUBPROTOCOL.parse().expect("a header"));
-            Ok(response)
-        };
-        let socket = soon("a handshake", tokio_tungstenite::accept_hdr_async(stream, choose)).await;
-        let mut socket = Socket(socket.expect("a good handshake"));
-        let hello = socket.frame().await["hello"].take();
-        (socket, hello)
-    }
-
-    /// As [`Node::accept`], and welcomes the client.
-    async fn welcome(&self, ping_ms: u64, inflight: u64, epoch: u64) -> (Socket, Value) {
-        let (mut socket, hello) = self.accept().await;
-        socket.welcome(ping_ms, inflight, epoch).await;
-        (socket, hello)
-    }
-}
-
-impl Socket {
-    async fn welcome(&mut self, ping_ms: u64, inflight: u64, epoch: u64) {
-        let limits = json!({"frame_bytes": 65536, "send_per_s": 1000, "inflight": inflight});
-        let welcome = json!({"session": epoch.to_string(), "user": "alice", "device": "d", "node": "n", "ping_ms": ping_ms, "limits": limits});
-        self.send(json!({"id": 1, "welcome": welcome})).await;
-    }
-
-    async fn send(&mut self, frame: Value) {
-        self.0.send(Message::text(frame.to_string())).await.expect("the client listens");
-    }
-
-    async fn message(&mut self, seq: u64, mid: u8) {
-        let mid = format!("{mid:032x}");
-        let message = json!({"mid": mid, "from": "bob", "device": "d", "to": "alice", "ts": 1, "body": seq});
-        self.send(json!({"seq": seq, "msg": message})).await;
-    }
-
-    /// The text of the client's next frame.
-    async fn text(&mut self) -> String {
-        match soon("a frame", self.0.next()).await.expect("a frame").expect("a good frame") {
-            Message::Text(text) => text.as_str().to_owned(),
-            other => panic!("not a text frame: {other:?}"),
-        }
-    }
-
-    async fn frame(&mut self) -> Value {
-        serde_json::from_str(&self.text().await).expect("JSON")
-    }
-
-    /// The number of the next message sent, and its answer's id.
-    async fn sent(&mut self) -> (u64, u64) {
-        let frame = self.frame().await;
-        (frame["send"]["body"].as_u64().expect("a number"), frame["id"].as_u64().expect("an id"))
-    }
-
-    async fn ok(&mut self, id: u64) {
-        self.send(json!({"id": id, "ok": {"mid": MID}})).await;
-    }
-
-    async fn close(&mut self, code: u16, reason: &'static str) {
-        let frame = CloseFrame { code: code.into(), reason: reason.into() };
-        self.0.close(Some(frame)).await.expect("the client listens");
-    }
-
-    /// The close code by which the client ends the connection; `None` when it just goes.
-    async fn closed(&mut self) -> Option<u16> {
-        loop {
-            match soon("the end", self.0.next()).await {
-                Some(Ok(Message::Close(frame))) => return frame.map(|frame| frame.code.into()),
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => return None,
-            }
-        }
-    }
-}
+use node::{MID, Node, soon};
 
 fn client(nodes: &[&Node], ahead: usize) -> Client {
     let urls = nodes.iter().map(|node| node.url()).collect();
@@ -230,6 +130,27 @@ async fn what_is_too_large_keeps_nobody_waiting() {
 }
 
 #[tokio::test]
+async fn a_name_that_is_none_is_refused_here() {
+    let node = Node::start().await;
+    let client = client(&[&node], 256);
+    let (mut socket, _) = node.welcome(25_000, 8, 1).await;
+    assert!(matches!(soon("it stands", client.next()).await, Some(Event::Connected { .. })));
+    let long = "x".repeat(1 << 20);
+    assert!(client.typing(&long).is_err() && client.read(&long, MessageId([5; 16])).is_err());
+    for (group, after) in [(long.as_str(), None), ("g", Some(long.as_str()))] {
+        let members = soon("a refusal", client.members(group, after)).await;
+        assert_eq!(members, Err(Some(ErrorCode::BadRecipient)));
+    }
+    client.watch([long.as_str(), "bob"]);
+    let refused = soon("it is told", client.next()).await;
+    let Some(Event::WatchRefused { users, code: ErrorCode::BadRecipient }) = refused else { panic!("{refused:?}") };
+    assert_eq!(users, [long]);
+    assert_eq!(socket.frame().await, json!({"id": 4, "watch": {"users": ["bob"]}}));
+    client.typing("bob").expect("a name");
+    assert_eq!(socket.frame().await, json!({"typing": {"to": "bob"}}));
+}
+
+#[tokio::test]
 async fn a_close_code_of_4500_or_more_ends_it() {
     let node = Node::start().await;
     let client = client(&[&node], 256);
@@ -280,6 +201,19 @@ async fn a_node_can_send_its_clients_elsewhere() {
     assert_eq!(socket.closed().await, Some(1000), "the old one is left once the new one stands");
     next.message(20, 2).await;
     assert_eq!(undisturbed_message(&client).await, 20);
+}
+
+#[tokio::test]
+async fn a_node_can_send_its_clients_elsewhere_before_it_welcomes_them() {
+    let (first, second) = (Node::start().await, Node::start().await);
+    let client = client(&[&first], 256);
+    let (mut socket, _) = first.accept().await;
+    socket.send(json!({"go_away": {"after_ms": 100, "url": second.url()}})).await;
+    socket.welcome(25_000, 1, 1).await;
+    let (mut next, _) = second.welcome(25_000, 1, 2).await;
+    assert_eq!(socket.closed().await, Some(1000), "the old one is left once the new one stands");
+    next.message(10, 1).await;
+    assert_eq!(undisturbed_message(&client).await, 10);
 }
 
 #[tokio::test]
