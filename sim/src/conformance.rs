@@ -21,8 +21,8 @@ const SEEDS: u64 = 20;
 /// Checks all cases; prints each, and returns how many failed.
 pub fn run() -> usize {
     check("clock", conformance::clock_cases(), |_| Box::new(()) as Box<()>)
-        + check("kv", conformance::kv_cases(), |seed| Box::new(Machine::new(seed)) as Box<KvWorld>)
-        + check("blobs", conformance::blobs_cases(), |seed| Box::new(Machine::new(seed)) as Box<BlobsWorld>)
+        + check("kv", conformance::kv_cases(), |seed| Box::new(OneDisk::new(seed)) as Box<KvWorld>)
+        + check("blobs", conformance::blobs_cases(), |seed| Box::new(OneDisk::new(seed)) as Box<BlobsWorld>)
         + check("net", conformance::net_cases(), |seed| Box::new(TwoHosts::new(seed)) as Box<dyn NetWorld>)
 }
 
@@ -51,17 +51,17 @@ fn check<W: ?Sized>(what: &str, cases: Vec<Case<W>>, world: impl Fn(u64) -> Box<
     failed
 }
 
-/// A machine with a disk.
-struct Machine(Disk);
+/// A machine's disk, and nothing else of it.
+struct OneDisk(Disk);
 
-impl Machine {
+impl OneDisk {
     fn new(seed: u64) -> Self {
         Self(Disk::new(seed, "machine", Trace::default(), Journal::default()))
     }
 }
 
 #[async_trait]
-impl StoreWorld<dyn Kv> for Machine {
+impl StoreWorld<dyn Kv> for OneDisk {
     async fn open(&self) -> Arc<dyn Kv> {
         self.0.open().0
     }
@@ -79,7 +79,7 @@ impl StoreWorld<dyn Kv> for Machine {
 }
 
 #[async_trait]
-impl StoreWorld<dyn Blobs> for Machine {
+impl StoreWorld<dyn Blobs> for OneDisk {
     async fn open(&self) -> Arc<dyn Blobs> {
         self.0.open().1
     }

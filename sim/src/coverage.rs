@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard};
 use cluster::sync::lock;
 
 /// All of them.
-pub const POINTS: [&str; 36] = [
+pub const POINTS: [&str; 52] = [
     "a leader was replaced",
     "a replica was sent a checkpoint",
     "a crash lost writes that were not synced",
@@ -20,6 +20,20 @@ pub const POINTS: [&str; 36] = [
     "a client was replaced by a newer one",
     "the fate of a message stayed unknown",
     "a stranger was shown the door",
+    "a client that acknowledges nothing was kept",
+    "a silent client was given up",
+    "malformed frames ended a connection",
+    "too large a frame ended a connection",
+    "a binary frame ended a connection",
+    "an acknowledgement of what was still to come ended a connection",
+    "a flood was answered",
+    "an expired token was refused",
+    "a forged token was refused",
+    "a connection without a hello was ended",
+    "noise was refused",
+    "noise in a WebSocket ended a connection",
+    "a whole storm had its sessions",
+    "who watches by hand was told of somebody",
     "tokens were revoked",
     "a session by a revoked token was ended",
     "another device of the sender got a copy",
@@ -32,6 +46,7 @@ pub const POINTS: [&str; 36] = [
     "a group lost messages for some of its members",
     "a group was full",
     "a user was in too many groups",
+    "a sender was told of a delivery",
     "typing was told",
     "a read mark was told",
     "a watcher saw somebody come",
@@ -40,6 +55,7 @@ pub const POINTS: [&str; 36] = [
     "a cut held back what was sent",
     "a packet was lost and sent again",
     "a disk gave an error",
+    "a flipped bit was read",
     "a message was stored while the breaker was open",
     "the breaker was closed on what it had held back",
     "a trace went from one node's send to another's ack",

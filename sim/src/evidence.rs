@@ -1,10 +1,13 @@
 //! What the simulated machines, links, disks and clocks really underwent, by their own account: a fault
-//! that is told to have happened and that nothing below saw proves nothing.
+//! that is told to have hit something and that nothing below saw proves nothing.
+//!
+//! Invariant: it is noted where it took effect, never where it was asked for. Whether there was anything to
+//! hit is another's account: that of who began the fault.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard};
 
-use crate::nemesis::Kind;
+use crate::nemesis::FaultKind;
 use crate::oracle::{Violation, harness};
 
 use cluster::sync::lock;
@@ -12,27 +15,29 @@ use cluster::sync::lock;
 /// What can be undergone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Undergone {
-    /// A process was killed.
+    /// A killed process was dead.
     Death,
-    /// A machine lost power.
+    /// A stream fell silent with a machine that lost power.
     PowerCut,
     /// A process stood still.
     Stall,
-    /// A process was told to stop.
+    /// A process stopped in good order.
     Stop,
-    /// A disk was emptied, or replaced.
+    /// A disk was replaced, or a half of it lost.
     NewDisk,
-    /// A way between machines was cut.
+    /// A bit of a disk was flipped.
+    Flip,
+    /// A packet, or a request to connect, was stopped by a cut.
     Cut,
-    /// A way was weakened otherwise.
+    /// A packet, or a request to connect, met another weakness of its way.
     Weakness,
-    /// Streams were reset, or forgotten.
+    /// A stream was reset, or forgotten.
     Streams,
-    /// A disk got a trouble.
+    /// An operation met a disk's trouble.
     Trouble,
     /// A wall clock jumped.
     Jump,
-    /// An operator's command was given.
+    /// A node answered an operator who moves leadership, or opens or closes the breaker.
     Command,
     /// A machine was given a place in the cluster.
     Place,
@@ -54,31 +59,29 @@ pub fn seen() -> BTreeSet<Undergone> {
     locked().clone()
 }
 
-/// What a kind of fault leaves behind, whenever it happens.
-fn of(kind: Kind) -> Option<Undergone> {
-    Some(match kind {
-        Kind::Kill | Kind::KillAll | Kind::CrashLoop => Undergone::Death,
-        Kind::PowerCut | Kind::PowerCutAll | Kind::Wipe => Undergone::PowerCut,
-        Kind::Pause | Kind::SlowCpu => Undergone::Stall,
-        Kind::Drain | Kind::RollingRestart | Kind::RemoveNode => Undergone::Stop,
-        Kind::OldCopy | Kind::LostHalf => Undergone::NewDisk,
-        Kind::Isolate | Kind::CutOut | Kind::CutIn | Kind::CutLink | Kind::Partition | Kind::Swizzle => Undergone::Cut,
-        // Of three nodes each is every other's neighbour.
-        Kind::Ring => return None,
-        Kind::HangingConnects | Kind::SlowLinks | Kind::Loss | Kind::Narrow => Undergone::Weakness,
-        Kind::Reset | Kind::Forget => Undergone::Streams,
-        Kind::FsyncError | Kind::DiskError | Kind::DiskFull | Kind::SlowDisk => Undergone::Trouble,
-        // There may be nothing on the disk yet whose bits could flip.
-        Kind::BitFlip => return None,
-        Kind::ClockJump => Undergone::Jump,
-        Kind::TransferLeader | Kind::LeaderChurn | Kind::Breaker => Undergone::Command,
-        Kind::AddNode => Undergone::Place,
-    })
+/// What a kind of fault leaves behind, whenever it hits anything.
+fn of(kind: FaultKind) -> Undergone {
+    match kind {
+        FaultKind::Kill | FaultKind::KillAll | FaultKind::CrashLoop => Undergone::Death,
+        FaultKind::PowerCut | FaultKind::PowerCutAll | FaultKind::Wipe => Undergone::PowerCut,
+        FaultKind::Pause | FaultKind::SlowCpu => Undergone::Stall,
+        FaultKind::Drain | FaultKind::RollingRestart | FaultKind::RemoveNode => Undergone::Stop,
+        FaultKind::OldCopy | FaultKind::LostHalf => Undergone::NewDisk,
+        FaultKind::Isolate | FaultKind::CutOut | FaultKind::CutIn | FaultKind::CutLink => Undergone::Cut,
+        FaultKind::Partition | FaultKind::Ring | FaultKind::Swizzle => Undergone::Cut,
+        FaultKind::HangingConnects | FaultKind::SlowLinks | FaultKind::Loss | FaultKind::Narrow => Undergone::Weakness,
+        FaultKind::Reset | FaultKind::Forget => Undergone::Streams,
+        FaultKind::FsyncError | FaultKind::DiskError | FaultKind::DiskFull | FaultKind::SlowDisk => Undergone::Trouble,
+        FaultKind::BitFlip => Undergone::Flip,
+        FaultKind::ClockJump => Undergone::Jump,
+        FaultKind::TransferLeader | FaultKind::LeaderChurn | FaultKind::Breaker => Undergone::Command,
+        FaultKind::AddNode => Undergone::Place,
+    }
 }
 
-/// Faults that were told to have ended, of which nothing below saw anything.
-pub fn check(ended: impl Iterator<Item = Kind>, seen: &BTreeSet<Undergone>) -> Vec<Violation> {
-    let vain: BTreeSet<_> = ended.filter(|kind| of(*kind).is_some_and(|trace| !seen.contains(&trace))).collect();
+/// Faults that were told to have ended and to have hit something, of which nothing below saw anything.
+pub fn check(hit: impl Iterator<Item = FaultKind>, seen: &BTreeSet<Undergone>) -> Vec<Violation> {
+    let vain: BTreeSet<_> = hit.filter(|kind| !seen.contains(&of(*kind))).collect();
     vain.into_iter().map(|kind| harness(format!("the fault {} did nothing to anything", kind.name()))).collect()
 }
 
@@ -88,7 +91,7 @@ mod tests {
 
     #[test]
     fn faults_that_do_nothing_show() {
-        let told = || [Kind::Kill, Kind::Isolate].into_iter();
+        let told = || [FaultKind::Kill, FaultKind::Isolate].into_iter();
         assert!(check(told(), &BTreeSet::from([Undergone::Death, Undergone::Cut])).is_empty());
         let vain = check(told(), &BTreeSet::from([Undergone::Death]));
         assert_eq!(vain.len(), 1);

@@ -8,10 +8,9 @@ use madsim::runtime::Handle;
 use serde_json::json;
 
 use crate::ledger::Ledger;
-use crate::nemesis::operator;
-use crate::oracle::{self, Death, History, Journal, Life, Reference, Rest, Violation, harness, liveness, safety};
+use crate::nemesis::{fault_spans, observe};
+use crate::oracle::{self, Death, History, Journal, Reference, Rest, Violation, harness, liveness, safety};
 use crate::plan::Plan;
-use crate::report::fault_spans;
 use crate::slo::Histogram;
 use crate::time;
 use crate::trace::Recorded;
@@ -118,7 +117,7 @@ impl Judge {
 
     /// What is still missing for the cluster to have done its work.
     pub fn unsettled(&mut self) -> Vec<String> {
-        let mut missing = operator::unmended(&self.world);
+        let mut missing = observe::unmended(&self.world);
         if missing.is_empty() {
             self.compare();
             let live = self.reference.live();
@@ -190,13 +189,14 @@ impl Judge {
         measured.iter().for_each(|(_, took)| stale.add(*took));
         let book = self.ledger.book();
         let mut broken = oracle::check(&self.history(&book));
-        let lives: Vec<Life> = self.scraper.lives();
+        let processes = self.scraper.processes();
+        let now = time::now();
+        let faults = fault_spans(&self.world.trace().recorded(), now);
+        broken.extend(oracle::check_strangers(&book, &faults));
         if !self.tiny {
-            let now = time::now();
-            let faults = fault_spans(&self.world.trace().recorded(), now);
             broken.extend(oracle::check_watches_soon(self.reference.facts(), &book, &faults, now));
         }
-        broken.extend(oracle::check_metrics(self.reference.facts(), &book, &lives));
+        broken.extend(oracle::check_metrics(self.reference.facts(), &book, &processes));
         drop(book);
         broken.extend(oracle::check_traces(&self.world.spans().lock()));
         broken.extend(self.ledger.complaints());

@@ -12,9 +12,9 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 
 use crate::child::{self, Done};
+use crate::pool;
 
 /// The environment variable that names the mutant that is on.
 const SWITCH: &str = "IMGW_MUTANT";
@@ -30,8 +30,8 @@ struct Mutant {
     name: String,
     /// What is wrong, in a sentence.
     what: String,
-    /// What a violation that catches it says, such as `G2`; any violation will do if there is none.
-    oracle: Option<String>,
+    /// What a violation that catches it says, such as `G2`.
+    oracle: String,
     /// Seeds from 1 up to this one are tried.
     seeds: u64,
     /// The scenario that is run; the full swarm if none.
@@ -62,7 +62,7 @@ impl Mutant {
         Ok(Self {
             name: name.to_owned(),
             what: need("what", field("what"))?,
-            oracle: field("oracle"),
+            oracle: need("oracle", field("oracle"))?,
             seeds: need("seeds", field("seeds"))?.parse().map_err(|_| format!("{name}.patch: `seeds` is no number"))?,
             scenario: field("scenario"),
             sled: field("sled").is_some(),
@@ -215,27 +215,14 @@ fn mirror(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Tries the mutant's seeds until one catches it. The oracle that should counts before others.
 fn hunt(program: &Path, mutant: &Mutant, jobs: usize) -> io::Result<Option<Caught>> {
-    let next = AtomicU64::new(*mutant.seeds().start());
     let found = AtomicU64::new(u64::MAX);
-    let search = || -> io::Result<Vec<Caught>> {
-        let mut caught = Vec::new();
-        loop {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if !mutant.seeds().contains(&seed) || seed > found.load(Ordering::Relaxed) {
-                return Ok(caught);
-            }
-            if let Some(one) = attempt(program, mutant, seed)? {
-                if one.as_expected {
-                    found.fetch_min(seed, Ordering::Relaxed);
-                }
-                caught.push(one);
-            }
+    let left = mutant.seeds().take_while(|seed| *seed <= found.load(Ordering::Relaxed));
+    let caught = pool::each(left, jobs, |seed| {
+        let caught = attempt(program, mutant, seed)?;
+        if caught.as_ref().is_some_and(|one| one.as_expected) {
+            found.fetch_min(seed, Ordering::Relaxed);
         }
-    };
-    let caught = thread::scope(|scope| {
-        let workers: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(search)).collect();
-        let lists = workers.into_iter().map(|worker| worker.join().expect("a worker does not panic"));
-        lists.collect::<io::Result<Vec<_>>>()
+        Ok(caught)
     })?;
     Ok(caught.into_iter().flatten().min_by_key(|one| (!one.as_expected, one.seed)))
 }
@@ -249,7 +236,7 @@ fn attempt(program: &Path, mutant: &Mutant, seed: u64) -> io::Result<Option<Caug
     }
     let broken: Vec<_> =
         text.lines().map(str::trim).filter(|line| VIOLATIONS.iter().any(|kind| line.starts_with(kind))).collect();
-    let expected = broken.iter().find(|line| mutant.oracle.as_ref().is_none_or(|oracle| line.contains(oracle)));
+    let expected = broken.iter().find(|line| line.contains(&mutant.oracle));
     let said = expected.or(broken.first()).copied().or(text.lines().last()).unwrap_or_default();
     if code == 2 {
         return Err(io::Error::new(ErrorKind::InvalidInput, format!("{}: {said}", mutant.name)));

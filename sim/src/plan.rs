@@ -10,15 +10,18 @@ use std::time::Duration;
 use std::{fs, io, thread};
 
 use cluster::state::{GroupLimits, Limits};
+use im_gateway::session::Limits as ConnectionLimits;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::alerts::Ring;
-use crate::nemesis::Kind;
+use crate::nemesis::FaultKind;
 use crate::workload::Mix;
 
 /// Where the scenarios are.
 pub const SCENARIOS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios");
+/// Where all plans are that are kept.
+const KEPT: [&str; 2] = [SCENARIOS, concat!(env!("CARGO_MANIFEST_DIR"), "/corpus")];
 
 /// A run's course.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,6 +47,8 @@ pub struct Plan {
     pub kept_entries: u64,
     /// Bytes kept behind a checkpoint, about.
     pub kept_bytes: u64,
+    /// The heartbeat that nodes tell clients, ms; whoever says nothing for two of them is given up.
+    pub ping_ms: u64,
     /// Windows and buffers are so small that whatever can wait does.
     pub tiny: bool,
     /// Records are kept by real sled as well; then how much a crash loses does not follow from the seed.
@@ -71,6 +76,9 @@ pub struct Plan {
     pub alerts: Option<BTreeMap<String, Ring>>,
     /// What goes wrong by chance besides; becomes faults when the plan is loaded under a seed.
     pub rates: Vec<Rate>,
+    /// It is kept for its faults: each must begin.
+    #[serde(skip)]
+    pub kept: bool,
 }
 
 /// A kind of fault that comes by chance.
@@ -78,12 +86,12 @@ pub struct Plan {
 #[serde(deny_unknown_fields)]
 pub struct Rate {
     /// What.
-    pub kind: Kind,
+    pub kind: FaultKind,
     /// How often in a day of traffic, on average.
     pub per_day: f64,
     /// For how long, ms: at least and at most.
     pub lasts_ms: (u64, u64),
-    /// How strongly: at least and at most; see [`Kind`].
+    /// How strongly: at least and at most; see [`FaultKind`].
     #[serde(default)]
     pub amount: (i64, i64),
     /// Why so often.
@@ -95,7 +103,7 @@ pub struct Rate {
 #[serde(deny_unknown_fields)]
 pub struct Fault {
     /// What.
-    pub kind: Kind,
+    pub kind: FaultKind,
     /// Whose machine, where the kind concerns one.
     #[serde(default)]
     pub target: Target,
@@ -104,7 +112,7 @@ pub struct Fault {
     /// For how long, ms.
     #[serde(default)]
     pub lasts_ms: u64,
-    /// How strongly; see [`Kind`].
+    /// How strongly; see [`FaultKind`].
     #[serde(default)]
     pub amount: i64,
 }
@@ -167,6 +175,7 @@ impl Default for Plan {
             checkpoint_entries: 10_000,
             kept_entries: 20_000,
             kept_bytes: 512 << 20,
+            ping_ms: ConnectionLimits::default().ping_ms,
             tiny: false,
             sled: false,
             clock_offset_ms: 0,
@@ -179,6 +188,7 @@ impl Default for Plan {
             faults: Vec::new(),
             alerts: None,
             rates: Vec::new(),
+            kept: false,
         }
     }
 }
@@ -209,7 +219,9 @@ impl Plan {
         let parsed = thread::scope(|scope| scope.spawn(parse).join().expect("parsing does not panic"));
         let plan = parsed.map_err(|error| failed(&error))?;
         plan.check().map_err(|error| failed(&error))?;
-        Ok(plan)
+        // What chance alone makes of it may be too much at once.
+        let kept = plan.rates.is_empty() && is_kept(path);
+        Ok(Self { kept, ..plan })
     }
 
     /// The scenario of this name, or the plan in this file, under `seed`.
@@ -225,7 +237,7 @@ impl Plan {
     /// With real sled beside the simulated disks, and without what cannot be done to it.
     pub fn on_sled(mut self) -> Self {
         self.sled = true;
-        self.faults.retain(|fault| !fault.kind.spoils_disk());
+        self.faults.retain(|fault| !fault.kind.tampers());
         self
     }
 
@@ -260,15 +272,15 @@ impl Plan {
 
     /// Machines of the cluster in all, those that join later included.
     pub fn machines(&self) -> usize {
-        self.nodes + self.faults.iter().filter(|fault| fault.kind == Kind::AddNode).count()
+        self.nodes + self.faults.iter().filter(|fault| fault.kind == FaultKind::AddNode).count()
     }
 
     fn check(&self) -> Result<(), String> {
         if self.nodes == 0 || self.users < 2 {
             return Err("a run needs a node and two users".into());
         }
-        if self.sled && self.faults.iter().any(|fault| fault.kind.spoils_disk()) {
-            return Err("real sled's files are not spoilt in a run: leave such faults out, or sled".into());
+        if self.sled && self.faults.iter().any(|fault| fault.kind.tampers()) {
+            return Err("real sled's files are not tampered with in a run: leave such faults out, or sled".into());
         }
         for fault in &self.faults {
             if let Target::Node(n) = fault.target
@@ -279,6 +291,12 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// Whether a file is one of the plans that are kept.
+fn is_kept(file: &Path) -> bool {
+    let Ok(file) = file.canonicalize() else { return false };
+    KEPT.iter().any(|kept| Path::new(kept).canonicalize().is_ok_and(|kept| file.parent() == Some(&*kept)))
 }
 
 impl Fault {
@@ -312,15 +330,28 @@ mod tests {
 
     #[test]
     fn all_that_is_kept_can_be_read() {
-        for folder in [SCENARIOS, concat!(env!("CARGO_MANIFEST_DIR"), "/corpus")] {
-            assert!(!Plan::all_in(folder).expect("all can be read").is_empty());
+        for folder in KEPT {
+            let all = Plan::all_in(folder).expect("all can be read");
+            assert!(!all.is_empty() && all.iter().all(|(_, plan)| plan.kept == plan.rates.is_empty()));
         }
+        assert!(!Plan::draw(1).kept);
+    }
+
+    #[test]
+    fn on_real_sled_disks_are_lost_but_not_tampered_with() {
+        let kinds =
+            [FaultKind::Wipe, FaultKind::BitFlip, FaultKind::OldCopy, FaultKind::LostHalf, FaultKind::RemoveNode];
+        let fault = |kind| Fault { kind, target: Target::Leader, at_ms: 0, lasts_ms: 0, amount: 0 };
+        let plan = Plan { faults: kinds.map(fault).into(), ..Plan::default() }.on_sled();
+        assert!(plan.check().is_ok());
+        let left: Vec<_> = plan.faults.iter().map(|fault| fault.kind).collect();
+        assert_eq!(left, [FaultKind::Wipe, FaultKind::RemoveNode]);
     }
 
     #[test]
     fn a_wrong_target_is_refused() {
         assert!(Plan::draw(1).check().is_ok());
-        let far = Fault { kind: Kind::Kill, target: Target::Node(9), at_ms: 0, lasts_ms: 0, amount: 0 };
+        let far = Fault { kind: FaultKind::Kill, target: Target::Node(9), at_ms: 0, lasts_ms: 0, amount: 0 };
         assert!(Plan { faults: vec![far], ..Plan::default() }.check().is_err());
         assert!(Target::try_from("node".to_owned()).is_err());
     }

@@ -27,10 +27,11 @@ pub enum End {
 }
 
 /// What the gateway is told, with windows so small that whatever can wait does, if `tiny`.
-pub fn gateway_config(listen: String, tiny: bool, spans: Arc<dyn SpanSink>) -> GatewayConfig {
+pub fn gateway_config(listen: String, ping_ms: u64, tiny: bool, spans: Arc<dyn SpanSink>) -> GatewayConfig {
     let auth = AuthConfig { secret: Some(Masked::new(TOKEN_SECRET)), ..AuthConfig::default() };
     let traces = TraceConfig { one_in: TRACE_ONE_IN, spans_per_s: u32::MAX, sink: Some(spans) };
     let mut config = GatewayConfig { listen, auth, traces, ..GatewayConfig::default() };
+    config.limits.ping_ms = ping_ms;
     if tiny {
         (config.limits.window_messages, config.limits.window_bytes) = (3, 1 << 10);
     }

@@ -1,6 +1,6 @@
 //! One run: a cluster, its clients, its plan's faults, and the judgement.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use im_gateway::client::Fate;
@@ -11,14 +11,13 @@ use crate::coverage;
 use crate::evidence;
 use crate::judge::{Judge, Verdict};
 use crate::ledger::{Book, Ledger};
-use crate::nemesis::{self, operator};
+use crate::nemesis::{self, FaultKind, fault_spans, operator};
 use crate::oracle::{self, Journal, Violation, harness};
 use crate::plan::Plan;
-use crate::report::fault_spans;
 use crate::slo::{self, Slo};
 use crate::summary::Summary;
 use crate::time;
-use crate::trace::Trace;
+use crate::trace::{Recorded, Trace};
 use crate::workload::{Prober, Scraper, Workload};
 use crate::world::World;
 
@@ -75,10 +74,9 @@ pub async fn run(plan: Plan, trace: Trace, keep: Keep) -> Outcome {
     if let Some(most_ms) = plan.unnoticed_ms {
         violations.extend(oracle::check_unnoticed(&run.ledger.book(), most_ms));
     }
-    violations.extend(unplayed(&plan, &trace));
-    let ended = trace.recorded().into_iter().filter(|event| event.of["phase"] == "end");
-    let ended: Vec<_> = ended.filter_map(|event| plan.faults.get(event.of["id"].as_u64()? as usize)).collect();
-    violations.extend(evidence::check(ended.into_iter().map(|fault| fault.kind), &evidence::seen()));
+    let events = trace.recorded();
+    violations.extend(unplayed(&plan, &events));
+    violations.extend(evidence::check(hit(&plan, &events), &evidence::seen()));
     for violation in &violations {
         trace.event("violation", json!({ "kind": format!("{:?}", violation.kind), "text": violation.text }));
     }
@@ -88,22 +86,50 @@ pub async fn run(plan: Plan, trace: Trace, keep: Keep) -> Outcome {
     Outcome { violations, summary, latencies, samples: run.scraper.samples() }
 }
 
-/// Faults of the plan of which nothing was heard, though traffic went on to its end.
-fn unplayed(plan: &Plan, trace: &Trace) -> Option<Violation> {
-    let told: BTreeSet<_> = trace.recorded().iter().filter_map(|event| event.of["id"].as_u64()).collect();
-    let missing = (0..plan.faults.len() as u64).filter(|id| !told.contains(id)).count();
-    (missing > 0).then(|| harness(format!("{missing} of {} faults were never played", plan.faults.len())))
+/// Faults that came into this phase, each with its number in the plan and what was told of it then.
+fn told<'a>(events: &'a [Recorded], phase: &'a str) -> impl Iterator<Item = (usize, &'a Recorded)> {
+    let told = events.iter().filter(move |event| event.event == "fault" && event.of["phase"] == phase);
+    told.filter_map(|event| Some((event.of["id"].as_u64()? as usize, event)))
+}
+
+/// Faults of the plan of which nothing was heard, though traffic went on to its end; and those that were left out, if
+/// the plan is kept for them.
+fn unplayed(plan: &Plan, events: &[Recorded]) -> Vec<Violation> {
+    let begun: BTreeSet<_> = told(events, "begin").map(|(id, _)| id).collect();
+    let skipped: BTreeMap<_, _> = told(events, "skipped").collect();
+    let silent = (0..plan.faults.len()).filter(|id| !begun.contains(id) && !skipped.contains_key(id)).count();
+    let mut broken = Vec::new();
+    if silent > 0 {
+        broken.push(harness(format!("{silent} of {} faults were never played", plan.faults.len())));
+    }
+    for (id, event) in skipped.iter().filter(|_| plan.kept) {
+        let Some(fault) = plan.faults.get(*id) else { continue };
+        let (kind, why) = (fault.kind.name(), event.of["why"].as_str().unwrap_or_default());
+        broken.push(harness(format!("the fault {kind} of {} at {} ms was left out: {why}", fault.target, fault.at_ms)));
+    }
+    broken
+}
+
+/// The kinds of faults that are over and had something to hit.
+fn hit(plan: &Plan, events: &[Recorded]) -> impl Iterator<Item = FaultKind> {
+    let hit = told(events, "end").filter(|(_, event)| event.of["why"].is_null());
+    hit.filter_map(move |(id, _)| Some(plan.faults.get(id)?.kind))
 }
 
 fn summarize(plan: &Plan, book: &Book, prober: &Prober, trace: &Trace) -> Summary {
     let took = time::now();
-    let spans = fault_spans(&trace.recorded(), took);
+    let events = trace.recorded();
+    let spans = fault_spans(&events, took);
     let mut summary = Summary { seed: plan.seed, took, ..Summary::default() };
     summary.stored = book.all_sent().filter(|(_, sent)| matches!(sent.fate, Some(Fate::Stored(_)))).count();
     summary.received = book.clients.iter().map(|client| client.received.len()).sum();
     summary.first_fault = spans.iter().map(|span| span.from).min();
     for span in &spans {
         *summary.faults.entry(span.kind.clone()).or_default() += 1;
+    }
+    for (_, event) in told(&events, "skipped") {
+        let kind = event.of["kind"].as_str().unwrap_or("?").to_owned();
+        *summary.skipped.entry(kind).or_default() += 1;
     }
     summary.coverage = coverage::counts().into_iter().map(|(point, count)| (point.to_owned(), count)).collect();
     summary.slo = Slo::of(book, &prober.probes(), &spans);
@@ -180,5 +206,42 @@ impl Run {
         let book = self.ledger.book();
         let waiting = book.clients.iter().filter(|client| client.sessions.is_empty());
         waiting.map(|client| format!("{} has no session with the fresh cluster", client.device)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Fault, Target};
+
+    fn of(id: u64, kind: FaultKind, phase: &str, why: Option<&str>) -> Recorded {
+        let mut of = json!({ "id": id, "kind": kind.name(), "nodes": [], "phase": phase });
+        if let Some(why) = why {
+            of["why"] = why.into();
+        }
+        Recorded { at: 0, event: "fault".into(), of }
+    }
+
+    fn plan(kept: bool) -> Plan {
+        let fault = |kind| Fault { kind, target: Target::Node(1), at_ms: 7, lasts_ms: 0, amount: 0 };
+        Plan { faults: [FaultKind::Kill, FaultKind::Wipe].map(fault).into(), kept, ..Plan::default() }
+    }
+
+    #[test]
+    fn a_plan_that_is_kept_must_play_its_faults() {
+        let events = [of(0, FaultKind::Kill, "begin", None), of(1, FaultKind::Wipe, "skipped", Some("not now"))];
+        let said = |kept, events: &[Recorded]| -> Vec<_> {
+            unplayed(&plan(kept), events).into_iter().map(|violation| violation.text).collect()
+        };
+        assert!(said(false, &events).is_empty(), "chance may draw more than is allowed at once");
+        assert_eq!(said(true, &events), ["the fault wipe of n1 at 7 ms was left out: not now"]);
+        assert_eq!(said(false, &events[..1]), ["1 of 2 faults were never played"]);
+    }
+
+    #[test]
+    fn what_had_nothing_to_hit_is_not_held_to_account() {
+        let events =
+            [of(0, FaultKind::Kill, "end", None), of(1, FaultKind::Wipe, "end", Some("there was nothing to hit"))];
+        assert_eq!(hit(&plan(false), &events).collect::<Vec<_>>(), [FaultKind::Kill]);
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::{fs, io};
 
 use crate::child;
-use crate::nemesis::Kind;
+use crate::nemesis::FaultKind;
 use crate::plan::{Fault, Plan, Target};
 
 /// How a run failed: its exit code, and what was broken, numbers and names left out.
@@ -113,14 +113,15 @@ impl Shrink {
     /// Fewer nodes and clients, and usual settings.
     fn simpler(&mut self) -> io::Result<()> {
         let usual = Plan::default();
-        let changes: [fn(&mut Plan, &Plan); 9] = [
+        let changes: [fn(&mut Plan, &Plan); 10] = [
             |plan, usual| {
-                let added = |fault: &Fault| fault.kind == Kind::AddNode;
+                let added = |fault: &Fault| fault.kind == FaultKind::AddNode;
                 if !plan.faults.iter().any(|fault| added(fault) || matches!(fault.target, Target::Node(n) if n >= 3)) {
                     (plan.nodes, plan.voters) = (usual.nodes, usual.voters);
                 }
             },
             |plan, usual| plan.tiny = usual.tiny,
+            |plan, usual| plan.ping_ms = usual.ping_ms,
             |plan, usual| plan.clock_drift_ppm = usual.clock_drift_ppm,
             |plan, usual| plan.clock_offset_ms = usual.clock_offset_ms,
             |plan, usual| plan.checkpoint_entries = usual.checkpoint_entries,

@@ -19,7 +19,9 @@ pub struct Summary {
     pub received: usize,
     /// Faults that happened, by kind.
     pub faults: BTreeMap<String, u64>,
-    /// When the first of them began, in ns.
+    /// Faults that the fault model left out, by kind.
+    pub skipped: BTreeMap<String, u64>,
+    /// When the first of those that happened began, in ns.
     pub first_fault: Option<u64>,
     /// How often each rare thing happened.
     pub coverage: BTreeMap<String, u64>,

@@ -1,36 +1,42 @@
 //! Many runs, one process each.
 
-use std::io::{IsTerminal, Write};
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
-use std::{fs, io, thread};
+use std::{fs, io};
 
-use crate::child::{self, Done, scratch};
+use crate::child::{self, Done, indent};
 use crate::coverage::POINTS;
-use crate::nemesis::Kind;
-use crate::oracle::STALE_P99_NS;
-use crate::report::{self, Seed};
+use crate::nemesis::FaultKind;
+use crate::oracle::{STALE_P99_NS, ViolationKind};
+use crate::pool::{self, Progress};
+use crate::report;
 use crate::slo::Histogram;
 use crate::summary::Summary;
-
-use cluster::sync::lock;
 
 /// A sweep of so many seeds must have met every rare thing.
 const MEETS_ALL: usize = 200;
 /// A percentile of fewer deaths says nothing.
 const ENOUGH_DEATHS: u64 = 100;
-/// How often it says how far it is.
-const PROGRESS: Duration = Duration::from_secs(5);
 
-/// Runs `seeds`, on real `sled` too if so, `jobs` at a time; prints each failure with the command that replays it, and a
-/// summary; writes a page where `report` says. Returns whether all were clean.
+/// What came of a run.
+pub struct Outcome {
+    /// Its exit code.
+    pub code: i32,
+    /// What it said.
+    pub summary: Option<Summary>,
+    /// Its seed.
+    pub seed: u64,
+    /// Real time that it took, in ms.
+    pub wall_ms: u64,
+}
+
+/// Runs `seeds`, on real `sled` too if so, `jobs` at a time; prints each failure with the command that replays it, and
+/// a summary; writes a page where `report` says. Returns the most telling kind of failure: of the runs, of a promise
+/// that is made for all of them together, or of rare things never met.
 ///
 /// # Errors
 /// When processes cannot be started, or the page not be written.
-pub fn sweep(seeds: Range<u64>, sled: bool, jobs: usize, report: Option<&Path>) -> io::Result<bool> {
+pub fn sweep(seeds: Range<u64>, sled: bool, jobs: usize, report: Option<&Path>) -> io::Result<Option<ViolationKind>> {
     let watch = child::Watch::start();
     let args = |seed: u64| {
         let mut args = vec!["run".to_owned(), "--seed".into(), seed.to_string()];
@@ -46,16 +52,18 @@ pub fn sweep(seeds: Range<u64>, sled: bool, jobs: usize, report: Option<&Path>) 
     for point in &unmet {
         println!("never met: {point}");
     }
-    let stale = stale(&done);
+    let broken = (!stale(&done)).then_some(ViolationKind::Safety);
+    let vacuous = (done.len() >= MEETS_ALL && !unmet.is_empty()).then_some(ViolationKind::Harness);
     if let Some(path) = report {
         let title = format!("Simulated seeds {} to {}", seeds.start, seeds.end - 1);
         fs::write(path, report::sweep_page(&title, &done))?;
     }
-    Ok(failed == 0 && stale && (done.len() < MEETS_ALL || unmet.is_empty()))
+    let runs = child::worst(done.iter().map(|seed| seed.code));
+    Ok([runs, broken, vacuous].into_iter().flatten().min())
 }
 
 /// Says how long lone crashes were unknown; whether that is as promised, as far as there are enough.
-fn stale(done: &[Seed]) -> bool {
+fn stale(done: &[Outcome]) -> bool {
     let mut all = Histogram::default();
     done.iter().filter_map(|seed| seed.summary.as_ref()).for_each(|summary| all.merge(&summary.stale));
     let Some(p99) = all.quantile(0.99) else { return true };
@@ -68,11 +76,13 @@ fn stale(done: &[Seed]) -> bool {
 }
 
 /// Rare things that no run met, and faults that none played.
-fn unmet(done: &[Seed]) -> Vec<String> {
+fn unmet(done: &[Outcome]) -> Vec<String> {
     let summaries = || done.iter().filter_map(|seed| seed.summary.as_ref());
     let points = POINTS.into_iter().filter(|point| !summaries().any(|of| of.coverage.contains_key(*point)));
-    let kinds =
-        Kind::ALL.into_iter().map(Kind::name).filter(|kind| !summaries().any(|of| of.faults.contains_key(kind)));
+    let kinds = FaultKind::ALL
+        .into_iter()
+        .map(FaultKind::name)
+        .filter(|kind| !summaries().any(|of| of.faults.contains_key(kind)));
     points.map(str::to_owned).chain(kinds.map(|kind| format!("the fault {kind}"))).collect()
 }
 
@@ -86,101 +96,18 @@ pub fn each(
     jobs: usize,
     args: &(dyn Fn(u64) -> Vec<String> + Sync),
     replay: &(dyn Fn(u64) -> String + Sync),
-) -> io::Result<Vec<Seed>> {
-    let next = AtomicU64::new(numbers.start);
-    let done = Mutex::new(Progress { all: numbers.end - numbers.start, said: Duration::ZERO, done: Vec::new() });
-    let watch = child::Watch::start();
-    thread::scope(|scope| {
-        let work = || work(&next, numbers.end, &done, &watch, args, replay);
-        let workers: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().try_for_each(|worker| worker.join().expect("a worker does not panic"))
+) -> io::Result<Vec<Outcome>> {
+    let progress = Progress::of(numbers.end - numbers.start);
+    let mut done = pool::each(numbers, jobs, |seed| {
+        let began = progress.elapsed();
+        let (Done { code, said }, summary) = child::run_summarized(args(seed))?;
+        let wall_ms = u64::try_from((progress.elapsed() - began).as_millis()).unwrap_or(u64::MAX);
+        if code != 0 {
+            println!("seed {seed} failed with {code}:\n{}  replay: {}", indent(&said), replay(seed));
+        }
+        progress.done(code != 0);
+        Ok(Outcome { code, summary, seed, wall_ms })
     })?;
-    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner).done;
     done.sort_by_key(|seed| seed.seed);
     Ok(done)
-}
-
-/// How far it is.
-struct Progress {
-    all: u64,
-    said: Duration,
-    done: Vec<Seed>,
-}
-
-fn work(
-    next: &AtomicU64,
-    end: u64,
-    progress: &Mutex<Progress>,
-    watch: &child::Watch,
-    args: &(dyn Fn(u64) -> Vec<String> + Sync),
-    replay: &(dyn Fn(u64) -> String + Sync),
-) -> io::Result<()> {
-    loop {
-        let number = next.fetch_add(1, Ordering::Relaxed);
-        if number >= end {
-            return Ok(());
-        }
-        let (path, began) = (scratch(&format!("{number}.json")), watch.elapsed());
-        let path_text = path.to_string_lossy();
-        let mut all = args(number);
-        all.extend(["--summary".to_owned(), path_text.into_owned()]);
-        let run = child::run(&all.iter().map(String::as_str).collect::<Vec<_>>())?;
-        let summary = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Summary>(&bytes).ok());
-        // A run that was killed wrote none.
-        let _ = fs::remove_file(&path);
-        let now = watch.elapsed();
-        let wall_ms = u64::try_from((now - began).as_millis()).unwrap_or(u64::MAX);
-        if run.code != 0 {
-            let (said, code) = (indent(&run.said), run.code);
-            println!("seed {number} failed with {code}:\n{said}  replay: {}", replay(number));
-        }
-        let mut progress = lock(progress);
-        progress.done.push(Seed { code: run.code, summary, seed: number, wall_ms });
-        progress.say(now);
-    }
-}
-
-impl Progress {
-    /// Says how far it is, now and then: to people who wait.
-    fn say(&mut self, now: Duration) {
-        let due = now >= self.said + PROGRESS;
-        if !due || !io::stderr().is_terminal() {
-            return;
-        }
-        self.said = now;
-        let failed = self.done.iter().filter(|seed| seed.code != 0).count();
-        let (done, all) = (self.done.len(), self.all);
-        let left = now.as_secs_f64() / done as f64 * (all as f64 - done as f64);
-        let _ = write!(io::stderr(), "\r{done} of {all} done, {failed} failed, {left:.0} s to go   ");
-    }
-}
-
-fn indent(text: &str) -> String {
-    text.lines().fold(String::new(), |all, line| all + "  " + line + "\n")
-}
-
-/// Runs `seed` in a process of its own.
-fn one(seed: u64, more: &[&str]) -> io::Result<Done> {
-    child::run(&[&["run", "--seed", &seed.to_string()], more].concat())
-}
-
-/// Runs `seed` in two processes and compares their traces. Returns whether they are the same bytes.
-///
-/// # Errors
-/// When processes cannot be started, or a trace cannot be read.
-pub fn meta(seed: u64) -> io::Result<bool> {
-    let (first, second) = (scratch("first.jsonl"), scratch("second.jsonl"));
-    let (a, b) = (first.to_string_lossy(), second.to_string_lossy());
-    let before = one(seed, &["--trace", &a])?;
-    let after = one(seed, &["--trace", &b, "--expect", &a])?;
-    for path in [&first, &second] {
-        fs::remove_file(path)?;
-    }
-    let same = before.code == after.code;
-    if same {
-        println!("seed {seed}: both traces are the same bytes (exit code {})", before.code);
-    } else {
-        println!("seed {seed}: exit code {}, then {}\n{}", before.code, after.code, indent(&after.said));
-    }
-    Ok(same)
 }

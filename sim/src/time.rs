@@ -82,8 +82,8 @@ impl MachineClock {
 
     /// The wall clock jumps.
     pub fn jump(&self, by_ms: i64) {
-        evidence::note(Undergone::Jump);
         self.wall_off_ms.fetch_add(by_ms, Ordering::Relaxed);
+        evidence::note(Undergone::Jump);
     }
 
     /// Microseconds that it counts in a second.

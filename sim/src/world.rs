@@ -3,10 +3,10 @@
 //! Invariant: faults may overlap. A machine boots when nothing keeps it down any more, and each
 //! fault takes back only what it did itself.
 
+mod deaths;
 mod machine;
 
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use cluster::config::LogKeeping;
 use cluster::env::Env;
@@ -24,7 +24,7 @@ use crate::net::{Network, SimNet};
 use crate::oracle::Journal;
 use crate::plan::Plan;
 use crate::process::{self, End};
-use crate::spans::Spans;
+use crate::span_sink::Spans;
 use crate::time;
 use crate::trace::Trace;
 pub use machine::Machine;
@@ -36,10 +36,6 @@ const PEER_PORT: u16 = 7000;
 pub const CLIENT_PORT: u16 = 8080;
 /// What links between nodes authenticate with.
 const PEER_SECRET: &str = "the simulated cluster's secret";
-/// A process that does not stop in good order by then is killed, as the service manager does.
-const STOP_WITHIN: Duration = Duration::from_secs(30);
-/// How often one who waits looks.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// A cluster of machines, and the network that clients share with them.
 #[derive(Clone)]
@@ -60,6 +56,7 @@ struct Shared {
     groups: cluster::state::GroupLimits,
     /// What nodes say to understand in their first life, where that is an older build's level.
     old_level: Option<u32>,
+    ping_ms: u64,
     tiny: bool,
     ends: mpsc::UnboundedSender<Ended>,
     /// For whoever restarts what ended.
@@ -100,6 +97,7 @@ impl World {
             limits: plan.limits.clone(),
             groups: plan.groups.clone(),
             old_level: plan.old_level,
+            ping_ms: plan.ping_ms,
             tiny: plan.tiny,
             ends,
             ended: Mutex::new(Some(ended)),
@@ -176,7 +174,8 @@ impl World {
         // Each process has a name of its own, by which its tasks are counted.
         let name = process_name(&machine.name, time::now());
         let listen = format!("{}:{CLIENT_PORT}", machine.ip);
-        let gateway = process::gateway_config(listen, self.shared.tiny, self.shared.spans.of(name.clone()));
+        let spans = self.shared.spans.of(name.clone());
+        let gateway = process::gateway_config(listen, self.shared.ping_ms, self.shared.tiny, spans);
         let node = Handle::current().create_node().name(name).build();
         time::set_clock(node.id(), machine.clock.clone());
         let stop = Arc::new(Notify::new());
@@ -223,107 +222,6 @@ impl World {
             groups: self.shared.groups.clone(),
             feature_level: FEATURE_LEVEL,
             log: self.shared.log.clone(),
-        }
-    }
-
-    // Deaths.
-
-    /// Keeps machine `n` from booting, until [`Self::release`].
-    pub fn hold(&self, n: usize) {
-        self.state(n).holds += 1;
-    }
-
-    /// Boots machine `n` if this was the last that kept it down.
-    pub fn release(&self, n: usize) {
-        self.state(n).holds -= 1;
-        self.boot(n);
-    }
-
-    /// One thing less keeps machine `n` down, but somebody else boots it.
-    pub fn release_only(&self, n: usize) {
-        self.state(n).holds -= 1;
-    }
-
-    /// Kills machine `n`'s process, as SIGKILL does, or by cutting the machine's power.
-    pub fn kill(&self, n: usize, power: bool) {
-        evidence::note(if power { Undergone::PowerCut } else { Undergone::Death });
-        let machine = self.machine(n);
-        let Some(process) = self.state(n).process.take() else { return };
-        self.shared.trace.event("kill", json!({ "node": machine.name, "power": power }));
-        // Nothing that the dying tasks still do reaches the outside.
-        if power {
-            self.shared.network.power_off(machine.host);
-        } else {
-            self.shared.network.kill(machine.host);
-        }
-        machine.disk.crash();
-        process.die();
-    }
-
-    /// Tells machine `n`'s process to stop in good order; returns when it has, or was killed.
-    pub async fn drain(&self, n: usize) {
-        evidence::note(Undergone::Stop);
-        let running = self.state(n).process.as_ref().map(|process| (process.node, process.stop.clone()));
-        let Some((id, stop)) = running else { return };
-        self.shared.trace.event("drain", json!({ "node": self.machine(n).name }));
-        stop.notify_one();
-        let deadline = time::now() + time::nanos(STOP_WITHIN);
-        while self.runs(n, id) {
-            if time::now() >= deadline {
-                self.kill(n, false);
-                return;
-            }
-            time::sleep(LOOK).await;
-        }
-    }
-
-    fn runs(&self, n: usize, id: NodeId) -> bool {
-        self.state(n).process.as_ref().is_some_and(|process| process.node == id)
-    }
-
-    /// What ended by itself from now on; for one listener.
-    pub fn ends(&self) -> Option<mpsc::UnboundedReceiver<Ended>> {
-        lock(&self.shared.ended).take()
-    }
-
-    /// Clears away a process that ended by itself; `false` when it was killed meanwhile.
-    pub fn bury(&self, ended: &Ended) -> bool {
-        let n = ended.machine;
-        if !self.runs(n, ended.process) {
-            return false;
-        }
-        if let End::Failed(why) = &ended.end {
-            self.shared.trace.event("failed", json!({ "node": self.machine(n).name, "why": why }));
-            self.kill(n, false);
-            return true;
-        }
-        if let Some(process) = self.state(n).process.take() {
-            self.shared.trace.event("stopped", json!({ "node": self.machine(n).name }));
-            self.shared.network.kill(self.machine(n).host);
-            self.machine(n).disk.close();
-            process.die();
-        }
-        true
-    }
-
-    /// Makes machine `n`'s process stand still; says which one it was.
-    pub fn stall(&self, n: usize) -> Option<NodeId> {
-        evidence::note(Undergone::Stall);
-        let mut state = self.state(n);
-        let process = state.process.as_mut()?;
-        process.stalls += 1;
-        Handle::current().pause(process.node);
-        Some(process.node)
-    }
-
-    /// Lets the process go on that stood still, if it lives and nothing else holds it.
-    pub fn unstall(&self, n: usize, id: NodeId) {
-        let mut state = self.state(n);
-        if let Some(process) = state.process.as_mut().filter(|process| process.node == id) {
-            process.stalls -= 1;
-            if process.stalls == 0 {
-                Handle::current().resume(id);
-            }
         }
     }
 

@@ -41,8 +41,8 @@ impl User {
         let others = || self.devices.iter().filter(|device| device.id != message.device);
         let (held, live) = (others().count() as u64, others().any(|device| device.session.is_some()));
         let bytes = message.body.len() as u64;
-        let surplus = |copies: &Box<Held>| copies.surplus(bytes, ctx.limits, ctx.feature_level);
-        let dropped = self.copies.as_ref().map(surplus).unwrap_or_default();
+        let surplus = |copies: &Held| copies.surplus(bytes, ctx.limits, ctx.feature_level);
+        let dropped = self.copies.as_deref().map(surplus).unwrap_or_default();
         for (node, lost) in self.drop_copies(&dropped, GapReason::InboxLimit) {
             ctx.effects.push(Effect::Lapsed { user: name.clone(), lost, node });
         }

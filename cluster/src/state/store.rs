@@ -97,11 +97,7 @@ fn reschedule<T: Ord + Clone>(agenda: &mut Agenda<T>, name: &T, before: u64, aft
     }
 }
 
-fn count_absent(
-    (all, by): (&mut u64, &mut BTreeMap<UserId, u64>),
-    before: Option<&UserId>,
-    after: Option<&UserId>,
-) {
+fn count_absent((all, by): (&mut u64, &mut BTreeMap<UserId, u64>), before: Option<&UserId>, after: Option<&UserId>) {
     if before == after {
         return;
     }

@@ -272,7 +272,13 @@ impl Observer for Metrics {
         // A refused send is logged by its session, which knows whose it was.
         if reason != "inbox_full" {
             let user_id = recipient.map(UserId::as_str);
-            tracing::error!(event = "message_delivery_failed", error = reason, count, user_id, "messages not delivered");
+            tracing::error!(
+                event = "message_delivery_failed",
+                error = reason,
+                count,
+                user_id,
+                "messages not delivered"
+            );
         }
     }
 

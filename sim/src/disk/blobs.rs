@@ -11,7 +11,9 @@ use cluster::env::blobs::check_name;
 
 use super::User;
 use super::faults::Operation;
+use crate::coverage;
 use crate::dice::Dice;
+use crate::evidence::{self, Undergone};
 
 /// The objects of a disk.
 #[derive(Default)]
@@ -21,6 +23,8 @@ pub struct Objects {
     coming: BTreeMap<u64, (String, Bytes)>,
     /// Deleted, perhaps not durably so.
     going: BTreeMap<String, Bytes>,
+    /// Where a bit was flipped, last.
+    flipped: BTreeMap<String, u64>,
     next: u64,
 }
 
@@ -39,19 +43,21 @@ impl Objects {
         if let Some((name, bytes)) = self.coming.remove(&put) {
             // Syncs the folder, with all that happened to it before.
             self.going.clear();
+            self.flipped.remove(&name);
             self.visible.insert(name, bytes);
         }
     }
 
     fn delete(&mut self, name: &str) {
         if let Some(bytes) = self.visible.remove(name) {
+            self.flipped.remove(name);
             self.going.insert(name.to_owned(), bytes);
         }
     }
 
     /// What a copy of the disk holds.
     pub fn copy(&self) -> Self {
-        Self { visible: self.visible.clone(), ..Self::default() }
+        Self { visible: self.visible.clone(), flipped: self.flipped.clone(), ..Self::default() }
     }
 
     /// Flips a bit of some object; says of which. No checksum finds it here.
@@ -61,7 +67,7 @@ impl Objects {
         if bytes.is_empty() {
             return None;
         }
-        flip(bytes, dice);
+        self.flipped.insert(name.clone(), flip(bytes, dice));
         Some(name.clone())
     }
 
@@ -74,18 +80,21 @@ impl Objects {
         }
         for (name, bytes) in std::mem::take(&mut self.coming).into_values() {
             if dice.one_in(2) {
+                self.flipped.remove(&name);
                 self.visible.insert(name, bytes);
             }
         }
     }
 }
 
-/// Flips one bit of bytes that are not empty.
-pub fn flip(bytes: &mut Bytes, dice: &Dice) {
+/// Flips one bit of bytes that are not empty; says of which.
+pub fn flip(bytes: &mut Bytes, dice: &Dice) -> u64 {
     let mut flipped = bytes.to_vec();
     let at = dice.between(0, flipped.len() as u64 - 1) as usize;
     flipped[at] ^= 1 << dice.between(0, 7);
     *bytes = flipped.into();
+    evidence::note(Undergone::Flip);
+    at as u64
 }
 
 /// `Blobs` of one process.
@@ -126,6 +135,7 @@ impl Blobs for SimBlobs {
 
     async fn read(&self, name: &str, range: Range<u64>) -> io::Result<Bytes> {
         check_name(name)?;
+        self.0.seek().await;
         self.0.meet(Operation::Read)?;
         let bytes = self.0.disk.objects().visible.get(name).cloned().ok_or(ErrorKind::NotFound)?;
         if range.end > bytes.len() as u64 {
@@ -134,11 +144,15 @@ impl Blobs for SimBlobs {
         if range.start > range.end {
             return Err(ErrorKind::InvalidInput.into());
         }
+        if self.0.disk.objects().flipped.get(name).is_some_and(|at| range.contains(at)) {
+            coverage::reached("a flipped bit was read");
+        }
         Ok(bytes.slice(range.start as usize..range.end as usize))
     }
 
     async fn len(&self, name: &str) -> io::Result<Option<u64>> {
         check_name(name)?;
+        self.0.seek().await;
         self.0.meet(Operation::Read)?;
         Ok(self.0.disk.objects().visible.get(name).map(|bytes| bytes.len() as u64))
     }

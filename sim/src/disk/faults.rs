@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::io;
 
 use crate::coverage;
+use crate::evidence::{self, Undergone};
 
 /// A trouble that lasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,8 +18,26 @@ pub enum Trouble {
     Fails,
     /// Nothing can be written.
     Full,
-    /// A sync takes up to so many milliseconds.
+    /// Whatever waits for the disk takes up to so many milliseconds.
     SlowMs(u64),
+}
+
+impl Trouble {
+    /// The error that an operation meets, by the system's number, and what it excuses.
+    fn error(self, operation: Operation) -> Option<(Excuse, i32)> {
+        match (self, operation) {
+            (Self::Fails, _) | (Self::SyncFails, Operation::Sync) => Some((Excuse::Failed, EIO)),
+            (Self::Full, Operation::Write | Operation::Sync) => Some((Excuse::Full, ENOSPC)),
+            _ => None,
+        }
+    }
+}
+
+/// A trouble, while it lasts.
+struct Lasting {
+    trouble: Trouble,
+    /// Whether the disk was asked for something that it has to do with.
+    asked: bool,
 }
 
 /// Why a process may end by itself. What it then says must name it.
@@ -62,7 +81,7 @@ pub enum Operation {
 /// A disk's troubles.
 #[derive(Default)]
 pub struct Faults {
-    troubles: Vec<Trouble>,
+    troubles: Vec<Lasting>,
     /// What the present process was told.
     told: BTreeSet<Excuse>,
     /// How the store failed for the present process.
@@ -70,13 +89,15 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Adds a trouble, or ends one.
-    pub fn set(&mut self, trouble: Trouble, on: bool) {
-        if on {
-            self.troubles.push(trouble);
-        } else if let Some(at) = self.troubles.iter().position(|other| *other == trouble) {
-            self.troubles.swap_remove(at);
-        }
+    /// Adds a trouble.
+    pub fn begin(&mut self, trouble: Trouble) {
+        self.troubles.push(Lasting { trouble, asked: false });
+    }
+
+    /// Ends a trouble; says whether the disk was asked for anything meanwhile that it has to do with.
+    pub fn end(&mut self, trouble: Trouble) -> bool {
+        let at = self.troubles.iter().position(|lasting| lasting.trouble == trouble);
+        at.is_some_and(|at| self.troubles.swap_remove(at).asked)
     }
 
     /// How many troubles there are.
@@ -100,25 +121,30 @@ impl Faults {
         &self.told
     }
 
-    /// How long a sync takes at most, in milliseconds, if that is a trouble.
-    pub fn slow_ms(&self) -> Option<u64> {
-        let slow = |trouble: &Trouble| if let Trouble::SlowMs(most) = trouble { Some(*most) } else { None };
-        self.troubles.iter().filter_map(slow).max()
+    /// How long who waits for the disk now does so at most, in milliseconds, if that is a trouble.
+    pub fn slow_ms(&mut self) -> Option<u64> {
+        let mut slowest: Option<u64> = None;
+        for lasting in &mut self.troubles {
+            if let Trouble::SlowMs(most) = lasting.trouble {
+                lasting.asked = true;
+                evidence::note(Undergone::Trouble);
+                slowest = slowest.max(Some(most));
+            }
+        }
+        slowest
     }
 
     /// The error that an operation meets.
     pub fn meet(&mut self, operation: Operation) -> io::Result<()> {
-        for trouble in &self.troubles {
-            let (excuse, code) = match (trouble, operation) {
-                (Trouble::Fails, _) | (Trouble::SyncFails, Operation::Sync) => (Excuse::Failed, EIO),
-                (Trouble::Full, Operation::Write | Operation::Sync) => (Excuse::Full, ENOSPC),
-                _ => continue,
-            };
-            self.told.insert(excuse);
-            coverage::reached("a disk gave an error");
-            return Err(io::Error::from_raw_os_error(code));
+        for lasting in &mut self.troubles {
+            lasting.asked |= lasting.trouble.error(operation).is_some();
         }
-        Ok(())
+        let met = self.troubles.iter().find_map(|lasting| lasting.trouble.error(operation));
+        let Some((excuse, code)) = met else { return Ok(()) };
+        self.told.insert(excuse);
+        coverage::reached("a disk gave an error");
+        evidence::note(Undergone::Trouble);
+        Err(io::Error::from_raw_os_error(code))
     }
 
     /// As [`Self::meet`], of a store that does not recover.
@@ -150,15 +176,27 @@ mod tests {
     #[test]
     fn a_store_that_failed_stays_failed_until_the_next_process() {
         let mut faults = Faults::default();
-        faults.set(Trouble::Full, true);
+        faults.begin(Trouble::Full);
         assert!(faults.meet_for_good(Operation::Read).is_ok(), "a full disk can be read");
         assert!(faults.meet_for_good(Operation::Write).is_err());
-        faults.set(Trouble::Full, false);
+        faults.end(Trouble::Full);
         assert_eq!(faults.meet_for_good(Operation::Read).unwrap_err().kind(), io::ErrorKind::StorageFull);
         assert!(faults.meet(Operation::Write).is_ok(), "files recover");
         assert_eq!(faults.told().iter().collect::<Vec<_>>(), [&Excuse::Full]);
         faults.next_process();
         assert!(faults.meet_for_good(Operation::Write).is_ok());
+    }
+
+    #[test]
+    fn a_trouble_that_nobody_met_is_told_from_others() {
+        let mut faults = Faults::default();
+        faults.begin(Trouble::SyncFails);
+        faults.begin(Trouble::SlowMs(7));
+        assert!(faults.meet(Operation::Write).is_ok());
+        assert!(!faults.end(Trouble::SyncFails), "nothing was synced");
+        assert_eq!(faults.slow_ms(), Some(7));
+        assert!(faults.end(Trouble::SlowMs(7)));
+        assert_eq!(faults.slow_ms(), None);
     }
 
     #[test]

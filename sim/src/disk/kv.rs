@@ -12,7 +12,9 @@ use im_gateway::env::SledKv;
 
 use super::User;
 use super::faults::{Excuse, Operation};
+use crate::coverage;
 use crate::dice::Dice;
+use crate::evidence::{self, Undergone};
 
 const MAX_KEY: usize = 256;
 const MAX_VALUE: usize = 16 << 20;
@@ -27,6 +29,8 @@ pub struct Records {
     durable: u64,
     /// Records that fail the store's own checksum, until they are overwritten.
     damaged: BTreeSet<Bytes>,
+    /// Records with a flipped bit that fool it, likewise.
+    fooling: BTreeSet<Bytes>,
 }
 
 impl Records {
@@ -38,6 +42,7 @@ impl Records {
                 Write::Delete(key) => (key, self.visible.remove(key)),
             };
             self.damaged.remove(key);
+            self.fooling.remove(key);
             undo.push((key.clone(), old));
         }
         self.undo.push_back(undo);
@@ -69,7 +74,8 @@ impl Records {
 
     /// What a copy of the disk holds, made between two batches.
     pub fn copy(&self) -> Self {
-        Self { visible: self.visible.clone(), damaged: self.damaged.clone(), ..Self::default() }
+        let (damaged, fooling) = (self.damaged.clone(), self.fooling.clone());
+        Self { visible: self.visible.clone(), damaged, fooling, ..Self::default() }
     }
 
     /// Flips a bit somewhere; says where. The store's checksum finds it, or is fooled.
@@ -79,8 +85,10 @@ impl Records {
         let name = String::from_utf8_lossy(key).into_owned();
         if value.is_empty() || dice.one_in(2) {
             self.damaged.insert(key.clone());
+            evidence::note(Undergone::Flip);
             return Some(format!("{name}, which the store finds"));
         }
+        self.fooling.insert(key.clone());
         super::blobs::flip(value, dice);
         Some(name)
     }
@@ -125,7 +133,11 @@ pub struct SimKv(pub User);
 impl SimKv {
     /// A record that was found, unless it is damaged.
     fn found(&self, records: &Records, record: (&Bytes, &Bytes)) -> io::Result<(Bytes, Bytes)> {
-        if records.damaged.contains(record.0) {
+        let is_damaged = records.damaged.contains(record.0);
+        if is_damaged || records.fooling.contains(record.0) {
+            coverage::reached("a flipped bit was read");
+        }
+        if is_damaged {
             let mut faults = self.0.disk.faults();
             faults.tell(Excuse::Damaged);
             let text = "a stored record is corrupt: its checksum does not match";

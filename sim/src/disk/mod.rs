@@ -7,6 +7,8 @@
 mod blobs;
 mod faults;
 mod kv;
+#[cfg(test)]
+mod tests;
 pub mod twin;
 
 use std::collections::BTreeMap;
@@ -34,7 +36,7 @@ use twin::Twin;
 const SYNC: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(4));
 const SLOW: Duration = Duration::from_millis(50);
 const SLOW_ONE_IN: u64 = 200;
-/// Looking into a folder and changing one takes at least and at most this long.
+/// Looking into a file or a folder, and changing a folder, takes at least and at most this long.
 const SEEK: (Duration, Duration) = (Duration::from_micros(5), Duration::from_micros(500));
 
 /// A disk. Clones are the same disk.
@@ -153,10 +155,14 @@ impl Disk {
         self.faults().next_process();
     }
 
-    /// Begins a trouble, or ends it.
-    pub fn set_trouble(&self, trouble: Trouble, on: bool) {
-        evidence::note(Undergone::Trouble);
-        self.faults().set(trouble, on);
+    /// Begins a trouble.
+    pub fn begin_trouble(&self, trouble: Trouble) {
+        self.faults().begin(trouble);
+    }
+
+    /// Ends a trouble; says whether anything was asked of the disk meanwhile that it has to do with.
+    pub fn end_trouble(&self, trouble: Trouble) -> bool {
+        self.faults().end(trouble)
     }
 
     /// How many troubles it has.
@@ -187,25 +193,26 @@ impl Disk {
 
     /// Puts an old copy in the place of what is stored; no process uses it.
     pub fn restore(&self, copy: Image) {
-        evidence::note(Undergone::NewDisk);
         assert!(self.twin().is_none(), "old copies are not made of real sled");
         self.shared.journal.replaced(&self.shared.name, copy.records.iter());
         *self.records() = copy.records;
         *self.objects() = copy.objects;
         *self.spoilt() = Some(Excuse::OldCopy);
+        evidence::note(Undergone::NewDisk);
     }
 
-    /// Takes away a half of what is stored, if there are two; no process uses it.
-    pub fn lose(&self, half: Half) {
-        evidence::note(Undergone::NewDisk);
+    /// Takes away a half of what is stored, if there are two, and says whether; no process uses it.
+    pub fn lose(&self, half: Half) -> bool {
         if self.records().is_empty() || self.objects().is_empty() {
-            return;
+            return false;
         }
         match half {
             Half::Records => self.empty_records(),
             Half::Objects => *self.objects() = Objects::default(),
         }
         self.spoilt().get_or_insert(Excuse::Damaged);
+        evidence::note(Undergone::NewDisk);
+        true
     }
 
     /// Whether it was damaged, or replaced by an old copy, since it was last empty.
@@ -296,7 +303,7 @@ impl User {
         self.disk.faults().meet_for_good(operation)
     }
 
-    /// Takes as long as looking into a folder, or changing one.
+    /// Takes as long as looking into a file or a folder, or changing a folder.
     async fn seek(&self) {
         let slow = self.disk.faults().slow_ms().map(Duration::from_millis).unwrap_or_default();
         let nanos = self.disk.shared.dice.between(time::nanos(SEEK.0), time::nanos(SEEK.1.max(slow)));

@@ -116,6 +116,17 @@ pub struct Mark {
     pub mid: Option<MessageId>,
 }
 
+/// Word that somebody has a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// When, in ns.
+    pub at: u64,
+    /// Which message.
+    pub mid: MessageId,
+    /// Who has it.
+    pub by: String,
+}
+
 /// How a client was told that somebody is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
@@ -178,6 +189,8 @@ pub struct Client {
     pub received: Vec<Received>,
     /// What it sent, by number.
     pub sent: Vec<Sent>,
+    /// Which of its messages it was told to be delivered.
+    pub told: Vec<Told>,
     /// Whom it watches or has watched.
     pub watches: Vec<Watching>,
     /// Groups that its user was told not to be able to join or make: when, in ns, which, and why.
@@ -202,6 +215,7 @@ impl Client {
             closed_at: None,
             received: Vec::new(),
             sent: Vec::new(),
+            told: Vec::new(),
             watches: Vec::new(),
             not_joined: Vec::new(),
             marks_made: Vec::new(),
@@ -246,6 +260,19 @@ pub enum Got {
     Refusal,
 }
 
+/// A stranger that still had its connection when it must not.
+#[derive(Debug, Clone)]
+pub struct Tolerated {
+    /// What it is.
+    pub stranger: String,
+    /// To which machine.
+    pub node: usize,
+    /// Since when it had asked for it, in ns.
+    pub from: u64,
+    /// Until when, in ns.
+    pub until: u64,
+}
+
 /// All clients and all messages.
 #[derive(Debug, Clone, Default)]
 pub struct Book {
@@ -253,6 +280,8 @@ pub struct Book {
     pub clients: Vec<Client>,
     /// Tokens of users whose tokens are revoked, in the order they were issued.
     pub exiles: Vec<Exile>,
+    /// Strangers that were not closed in time.
+    pub tolerated: Vec<Tolerated>,
 }
 
 impl Book {

@@ -11,7 +11,8 @@ use im_gateway::protocol::ErrorCode;
 use serde_json::json;
 
 pub use book::{
-    Book, Client, ClientId, Device, Exile, Got, Mark, Name, Received, Seen, Sent, Session, Surfaced, Watching,
+    Book, Client, ClientId, Device, Exile, Got, Mark, Name, Received, Seen, Sent, Session, Surfaced, Told, Tolerated,
+    Watching,
 };
 
 use crate::coverage;
@@ -46,6 +47,11 @@ impl Ledger {
     pub fn complain(&self, text: String) {
         let violation = safety(text).at(time::now());
         lock(&self.complaints).push(violation);
+    }
+
+    /// A stranger was not closed in time; whether that has an excuse is known at the end.
+    pub fn tolerated(&self, stranger: Tolerated) {
+        self.book().tolerated.push(stranger);
     }
 
     /// What was complained of.
@@ -196,6 +202,12 @@ impl Ledger {
         if matches!(sent.fate, None | Some(Fate::Unknown | Fate::NotSent)) {
             (sent.fate, sent.answered_at, sent.durable) = (Some(fate), time::now(), durable);
         }
+    }
+
+    /// A client was told that somebody has a message.
+    pub fn told(&self, id: ClientId, mid: MessageId, by: String) {
+        coverage::reached("a sender was told of a delivery");
+        self.book().clients[id].told.push(Told { at: time::now(), mid, by });
     }
 
     /// A client types to somebody, or has read a message of theirs.

@@ -3,7 +3,7 @@
 
 use cluster::state::{BREAKER_LEVEL, FEATURE_LEVEL};
 
-use super::Kind;
+use super::FaultKind;
 use crate::dice::Dice;
 use crate::plan::{Fault, Plan, Target};
 use crate::workload::{Mix, draw_group_limits, draw_limits};
@@ -50,12 +50,17 @@ impl Plan {
             plan.limits.ephemeral_ttl_ms = forgetting.between(500, 5_000);
         }
         plan.clients.neighbours = if Dice::new(seed, "neighbours").one_in(2) { nodes as u64 } else { 0 };
+        let heartbeat = Dice::new(seed, "heartbeat");
+        if heartbeat.one_in(3) {
+            // So short that silence shows within a run.
+            plan.ping_ms = heartbeat.between(2_000, 4_000);
+        }
         let exiles = Dice::new(seed, "exiles");
         plan.clients.exiles = if exiles.one_in(3) { exiles.between(1, 2) } else { 0 };
         let kinds = swarm(&dice);
         for n in 0..dice.between(1, MOST_FAULTS) {
             // The first is a death in the middle of traffic: what everything is built for.
-            let kind = if n == 0 { Kind::Kill } else { dice.pick(&kinds) };
+            let kind = if n == 0 { FaultKind::Kill } else { dice.pick(&kinds) };
             let spoilt = plan.faults.iter().filter(|fault| fault.kind.spoils_disk()).count();
             if !kind.spoils_disk() || spoilt < MOST_SPOILT {
                 let fault = draw(&dice, kind, &plan);
@@ -65,7 +70,7 @@ impl Plan {
         let operator = Dice::new(seed, "breaker");
         if operator.one_in(3) {
             for _ in 0..operator.between(1, 2) {
-                plan.faults.push(draw(&operator, Kind::Breaker, &plan));
+                plan.faults.push(draw(&operator, FaultKind::Breaker, &plan));
             }
         }
         plan.upgrade(&Dice::new(seed, "upgrade"));
@@ -77,10 +82,10 @@ impl Plan {
     fn upgrade(&mut self, dice: &Dice) {
         if dice.one_in(4) {
             // The operator is told of no breaker by a build that has none.
-            let breaker = self.faults.iter().any(|fault| fault.kind == Kind::Breaker);
+            let breaker = self.faults.iter().any(|fault| fault.kind == FaultKind::Breaker);
             self.old_level =
                 Some(if breaker { BREAKER_LEVEL } else { dice.between(1, u64::from(FEATURE_LEVEL) - 1) as u32 });
-            let fault = draw(dice, Kind::RollingRestart, self);
+            let fault = draw(dice, FaultKind::RollingRestart, self);
             self.faults.push(fault);
         }
     }
@@ -100,7 +105,7 @@ impl Plan {
                 }
                 let target = any(&dice, &self);
                 let lasts_ms = dice.between(rate.lasts_ms.0, rate.lasts_ms.1);
-                let amount = amount(&dice, rate.amount);
+                let amount = draw_amount(&dice, rate.amount);
                 self.faults.push(Fault { kind: rate.kind, target, at_ms: at_ms as u64, lasts_ms, amount });
             }
         }
@@ -113,27 +118,25 @@ fn any(dice: &Dice, plan: &Plan) -> Target {
     Target::Node(dice.between(0, plan.nodes as u64 - 1) as usize)
 }
 
-fn amount(dice: &Dice, (low, high): (i64, i64)) -> i64 {
+fn draw_amount(dice: &Dice, (low, high): (i64, i64)) -> i64 {
     low + i64::try_from(dice.between(0, high.abs_diff(low))).expect("amounts are small")
 }
 
 /// The kinds of one seed.
-fn swarm(dice: &Dice) -> Vec<Kind> {
+fn swarm(dice: &Dice) -> Vec<FaultKind> {
     let percent = dice.pick(&[5, 15, 30, 60]);
-    let mut kinds: Vec<_> = Kind::ALL.into_iter().filter(|_| dice.percent(percent)).collect();
+    let mut kinds: Vec<_> = FaultKind::ALL.into_iter().filter(|_| dice.percent(percent)).collect();
     if kinds.is_empty() {
-        kinds.push(dice.pick(&Kind::ALL));
+        kinds.push(dice.pick(&FaultKind::ALL));
     }
     kinds
 }
 
-fn draw(dice: &Dice, kind: Kind, plan: &Plan) -> Fault {
+fn draw(dice: &Dice, kind: FaultKind, plan: &Plan) -> Fault {
     let range = kind.range();
-    let outage = matches!(kind, Kind::Kill | Kind::PowerCut | Kind::Isolate) && dice.one_in(8);
+    let outage = matches!(kind, FaultKind::Kill | FaultKind::PowerCut | FaultKind::Isolate) && dice.one_in(8);
     let (low, high) = if outage { OUTAGE_MS } else { range.lasts_ms };
-    let amount = range
-        .amount
-        .map_or(0, |(low, high)| low + i64::try_from(dice.between(0, high.abs_diff(low))).expect("amounts are small"));
+    let amount = range.amount.map_or(0, |bounds| draw_amount(dice, bounds));
     Fault {
         kind,
         target: match dice.between(0, 5) {
@@ -158,14 +161,17 @@ mod tests {
     fn seeds_differ_and_all_kinds_come() {
         let plans: Vec<_> = (0..300).map(Plan::draw).collect();
         let kinds: BTreeSet<_> = plans.iter().flat_map(|plan| &plan.faults).map(|fault| fault.kind).collect();
-        assert_eq!(kinds.len(), Kind::ALL.len() + 1, "{kinds:?}");
+        assert_eq!(kinds.len(), FaultKind::ALL.len() + 1, "{kinds:?}");
         assert!(plans.iter().any(|plan| plan.nodes == 5) && plans.iter().any(|plan| plan.nodes == 3));
+        let short = plans.iter().filter(|plan| plan.ping_ms < 5_000).count();
+        assert!((60..140).contains(&short), "{short} of 300 have a short heartbeat");
         assert_eq!(Plan::draw(7), Plan::draw(7));
     }
 
     #[test]
     fn rates_come_to_as_many_faults() {
-        let rate = Rate { kind: Kind::Kill, per_day: 24.0, lasts_ms: (1, 9), amount: (0, 0), reason: String::new() };
+        let rate =
+            Rate { kind: FaultKind::Kill, per_day: 24.0, lasts_ms: (1, 9), amount: (0, 0), reason: String::new() };
         let plan = Plan { traffic_ms: 864_000_000, rates: vec![rate], ..Plan::default() }.with_chance();
         assert!((200..280).contains(&plan.faults.len()), "{} in ten days", plan.faults.len());
         assert!(plan.faults.iter().all(|fault| fault.at_ms < plan.traffic_ms) && plan.rates.is_empty());

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// A kind of fault. Where it says so, a fault's `amount` tells how strong it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum FaultKind {
     /// The process is killed, and started again when the fault ends.
     Kill,
     /// All processes are killed at once.
@@ -62,7 +62,7 @@ pub enum Kind {
     DiskError,
     /// The disk is full.
     DiskFull,
-    /// A sync takes up to `amount` ms.
+    /// A sync, and whatever else waits for the disk, takes up to `amount` ms.
     SlowDisk,
     /// `amount` bits are flipped on the disk; when the fault ends the process is killed and reads
     /// what it finds. When it refuses that, the operator empties the disk.
@@ -95,15 +95,16 @@ pub enum Kind {
 pub struct Range {
     /// How long it lasts, in ms, at least and at most, where chance draws it.
     pub lasts_ms: (u64, u64),
-    /// How strong it is, at least and at most; see [`Kind`].
+    /// How strong it is, at least and at most; see [`FaultKind`].
     pub amount: Option<(i64, i64)>,
 }
 
 /// An hour, in ms.
 const HOUR: i64 = 3_600_000;
 
-impl Kind {
-    /// All that swarms are drawn from. [`Self::Breaker`] is no fault of the system: it comes beside any swarm.
+impl FaultKind {
+    /// All that swarms are drawn from; [`Self::Breaker`] is no fault of the system: it comes beside any swarm.
+    /// Kept by hand, and new ones come last: what a seed draws depends on the order.
     pub const ALL: [Self; 35] = [
         Self::Kill,
         Self::KillAll,
@@ -178,6 +179,11 @@ impl Kind {
     /// Whether it takes a disk that others may have to do without: see [`super::model`].
     pub fn spoils_disk(self) -> bool {
         matches!(self, Self::Wipe | Self::BitFlip | Self::OldCopy | Self::LostHalf | Self::RemoveNode)
+    }
+
+    /// Whether it changes what is stored where its store does not see it: real sled's files are left as they are.
+    pub fn tampers(self) -> bool {
+        matches!(self, Self::BitFlip | Self::OldCopy | Self::LostHalf)
     }
 
     /// As in plans and traces.

@@ -12,7 +12,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Kind;
+use super::FaultKind;
 
 /// The cluster as a fault finds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,23 +29,23 @@ pub struct Situation {
     pub calm: bool,
 }
 
-/// Watches over what goes on.
+/// The faults that are under way: others begin as the model lets them beside these.
 #[derive(Default)]
-pub struct Ward {
-    active: BTreeMap<usize, Kind>,
+pub struct ActiveFaults {
+    by_id: BTreeMap<usize, FaultKind>,
 }
 
-impl Ward {
+impl ActiveFaults {
     /// Lets fault number `id` begin, or says why not now.
-    pub fn admit(&mut self, id: usize, kind: Kind, situation: Situation) -> Result<(), &'static str> {
-        if self.active.values().any(|other| *other == Kind::OldCopy) {
+    pub fn admit(&mut self, id: usize, kind: FaultKind, situation: Situation) -> Result<(), &'static str> {
+        if self.by_id.values().any(|other| *other == FaultKind::OldCopy) {
             return Err("an old copy is in place");
         }
         if kind.spoils_disk() {
             if situation.voters == 0 {
                 return Err("nobody knows who votes");
             }
-            if situation.replacing || self.active.values().any(|other| other.spoils_disk()) {
+            if situation.replacing || self.by_id.values().any(|other| other.spoils_disk()) {
                 return Err("a node is being replaced");
             }
             let spoilt = situation.spoilt + usize::from(situation.hits_voter);
@@ -53,16 +53,16 @@ impl Ward {
                 return Err("a quorum of the disks must survive");
             }
         }
-        if kind == Kind::OldCopy && !(self.active.is_empty() && situation.calm) {
+        if kind == FaultKind::OldCopy && !(self.by_id.is_empty() && situation.calm) {
             return Err("all others must be there to refuse an old copy");
         }
-        self.active.insert(id, kind);
+        self.by_id.insert(id, kind);
         Ok(())
     }
 
     /// Fault number `id` is over.
     pub fn over(&mut self, id: usize) {
-        self.active.remove(&id);
+        self.by_id.remove(&id);
     }
 }
 
@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn a_minority_of_the_disks_may_be_lost() {
         let admits = |voters, spoilt, hits_voter| {
-            Ward::default().admit(0, Kind::Wipe, Situation { voters, spoilt, hits_voter, ..CALM }).is_ok()
+            ActiveFaults::default().admit(0, FaultKind::Wipe, Situation { voters, spoilt, hits_voter, ..CALM }).is_ok()
         };
         assert!(admits(3, 0, true));
         assert!(!admits(3, 1, true), "two of three");
@@ -89,33 +89,35 @@ mod tests {
 
     #[test]
     fn one_disk_is_replaced_at_a_time() {
-        let mut ward = Ward::default();
-        assert!(ward.admit(0, Kind::Wipe, CALM).is_ok());
-        assert!(ward.admit(1, Kind::BitFlip, CALM).is_err());
-        ward.over(0);
-        assert!(ward.admit(1, Kind::BitFlip, Situation { replacing: true, ..CALM }).is_err());
-        assert!(ward.admit(1, Kind::BitFlip, CALM).is_ok());
+        let mut faults = ActiveFaults::default();
+        assert!(faults.admit(0, FaultKind::Wipe, CALM).is_ok());
+        assert!(faults.admit(1, FaultKind::BitFlip, CALM).is_err());
+        faults.over(0);
+        assert!(faults.admit(1, FaultKind::BitFlip, Situation { replacing: true, ..CALM }).is_err());
+        assert!(faults.admit(1, FaultKind::BitFlip, CALM).is_ok());
     }
 
     #[test]
     fn deaths_and_cuts_need_no_leave() {
-        let mut ward = Ward::default();
+        let mut faults = ActiveFaults::default();
         let bad = Situation { voters: 3, spoilt: 1, replacing: true, hits_voter: true, calm: false };
-        for (id, kind) in [Kind::PowerCutAll, Kind::KillAll, Kind::Isolate, Kind::Pause].into_iter().enumerate() {
-            assert!(ward.admit(id, kind, bad).is_ok(), "{kind:?}");
+        for (id, kind) in
+            [FaultKind::PowerCutAll, FaultKind::KillAll, FaultKind::Isolate, FaultKind::Pause].into_iter().enumerate()
+        {
+            assert!(faults.admit(id, kind, bad).is_ok(), "{kind:?}");
         }
     }
 
     #[test]
     fn an_old_copy_is_alone() {
-        let mut ward = Ward::default();
-        assert!(ward.admit(0, Kind::OldCopy, Situation { calm: false, ..CALM }).is_err());
-        assert!(ward.admit(0, Kind::Loss, CALM).is_ok());
-        assert!(ward.admit(1, Kind::OldCopy, CALM).is_err());
-        ward.over(0);
-        assert!(ward.admit(1, Kind::OldCopy, CALM).is_ok());
-        assert!(ward.admit(2, Kind::Kill, CALM).is_err());
-        ward.over(1);
-        assert!(ward.admit(2, Kind::Kill, CALM).is_ok());
+        let mut faults = ActiveFaults::default();
+        assert!(faults.admit(0, FaultKind::OldCopy, Situation { calm: false, ..CALM }).is_err());
+        assert!(faults.admit(0, FaultKind::Loss, CALM).is_ok());
+        assert!(faults.admit(1, FaultKind::OldCopy, CALM).is_err());
+        faults.over(0);
+        assert!(faults.admit(1, FaultKind::OldCopy, CALM).is_ok());
+        assert!(faults.admit(2, FaultKind::Kill, CALM).is_err());
+        faults.over(1);
+        assert!(faults.admit(2, FaultKind::Kill, CALM).is_ok());
     }
 }

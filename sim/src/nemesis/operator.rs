@@ -7,13 +7,13 @@ use std::future::Future;
 use std::time::Duration;
 
 use cluster::id::UserId;
-use cluster::status::{NodeStatus, Status};
+use cluster::status::Status;
 use cluster::{Admin, Cluster};
 use madsim::runtime::Handle;
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use super::model::Situation;
+use super::observe::leader;
 use crate::disk::asks_to_begin_anew;
 use crate::evidence::{self, Undergone};
 use crate::process::End;
@@ -83,20 +83,18 @@ pub async fn remove(world: &World, node: &str) {
     }
 }
 
-/// Moves leadership to another voter, if there is a leader.
+/// Moves leadership to another voter; whether there was a leader that answered.
 pub async fn transfer(world: &World) -> bool {
-    evidence::note(Undergone::Command);
     let Some((leader, _)) = leader(world) else { return false };
-    command(world, leader, Admin::TransferLeader(None)).await
+    command(world, leader, Admin::TransferLeader(None)).await.is_some()
 }
 
 /// Opens the breaker for a while, if there is a leader for it, and closes it, however often that takes.
 pub async fn breaker(world: &World, open_for: Duration) {
-    evidence::note(Undergone::Command);
     let end = time::now() + time::nanos(open_for);
     while time::now() < end {
         if let Some((leader, _)) = leader(world)
-            && command(world, leader, Admin::SetBreaker { open: true }).await
+            && command(world, leader, Admin::SetBreaker { open: true }).await == Some(true)
         {
             break;
         }
@@ -106,7 +104,7 @@ pub async fn breaker(world: &World, open_for: Duration) {
     loop {
         let (leader, _) = leader_status(world).await;
         // One that was to open it and had no answer may come through later.
-        if command(world, leader, Admin::SetBreaker { open: false }).await
+        if command(world, leader, Admin::SetBreaker { open: false }).await == Some(true)
             && world.ask(leader, |cluster| cluster.status().breaker) == Some("closed")
         {
             return;
@@ -118,21 +116,29 @@ pub async fn breaker(world: &World, open_for: Duration) {
 /// Revokes a user's tokens that were issued before a time, on machine `n`.
 pub async fn revoke(world: &World, n: usize, user: &str, before_ms: u64) -> bool {
     let user = UserId::new(user).expect("the simulator's users have good names");
-    command(world, n, Admin::Revoke { user, before_ms }).await
+    command(world, n, Admin::Revoke { user, before_ms }).await == Some(true)
 }
 
-/// Carries out an operator's command on machine `n`; whether that was reported to be done.
-async fn command(world: &World, n: usize, command: Admin) -> bool {
+/// Carries out an operator's command on machine `n`; whether that was reported to be done, if there was an answer.
+async fn command(world: &World, n: usize, command: Admin) -> Option<bool> {
     let text = format!("{command:?}");
     let name = world.machine(n).name.clone();
-    let done = on_node(world, n, |cluster| async move { cluster.admin(command).await }).await;
+    let is_fault = matches!(command, Admin::TransferLeader(_) | Admin::SetBreaker { .. });
+    let done = on_node(world, n, move |cluster| async move {
+        let answer = cluster.admin(command).await;
+        if is_fault {
+            evidence::note(Undergone::Command);
+        }
+        answer
+    });
+    let done = done.await;
     let said = match &done {
         None => "no answer".to_owned(),
         Some(Ok(())) => "done".to_owned(),
         Some(Err(error)) => error.to_string(),
     };
     world.trace().event("operator", json!({ "node": name, "command": text, "answer": said }));
-    matches!(done, Some(Ok(())))
+    done.map(|done| done.is_ok())
 }
 
 /// Runs something within the process on machine `n`; `None` when it is not up, dies or takes long.
@@ -165,76 +171,4 @@ async fn leader_status(world: &World) -> (usize, Status) {
         }
         time::sleep(LOOK).await;
     }
-}
-
-/// Who leads, of all who think so the one with the highest term, and what it says.
-pub fn leader(world: &World) -> Option<(usize, Status)> {
-    let all = (0..world.len()).filter_map(|n| Some((n, world.ask(n, Cluster::status)?)));
-    all.filter(|(_, status)| status.role == "leader").max_by_key(|(_, status)| status.term)
-}
-
-/// The cluster as a fault on machine `hit` finds it.
-pub fn situation(world: &World, hit: usize) -> Situation {
-    let leader = leader(world);
-    let nodes = leader.map(|(_, status)| status.nodes).unwrap_or_default();
-    let voters: Vec<&NodeStatus> = nodes.iter().filter(|node| node.role == "voter").collect();
-    let machine = |voter: &NodeStatus| (0..world.len()).find(|&n| world.identity(n).as_ref() == Some(&voter.node));
-    let is_lost = |voter: &NodeStatus| machine(voter).is_none_or(|n| n != hit && world.machine(n).disk.is_spoilt());
-    let hits_voter = voters.iter().any(|voter| machine(voter) == Some(hit));
-    let spoilt = voters.iter().filter(|voter| is_lost(voter)).count();
-    Situation {
-        voters: voters.len(),
-        spoilt,
-        replacing: world.is_replacing(),
-        hits_voter,
-        calm: is_calm(world, &world.wanted()),
-    }
-}
-
-/// Whether these machines are up, ready and at the same entry, one of them leading.
-pub fn is_calm(world: &World, machines: &[usize]) -> bool {
-    let ask = |&n: &usize| world.ask(n, |cluster| (cluster.not_ready().is_empty(), cluster.status()));
-    let all: Vec<_> = machines.iter().map(ask).collect();
-    let first = all.iter().flatten().map(|(_, status)| status.last_log_index).next();
-    all.iter().flatten().any(|(_, status)| status.role == "leader")
-        && all
-            .iter()
-            .all(|one| one.as_ref().is_some_and(|(ready, status)| *ready && Some(status.last_log_index) == first))
-}
-
-/// What the cluster has not mended yet: nodes that are not ready, replicas that differ, members that
-/// should not be there.
-pub fn unmended(world: &World) -> Vec<String> {
-    let mut missing = Vec::new();
-    let mut at = Vec::new();
-    let wanted = world.wanted();
-    for &n in &wanted {
-        let name = &world.machine(n).name;
-        match world.ask(n, |cluster| (cluster.not_ready(), cluster.applied())) {
-            None => missing.push(format!("{name} has not started")),
-            Some((reasons, index)) => {
-                at.push(index);
-                if !reasons.is_empty() {
-                    missing.push(format!("{name} is not ready: {reasons:?}"));
-                }
-            }
-        }
-    }
-    if at.iter().any(|&index| index != at[0]) {
-        missing.push(format!("the replicas are at the entries {at:?}"));
-    }
-    if let Some((n, status)) = leader(world) {
-        if status.breaker != "closed" {
-            missing.push("the breaker is open".to_owned());
-        }
-        let mut members: Vec<_> = status.nodes.into_iter().map(|node| node.node).collect();
-        let mut identities: Vec<_> = wanted.iter().filter_map(|&n| world.identity(n)).collect();
-        members.sort_unstable();
-        identities.sort_unstable();
-        if members != identities {
-            let name = &world.machine(n).name;
-            missing.push(format!("the members are {members:?} says {name}, the nodes that run {identities:?}"));
-        }
-    }
-    missing
 }

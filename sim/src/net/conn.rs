@@ -6,7 +6,7 @@ use std::task::Waker;
 use bytes::Bytes;
 
 use super::pipe::{Found, Pipe};
-use super::{Later, Life};
+use super::{Incarnation, Later};
 use crate::time::NEVER;
 
 /// A stream. End `i` writes to pipe `i` and reads from the other one.
@@ -30,7 +30,7 @@ pub enum Standing {
 
 /// One end.
 pub struct End {
-    pub life: Life,
+    pub process: Incarnation,
     pub standing: Standing,
     /// When a reset by the other end arrives.
     pub reset_at: u64,
@@ -48,9 +48,9 @@ pub struct End {
 pub struct Wait(pub u64);
 
 impl End {
-    pub fn new(life: Life) -> Self {
+    pub fn new(process: Incarnation) -> Self {
         Self {
-            life,
+            process,
             standing: Standing::Open,
             reset_at: NEVER,
             failed: None,

@@ -49,6 +49,19 @@ struct Way {
     cut: bool,
     /// When the last byte that was sent has left, where that takes time.
     free_at: u64,
+    /// What it was given to carry so far.
+    given: Given,
+}
+
+/// What a way was given, weak or not.
+#[derive(Default)]
+struct Given {
+    /// Packets of streams.
+    packets: u64,
+    /// Of those, the ones that a cut stopped.
+    stopped: u64,
+    /// Requests to connect, and their answers.
+    connects: u64,
 }
 
 /// All ways.
@@ -80,7 +93,6 @@ impl Links {
     pub fn set(&mut self, from: Host, to: Host, weakness: Weakness, on: bool) {
         let way = &mut self.ways[from][to];
         if on {
-            evidence::note(if weakness == Weakness::Cut { Undergone::Cut } else { Undergone::Weakness });
             way.weak.push(weakness);
         } else if let Some(at) = way.weak.iter().position(|weak| *weak == weakness) {
             way.weak.swap_remove(at);
@@ -97,10 +109,28 @@ impl Links {
         self.ways[from][to].cut
     }
 
+    /// How much a way was given so far that such a weakness would have to do with.
+    pub fn given(&self, from: Host, to: Host, weakness: Weakness) -> u64 {
+        let given = &self.ways[from][to].given;
+        match weakness {
+            Weakness::Cut => given.packets + given.connects,
+            Weakness::HangingConnects => given.connects,
+            Weakness::SlowMs(_) | Weakness::LossPercent(_) | Weakness::KibPerS(_) => given.packets - given.stopped,
+        }
+    }
+
     /// Whether a request to connect gets lost on this way.
-    pub fn loses_connects(&self, from: Host, to: Host) -> bool {
-        let way = &self.ways[from][to];
-        let lost = way.cut || (!way.weak.is_empty() && way.weak.contains(&Weakness::HangingConnects));
+    pub fn loses_connects(&mut self, from: Host, to: Host) -> bool {
+        let way = &mut self.ways[from][to];
+        way.given.connects += 1;
+        let hangs = way.weak.contains(&Weakness::HangingConnects);
+        if hangs {
+            evidence::note(Undergone::Weakness);
+        }
+        if way.cut {
+            evidence::note(Undergone::Cut);
+        }
+        let lost = way.cut || hangs;
         if lost {
             coverage::reached("a request to connect got lost");
         }
@@ -123,6 +153,7 @@ impl Links {
         let mut taken = way.latency + self.dice.between(0, nanos(JITTER)) + tail;
         for weak in &way.weak {
             if let Weakness::SlowMs(most) = weak {
+                evidence::note(Undergone::Weakness);
                 taken += self.dice.between(0, most * 1_000_000);
             }
         }
@@ -131,7 +162,11 @@ impl Links {
 
     /// When `len` bytes sent now arrive; [`NEVER`] while the way is cut.
     pub fn arrival(&mut self, from: Host, to: Host, len: usize) -> u64 {
-        if self.is_cut(from, to) {
+        let way = &mut self.ways[from][to];
+        way.given.packets += 1;
+        if way.cut {
+            way.given.stopped += 1;
+            evidence::note(Undergone::Cut);
             coverage::reached("a cut held back what was sent");
             return NEVER;
         }
@@ -144,10 +179,12 @@ impl Links {
         for weak in &way.weak {
             match *weak {
                 Weakness::KibPerS(kib) => {
+                    evidence::note(Undergone::Weakness);
                     left = left.max(way.free_at) + (len as u64 * 1_000_000_000) / (kib.max(1) << 10);
                     way.free_at = left;
                 }
                 Weakness::LossPercent(cases) => {
+                    evidence::note(Undergone::Weakness);
                     let mut times = 0;
                     while times < MOST_DOUBLINGS && self.dice.percent(cases) {
                         lost += nanos(RETRANSMIT) << times;
@@ -192,6 +229,30 @@ mod tests {
         assert!(!links.is_cut(1, 0), "the way back is another");
         links.set(0, 1, Weakness::Cut, false);
         assert!(!links.is_cut(0, 1));
+    }
+
+    #[test]
+    fn a_way_takes_as_long_as_it_always_does_and_now_and_then_longer() {
+        let links = two();
+        let taken: Vec<_> = (0..10_000).map(|_| links.latency(0, 1)).collect();
+        let least = taken.iter().copied().min().unwrap_or_default();
+        assert!((nanos(LINK.0)..nanos(LINK.1 + JITTER)).contains(&least), "{least}");
+        let late = taken.iter().filter(|taken| **taken > least + nanos(JITTER)).count();
+        assert!((1..60).contains(&late), "{late} of 10000 in the tail");
+        assert!(taken.iter().all(|taken| *taken <= least + nanos(JITTER + TAIL)));
+    }
+
+    #[test]
+    fn what_a_way_was_given_is_counted_by_what_would_stop_it() {
+        let mut links = two();
+        links.arrival(0, 1, 1);
+        links.set(0, 1, Weakness::Cut, true);
+        links.arrival(0, 1, 1);
+        assert!(links.loses_connects(0, 1));
+        let given = |weakness| links.given(0, 1, weakness);
+        assert_eq!(given(Weakness::Cut), 3);
+        assert_eq!(given(Weakness::HangingConnects), 1);
+        assert_eq!(given(Weakness::LossPercent(1)), 1, "a cut stopped the other");
     }
 
     #[test]

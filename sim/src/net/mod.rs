@@ -10,6 +10,8 @@ mod links;
 mod pipe;
 mod stream;
 mod switch;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
@@ -35,7 +37,7 @@ pub type Host = usize;
 
 /// One life of a process on a machine. What belongs to an earlier one is dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Life {
+pub struct Incarnation {
     /// The machine.
     pub host: Host,
     /// Which of its processes.
@@ -80,6 +82,17 @@ impl Network {
         self.with(|switch, _| switch.streams())
     }
 
+    /// How many streams a machine's process has with other machines.
+    pub fn streams_of(&self, host: Host) -> usize {
+        self.with(|switch, _| switch.streams_of(host))
+    }
+
+    /// How much the way from one machine to another was given so far, weak or not, that such a weakness would have to
+    /// do with.
+    pub fn given(&self, from: Host, to: Host, weakness: Weakness) -> u64 {
+        self.with(|switch, _| switch.given(from, to, weakness))
+    }
+
     /// How many weaknesses the ways between machines have.
     pub fn weaknesses(&self) -> usize {
         self.with(|switch, _| switch.weaknesses())
@@ -92,8 +105,8 @@ impl Network {
 
     /// Starts a process on a machine; an earlier one must have been killed.
     pub fn start(&self, host: Host) -> SimNet {
-        let life = self.with(|switch, later| switch.start(host, later));
-        SimNet { network: self.clone(), life }
+        let process = self.with(|switch, later| switch.start(host, later));
+        SimNet { network: self.clone(), process }
     }
 
     /// Kills a machine's process: its system closes its streams and refuses new ones.
@@ -134,13 +147,13 @@ impl Network {
 /// One process's way to the network.
 pub struct SimNet {
     network: Network,
-    life: Life,
+    process: Incarnation,
 }
 
 impl SimNet {
     /// Kills this process, as its machine's system sees it.
     pub fn kill(&self) {
-        self.network.kill(self.life.host);
+        self.network.kill(self.process.host);
     }
 }
 
@@ -148,17 +161,17 @@ impl SimNet {
 impl Net for SimNet {
     async fn listen(&self, addr: &str) -> io::Result<Box<dyn Listener>> {
         let addr = parse(addr)?;
-        let addr = self.network.with(|switch, _| switch.listen(self.life, addr))?;
-        Ok(Box::new(Accepting { network: self.network.clone(), life: self.life, addr }))
+        let addr = self.network.with(|switch, _| switch.listen(self.process, addr))?;
+        Ok(Box::new(Accepting { network: self.network.clone(), process: self.process, addr }))
     }
 
     async fn connect(&self, addr: &str) -> io::Result<BoxConn> {
         let addr = parse(addr)?;
         let mut pause = SYN_AGAIN;
         loop {
-            if let Some(delay) = self.network.with(|switch, _| switch.way(self.life, addr))? {
+            if let Some(delay) = self.network.with(|switch, _| switch.way(self.process, addr))? {
                 time::sleep(delay).await;
-                match self.network.with(|switch, later| switch.ask(self.life, addr, later))? {
+                match self.network.with(|switch, later| switch.ask(self.process, addr, later))? {
                     Asked::Opened(id, delay) => {
                         let stream = Stream::new(self.network.clone(), id, 0, addr);
                         time::sleep(delay).await;
@@ -201,7 +214,7 @@ fn host_of(ip: IpAddr) -> Option<Host> {
 
 struct Accepting {
     network: Network,
-    life: Life,
+    process: Incarnation,
     addr: SocketAddr,
 }
 
@@ -219,7 +232,7 @@ impl Listener for Accepting {
 
 impl Accepting {
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(u64, SocketAddr)>> {
-        self.network.with(|switch, _| match switch.accept(self.life, self.addr) {
+        self.network.with(|switch, _| match switch.accept(self.process, self.addr) {
             Ok(Some(accepted)) => Poll::Ready(Ok(accepted)),
             Ok(None) => {
                 switch.wait_accept(self.addr, cx.waker().clone());
@@ -232,7 +245,7 @@ impl Accepting {
 
 impl Drop for Accepting {
     fn drop(&mut self) {
-        self.network.with(|switch, later| switch.unlisten(self.life, self.addr, later));
+        self.network.with(|switch, later| switch.unlisten(self.process, self.addr, later));
     }
 }
 

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use im_gateway::client::Fate;
 use im_gateway::protocol::ErrorCode;
 
+use super::devices::{KnownSpan, KnownSpans, Pardon};
 use super::facts::{self, Stored};
-use super::lives::{Life, Lives, Pardon};
 use super::members::Members;
 use super::{History, Violation, safety};
 use crate::ledger::{Book, Client, ClientId, Device, Name, Received, Sent, Surfaced};
@@ -19,7 +19,7 @@ use crate::ledger::{Book, Client, ClientId, Device, Name, Received, Sent, Surfac
 struct Index<'a> {
     by_user: HashMap<&'a str, Vec<&'a Stored>>,
     by_name: HashMap<Name, &'a Stored>,
-    lives: &'a Lives,
+    known: &'a KnownSpans,
     members: Members<'a>,
 }
 
@@ -28,11 +28,11 @@ impl<'a> Index<'a> {
         let mut index = Self {
             by_user: HashMap::new(),
             by_name: HashMap::new(),
-            lives: &history.facts.lives,
+            known: &history.facts.known,
             members: Members::of(history.facts),
         };
         let mut devices: HashMap<&str, usize> = HashMap::new();
-        index.lives.keys().for_each(|device| *devices.entry(&device.user).or_default() += 1);
+        index.known.keys().for_each(|device| *devices.entry(&device.user).or_default() += 1);
         for stored in &history.facts.stored {
             if stored.to.starts_with('#') {
                 for member in index.members.at(&stored.to, stored.pos) {
@@ -78,12 +78,12 @@ pub fn check(history: &History, broken: &mut Vec<Violation>) {
             walk(history, &messages, &Share::of_forgotten(&clients), &clients, broken);
             continue;
         }
-        let lives = index.lives.get(device).map_or(&[][..], Vec::as_slice);
-        for share in Share::of_lives(lives) {
+        let spans = index.known.get(device).map_or(&[][..], Vec::as_slice);
+        for share in Share::of_spans(spans) {
             walk(history, &messages, &share, &clients, broken);
         }
         for (id, got) in clients.iter().flat_map(|(id, client)| client.received.iter().map(move |got| (id, got))) {
-            if !lives.iter().any(|life| life.holds(got.seq)) {
+            if !spans.iter().any(|span| span.holds(got.seq)) {
                 let text = format!("G4: {} got {}, of a time when it was not known", history.book.client(*id), got.seq);
                 broken.push(safety(text).at(got.at));
             }
@@ -220,15 +220,15 @@ struct Share {
 }
 
 impl Share {
-    fn of(life: &Life) -> Self {
-        let (after, until, given_up) = (life.owed_from, life.until.unwrap_or(u64::MAX), life.until.is_some());
-        Self { after, until, inherits: false, given_up, pardons: life.pardons.clone() }
+    fn of(span: &KnownSpan) -> Self {
+        let (after, until, given_up) = (span.owed_from, span.until.unwrap_or(u64::MAX), span.until.is_some());
+        Self { after, until, inherits: false, given_up, pardons: span.pardons.clone() }
     }
 
-    /// Of each life of a device; lives of which one inherits what the one before left are one.
-    fn of_lives(lives: &[Life]) -> Vec<Self> {
+    /// Of each span of a device; spans of which one inherits what the one before left are one.
+    fn of_spans(spans: &[KnownSpan]) -> Vec<Self> {
         let mut shares: Vec<Self> = Vec::new();
-        for share in lives.iter().map(Self::of) {
+        for share in spans.iter().map(Self::of) {
             match shares.last_mut().filter(|before| share.after < before.until) {
                 Some(before) => {
                     (before.until, before.given_up) = (share.until, share.given_up);
@@ -363,9 +363,9 @@ pub fn missing(history: &History) -> Vec<String> {
             missing.push(format!("{device} never got a session"));
             continue;
         }
-        let life = index.lives.get(device).and_then(|lives| lives.last());
-        let share = match life.filter(|_| ephemeral.is_none()) {
-            Some(life) => Share::of(life),
+        let span = index.known.get(device).and_then(|spans| spans.last());
+        let share = match span.filter(|_| ephemeral.is_none()) {
+            Some(span) => Share::of(span),
             None => Share::of_forgotten(&clients),
         };
         if let Some((first, left)) = walk(history, &index.to(device), &share, &clients, &mut Vec::new()) {

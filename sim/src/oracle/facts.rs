@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cluster::id::{MessageId, NodeId};
 use cluster::state::GroupRefusal;
 
-use super::lives::Lives;
+use super::devices::KnownSpans;
 use crate::ledger::{Device, Name};
 
 /// A message's place.
@@ -109,6 +109,17 @@ pub struct Counted {
     pub count: u64,
 }
 
+/// What the state is full of, from an entry on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Level {
+    /// The entry.
+    pub index: u64,
+    /// Messages that wait.
+    pub messages: u64,
+    /// Sessions.
+    pub sessions: u64,
+}
+
 /// A message that a device has acknowledged, the first one to do so.
 #[derive(Debug, Clone, Copy)]
 pub struct Timed {
@@ -136,7 +147,7 @@ pub struct Facts {
     /// Registrations, in log order.
     pub registered: Vec<Registered>,
     /// When each device was known.
-    pub lives: Lives,
+    pub known: KnownSpans,
     /// Where each device's sends stand that were new, stored or refused: those the cluster remembers, as
     /// many as a client may have without an answer.
     pub handled: BTreeMap<Device, Vec<u64>>,
@@ -148,6 +159,8 @@ pub struct Facts {
     pub generations: Vec<Generation>,
     /// Nodes' incarnations: each counts one.
     pub ups: Vec<Counted>,
+    /// What was in the state, as it changed.
+    pub levels: Vec<Level>,
     /// Devices' first acknowledgements.
     pub acked: Vec<Counted>,
     /// Messages' first acknowledgements.

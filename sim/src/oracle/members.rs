@@ -1,4 +1,5 @@
-//! Who was in which group when, by the log alone: what each member must get, and nobody else.
+//! Who was in which group when, by the log and what the state machine answers to it: what each member must get, and
+//! nobody else.
 
 use std::collections::HashMap;
 

@@ -1,7 +1,7 @@
 //! G8: what nodes count is what happened.
 //!
 //! A process counts from its start, and is scraped from outside now and then; what it counted after
-//! the last scrape died with it. So each life of a node has a range: at least what the log entries
+//! the last scrape died with it. So each process of a node has a range: at least what the log entries
 //! say that it had applied at its last scrape by its own word, at most what was committed then.
 //! A replica that was sent a checkpoint did not see the entries in it, and has no lower bound.
 
@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use cluster::id::NodeId;
 
-use super::facts::{Counted, Facts, Stored, Timed};
+use super::facts::{Counted, Facts, Level, Stored, Timed};
 use super::{Violation, safety};
 use crate::ledger::Book;
 
@@ -58,7 +58,7 @@ fn without_node(name: &str) -> String {
 
 /// One process of a node.
 #[derive(Debug, Clone)]
-pub struct Life {
+pub struct ScrapedProcess {
     /// On which machine.
     pub machine: usize,
     /// As which node.
@@ -83,17 +83,19 @@ const EXPIRED: &str = "im_gateway_messages_failed_total{reason=\"expired\",type=
 const GROUP_LAPSED: &str = "im_gateway_messages_failed_total{reason=\"inbox_limit\",type=\"group\"}";
 const GROUP_EXPIRED: &str = "im_gateway_messages_failed_total{reason=\"expired\",type=\"group\"}";
 const APPLIED: &str = "im_gateway_raft_index{kind=\"applied\"}";
+const WAITING: &str = "im_service_offline_queue_size";
+const SESSIONS: &str = "im_gateway_sessions{of=\"cluster\"}";
 const ESTABLISHED: &str = "im_gateway_connections_established_total";
 const CLOSED: &str = "im_gateway_connections_closed_total";
 const ACTIVE: &str = "im_gateway_active_connections";
 
-/// Compares all lives with the log and the clients' book.
-pub fn check(facts: &Facts, book: &Book, lives: &[Life]) -> Vec<Violation> {
+/// Compares all processes with the log and the clients' book.
+pub fn check(facts: &Facts, book: &Book, processes: &[ScrapedProcess]) -> Vec<Violation> {
     let mut broken = Vec::new();
-    for life in lives {
+    for process in processes {
         let mut wrong = |text: String| {
-            let (n, at) = (life.machine, life.scrape.at);
-            broken.push(safety(format!("G8: n{n}, started at {:.1} s: {text}", life.since as f64 / 1e9)).at(at));
+            let (n, at) = (process.machine, process.scrape.at);
+            broken.push(safety(format!("G8: n{n}, started at {:.1} s: {text}", process.since as f64 / 1e9)).at(at));
         };
         for (name, counted) in [
             (DELIVERED, &facts.acked),
@@ -104,19 +106,25 @@ pub fn check(facts: &Facts, book: &Book, lives: &[Life]) -> Vec<Violation> {
             (GROUP_LAPSED, &facts.group_lapsed),
             (GROUP_EXPIRED, &facts.group_expired),
         ] {
-            let (low, high) = range(facts, life, counted);
-            let said = life.scrape.sum(name);
+            let (low, high) = range(facts, process, counted);
+            let said = process.scrape.sum(name);
             if said < low || said > high {
                 wrong(format!("{name} is {said}, and {low} to {high} happened"));
             }
         }
-        let (low, high) = timed(facts, life);
-        let said = life.scrape.sum(TIMED) + life.scrape.sum(LATE);
+        let (low, high) = timed(facts, process);
+        let said = process.scrape.sum(TIMED) + process.scrape.sum(LATE);
         if said < low || said > high {
             wrong(format!("the ways of {said} messages are measured, and {low} to {high} may be"));
         }
-        let (established, closed) = (life.scrape.sum(ESTABLISHED), life.scrape.sum(CLOSED));
-        let active = life.scrape.sum(ACTIVE);
+        for (name, of) in [(WAITING, messages as fn(&Level) -> u64), (SESSIONS, sessions)] {
+            let told = process.scrape.get(name);
+            if let Some(said) = told.filter(|said| !levels(facts, process).any(|level| of(&level) == *said)) {
+                wrong(format!("{name} is {said}, which it was at no entry that it may have applied last"));
+            }
+        }
+        let (established, closed) = (process.scrape.sum(ESTABLISHED), process.scrape.sum(CLOSED));
+        let active = process.scrape.sum(ACTIVE);
         if established != closed + active {
             wrong(format!("{established} connections established, {closed} closed, {active} open"));
         }
@@ -125,8 +133,8 @@ pub fn check(facts: &Facts, book: &Book, lives: &[Life]) -> Vec<Violation> {
         let sessions = prompt.flat_map(|client| &client.sessions);
         let sessions = sessions.filter(|session| {
             // By its place in the log: the news of an earlier process's session may come late.
-            let ours = session.node == life.machine && super::facts::index(session.epoch) > up(facts, life);
-            ours && session.at < life.scrape.asked_at
+            let ours = session.node == process.machine && super::facts::index(session.epoch) > up(facts, process);
+            ours && session.at < process.scrape.asked_at
         });
         let sessions = sessions.count() as u64;
         if established < sessions {
@@ -137,22 +145,39 @@ pub fn check(facts: &Facts, book: &Book, lives: &[Life]) -> Vec<Violation> {
 }
 
 /// The entry by which the process came up.
-fn up(facts: &Facts, life: &Life) -> u64 {
-    let ours = |up: &&Counted| up.node == life.node && up.index > life.committed;
+fn up(facts: &Facts, process: &ScrapedProcess) -> u64 {
+    let ours = |up: &&Counted| up.node == process.node && up.index > process.committed;
     facts.ups.iter().find(ours).map_or(u64::MAX, |up| up.index)
 }
 
-fn range(facts: &Facts, life: &Life, counted: &[Counted]) -> (u64, u64) {
-    let applied = life.scrape.get(APPLIED).unwrap_or(0);
-    let up = up(facts, life);
+fn messages(level: &Level) -> u64 {
+    level.messages
+}
+
+fn sessions(level: &Level) -> u64 {
+    level.sessions
+}
+
+/// What the state held at the entries that the process may have applied last when it answered.
+fn levels<'a>(facts: &'a Facts, process: &ScrapedProcess) -> impl Iterator<Item = Level> + 'a {
+    let (applied, committed) = (process.scrape.get(APPLIED).unwrap_or(0), process.scrape.committed);
+    let next = facts.levels.partition_point(|level| level.index <= applied);
+    let first = next.checked_sub(1).map_or(Level { index: 0, messages: 0, sessions: 0 }, |last| facts.levels[last]);
+    let later = facts.levels[next..].iter().copied().take_while(move |level| level.index <= committed);
+    std::iter::once(first).chain(later)
+}
+
+fn range(facts: &Facts, process: &ScrapedProcess, counted: &[Counted]) -> (u64, u64) {
+    let applied = process.scrape.get(APPLIED).unwrap_or(0);
+    let up = up(facts, process);
     // What was on its way when it was started is another process's, and may be counted by nobody.
-    let ours = counted.iter().filter(|counted| counted.node == life.node && counted.index > life.committed);
+    let ours = counted.iter().filter(|counted| counted.node == process.node && counted.index > process.committed);
     let (mut low, mut high) = (0, 0);
     for counted in ours {
-        if counted.index > up && counted.index <= applied && !life.installed {
+        if counted.index > up && counted.index <= applied && !process.installed {
             low += counted.count;
         }
-        if counted.index <= life.scrape.committed {
+        if counted.index <= process.scrape.committed {
             high += counted.count;
         }
     }
@@ -161,16 +186,16 @@ fn range(facts: &Facts, life: &Life, counted: &[Counted]) -> (u64, u64) {
 
 /// Of how many messages the process must have measured the way: of those that it stored itself and the log says to be
 /// acknowledged; and may have, because it is told earlier: of all that it stored itself.
-fn timed(facts: &Facts, life: &Life) -> (u64, u64) {
-    let applied = life.scrape.get(APPLIED).unwrap_or(0);
-    let up = up(facts, life);
-    let must = |timed: &&Timed| timed.node == life.node && timed.sent > up && timed.index <= applied;
+fn timed(facts: &Facts, process: &ScrapedProcess) -> (u64, u64) {
+    let applied = process.scrape.get(APPLIED).unwrap_or(0);
+    let up = up(facts, process);
+    let must = |timed: &&Timed| timed.node == process.node && timed.sent > up && timed.index <= applied;
     let may = |stored: &&Stored| {
         let index = super::facts::index(stored.pos);
-        stored.node == life.node && index > life.committed && index <= life.scrape.committed
+        stored.node == process.node && index > process.committed && index <= process.scrape.committed
     };
     let low = facts.timed.iter().filter(must).count() as u64;
-    (if life.installed { 0 } else { low }, facts.stored.iter().filter(may).count() as u64)
+    (if process.installed { 0 } else { low }, facts.stored.iter().filter(may).count() as u64)
 }
 
 #[cfg(test)]
@@ -178,10 +203,10 @@ mod tests {
     use super::super::testing::{NODE, Scene, found, pos};
     use super::*;
 
-    fn life(lines: &str) -> Life {
+    fn process(lines: &str) -> ScrapedProcess {
         let values = Scrape::parse(lines);
         let scrape = Scrape { asked_at: 90, at: 100, committed: 10, values };
-        Life { machine: 0, node: NODE, since: 0, committed: 2, installed: false, scrape }
+        ScrapedProcess { machine: 0, node: NODE, since: 0, committed: 2, installed: false, scrape }
     }
 
     fn facts() -> Facts {
@@ -204,7 +229,7 @@ mod tests {
                 "{TIMED}{{type=\"direct\"}} {measured}\n{LATE} {late}\n{DELIVERED} 3\n\
                  im_gateway_raft_index{{kind=\"applied\"}} 6\n"
             );
-            check(&facts, &Book::default(), &[life(&text)]).into_iter().map(|violation| violation.text).collect()
+            check(&facts, &Book::default(), &[process(&text)]).into_iter().map(|violation| violation.text).collect()
         };
         for (measured, late) in [(1, 0), (0, 1), (1, 1)] {
             assert_eq!(broken(measured, late), Vec::<String>::new());
@@ -214,8 +239,8 @@ mod tests {
         }
     }
 
-    fn check_life(life: Life) -> Vec<String> {
-        check(&facts(), &Book::default(), &[life]).into_iter().map(|violation| violation.text).collect()
+    fn check_process(process: ScrapedProcess) -> Vec<String> {
+        check(&facts(), &Book::default(), &[process]).into_iter().map(|violation| violation.text).collect()
     }
 
     #[test]
@@ -224,7 +249,7 @@ mod tests {
             let text = format!(
                 "# TYPE x\n{DELIVERED}{{node=\"n\",type=\"direct\"}} {said}\nim_gateway_raft_index{{node=\"n\",kind=\"applied\"}} 6\n"
             );
-            assert_eq!(check_life(life(&text)), Vec::<String>::new());
+            assert_eq!(check_process(process(&text)), Vec::<String>::new());
         }
     }
 
@@ -234,7 +259,25 @@ mod tests {
             let text = format!(
                 "{DELIVERED}{{node=\"n\",type=\"direct\"}} {said}\nim_gateway_raft_index{{kind=\"applied\"}} 6\n"
             );
-            found(&check_life(life(&text)), &format!("{DELIVERED} is {said}, and 3 to 6 happened"));
+            found(&check_process(process(&text)), &format!("{DELIVERED} is {said}, and 3 to 6 happened"));
+        }
+    }
+
+    #[test]
+    fn what_the_state_holds() {
+        let level = |index, messages| Level { index, messages, sessions: 2 };
+        let levels = vec![level(3, 1), level(4, 7), level(6, 3), level(9, 9), level(11, 4)];
+        let facts = Facts { levels, ..facts() };
+        let broken = |waiting| {
+            let text = format!("{DELIVERED} 3\n{APPLIED} 5\n{WAITING} {waiting}\n{SESSIONS} 2\n");
+            let broken = check(&facts, &Book::default(), &[process(&text)]);
+            broken.into_iter().map(|violation| violation.text).collect::<Vec<_>>()
+        };
+        for may in [7, 3, 9] {
+            assert_eq!(broken(may), Vec::<String>::new());
+        }
+        for not in [1, 4, 5] {
+            found(&broken(not), "im_service_offline_queue_size is");
         }
     }
 
@@ -245,8 +288,8 @@ mod tests {
                 "{ESTABLISHED} 5\n{CLOSED}{{reason=\"a\"}} 2\n{CLOSED}{{reason=\"b\"}} 1\n{ACTIVE} {active}\n{DELIVERED} 3\n{APPLIED} 6\n"
             )
         };
-        assert_eq!(check_life(life(&counted(2))), Vec::<String>::new());
-        found(&check_life(life(&counted(1))), "5 connections established, 3 closed, 1 open");
+        assert_eq!(check_process(process(&counted(2))), Vec::<String>::new());
+        found(&check_process(process(&counted(1))), "5 connections established, 3 closed, 1 open");
     }
 
     #[test]
@@ -255,7 +298,7 @@ mod tests {
         for (client, entry) in scene.book.clients.iter_mut().zip([4, 5]) {
             client.sessions[0].epoch = super::super::testing::pos(entry);
         }
-        let broken = check(&facts(), &scene.book, &[life(&format!("{DELIVERED} 3\n{APPLIED} 6\n"))]);
+        let broken = check(&facts(), &scene.book, &[process(&format!("{DELIVERED} 3\n{APPLIED} 6\n"))]);
         let texts: Vec<_> = broken.into_iter().map(|violation| violation.text).collect();
         found(&texts, "clients had 2 sessions");
     }

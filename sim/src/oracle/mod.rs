@@ -1,17 +1,19 @@
 //! Holds a run against the guarantees.
 //!
 //! Invariant: oracles are pure functions over what was written down: the clients' own book, and the
-//! log as it stands on the simulated disks. What production code says of itself is never evidence,
-//! it is what is judged (its metrics, its replicas).
+//! log as it stands on the simulated disks, with what the state machine answers to it. That machine's
+//! outcomes and counts property tests hold against a model (`proptests/tests/state`). What else production
+//! code says of itself is never evidence, it is what is judged (its metrics, its replicas).
 
 mod bounds;
 mod breaker;
 mod calm;
 mod crowd;
 mod delivery;
+mod devices;
 mod facts;
 mod fencing;
-mod lives;
+mod groups;
 mod loss;
 mod members;
 mod metrics;
@@ -21,13 +23,15 @@ mod quorum;
 mod raft;
 mod reference;
 mod revocation;
-mod rolls;
 mod sessions;
 mod signals;
 mod staleness;
+mod strangers;
 #[cfg(test)]
 mod testing;
+mod told;
 mod traces;
+mod unnoticed;
 mod watches;
 
 use std::fmt;
@@ -36,13 +40,12 @@ pub use bounds::Rest;
 pub use facts::Facts;
 #[cfg(test)]
 use facts::{Registered, Stored};
-#[cfg(test)]
-use lives::Life as DeviceLife;
-pub use metrics::{Life, Scrape};
+pub use metrics::{Scrape, ScrapedProcess};
 pub use presence::Live;
 pub use raft::{Committed, Journal};
 pub use reference::Reference;
 pub use staleness::{Death, P99 as STALE_P99_NS, check as check_stale, measure as measure_stale};
+pub use strangers::check as check_strangers;
 pub use traces::check as check_traces;
 pub use watches::check_soon as check_watches_soon;
 
@@ -53,7 +56,7 @@ use crate::slo::Slo;
 #[derive(Debug, Clone)]
 pub struct Violation {
     /// Of which kind.
-    pub kind: Kind,
+    pub kind: ViolationKind,
     /// Which guarantee, and by what.
     pub text: String,
     /// When it happened, in ns, if that is known.
@@ -77,7 +80,7 @@ impl fmt::Display for Violation {
 
 /// Kinds of violations, the most telling first; each has its exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub enum ViolationKind {
     /// Two runs of a seed differ.
     Determinism,
     /// Something happened that never may.
@@ -88,7 +91,7 @@ pub enum Kind {
     Harness,
 }
 
-impl Kind {
+impl ViolationKind {
     /// The exit code of a run that ends with it.
     pub fn exit_code(self) -> u8 {
         match self {
@@ -102,17 +105,17 @@ impl Kind {
 
 /// A broken promise.
 pub fn safety(text: String) -> Violation {
-    Violation { kind: Kind::Safety, text, at: None }
+    Violation { kind: ViolationKind::Safety, text, at: None }
 }
 
 /// A promise kept too late.
 pub fn liveness(text: String) -> Violation {
-    Violation { kind: Kind::Liveness, text, at: None }
+    Violation { kind: ViolationKind::Liveness, text, at: None }
 }
 
 /// The simulator's own fault.
 pub fn harness(text: String) -> Violation {
-    Violation { kind: Kind::Harness, text, at: None }
+    Violation { kind: ViolationKind::Harness, text, at: None }
 }
 
 /// A run, as far as it has come.
@@ -140,7 +143,8 @@ pub fn check(history: &History) -> Vec<Violation> {
     crowd::check(history.book, &mut broken);
     watches::check(history, &mut broken);
     signals::check(history, &mut broken);
-    rolls::check(history, &mut broken);
+    groups::check(history, &mut broken);
+    told::check(history, &mut broken);
     broken
 }
 
@@ -163,8 +167,8 @@ pub fn check_rest(rest: &Rest) -> Vec<Violation> {
 /// What devices lack when everything has come to rest, by the senders' books.
 pub fn check_loss(facts: &Facts, book: &Book) -> Vec<Violation> {
     let forgotten = |device: &Device| {
-        let lives = facts.lives.get(device).into_iter().flatten();
-        lives.filter(|life| life.until.is_some()).count() > 0
+        let spans = facts.known.get(device).into_iter().flatten();
+        spans.filter(|span| span.until.is_some()).count() > 0
     };
     loss::check(book, facts.copied_since, forgotten)
 }
@@ -176,10 +180,10 @@ pub fn check_calm(slo: &Slo) -> Vec<Violation> {
 
 /// Nobody noticed anything.
 pub fn check_unnoticed(book: &Book, most_ms: u64) -> Vec<Violation> {
-    calm::check_unnoticed(book, most_ms)
+    unnoticed::check(book, most_ms)
 }
 
 /// Metrics equal the ledger.
-pub fn check_metrics(facts: &Facts, book: &Book, lives: &[Life]) -> Vec<Violation> {
-    metrics::check(facts, book, lives)
+pub fn check_metrics(facts: &Facts, book: &Book, processes: &[ScrapedProcess]) -> Vec<Violation> {
+    metrics::check(facts, book, processes)
 }

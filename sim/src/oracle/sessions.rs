@@ -1,8 +1,8 @@
 //! G4 and G5 in the log: sessions begin and end as it says, and only a live one has its way.
 //!
-//! An account of our own, kept from the log alone: a session lives from its registration until its
-//! close, a newer one of its device, its device's forgetting, a revocation of its user's tokens or the end of its
-//! node's generation.
+//! An account of our own, kept from the log and what the state machine answers to it (whose counts property tests
+//! hold against a model: `proptests/tests/state`): a session lives from its registration until its close, a newer one
+//! of its device, its device's forgetting, a revocation of its user's tokens or the end of its node's generation.
 //! The state machine, from which replicas take their routes, must know the same ones.
 
 use std::collections::BTreeMap;

@@ -10,12 +10,13 @@ pub fn check(history: &History, broken: &mut Vec<Violation>) {
             let same = |other: &Mark| other.user == told.user && other.mid == told.mid;
             let before = client.marks_told[..n].iter().filter(|other| same(other)).count();
             let others = history.book.clients.iter().enumerate();
-            let made: usize = others.map(|(other, by)| if other == id { 0 } else { made(by, client, told) }).sum();
+            let by_others = others.map(|(other, by)| if other == id { 0 } else { made(by, client, told) });
+            let by_others: usize = by_others.sum();
             // Oneself may be written to, and is told on all devices.
-            let own = if told.mid.is_none() { self::made(client, client, told) } else { 0 };
+            let own = if told.mid.is_none() { made(client, client, told) } else { 0 };
             // A mark on its way between two nodes finds a device again that has moved to the second one meanwhile.
             let sessions = client.sessions.iter().filter(|session| session.at <= told.at).count().max(1);
-            if before >= (made + own) * sessions {
+            if before >= (by_others + own) * sessions {
                 let what = told.mid.map_or("types".to_owned(), |mid| format!("has read {mid}"));
                 let (who, user) = (history.book.client(id), &told.user);
                 let text = format!("signals: {who} was told once more than was said to it that {user} {what}");

@@ -7,7 +7,7 @@ use cluster::id::NodeId;
 
 use super::facts::Generation;
 use super::{Violation, safety};
-use crate::slo::Span;
+use crate::nemesis::FaultSpan;
 
 /// The promise: 99 of 100 deaths are known within this, in ns.
 pub const P99: u64 = 500_000_000;
@@ -33,7 +33,7 @@ pub fn measure(
     deaths: &[Death],
     generations: &[Generation],
     nodes: &[(NodeId, String)],
-    faults: &[Span],
+    faults: &[FaultSpan],
     now: u64,
 ) -> Vec<(Death, u64)> {
     let known_at = |death: &Death| {
@@ -53,10 +53,11 @@ pub fn measure(
 }
 
 /// Whether the death is a lone crash: one fault, which kills, and no other one around it.
-fn is_claimed(death: &Death, known_at: u64, faults: &[Span]) -> bool {
-    let around = |fault: &&Span| fault.from <= known_at && death.at < fault.until.saturating_add(WELL_AFTER);
+fn is_claimed(death: &Death, known_at: u64, faults: &[FaultSpan]) -> bool {
+    let around = |fault: &&FaultSpan| fault.from <= known_at && death.at < fault.until.saturating_add(WELL_AFTER);
     let mut around = faults.iter().filter(around);
-    let by = |fault: &Span| fault.kind == "kill" && fault.nodes == [death.machine.clone()] && fault.until > death.at;
+    let by =
+        |fault: &FaultSpan| fault.kind == "kill" && fault.nodes == [death.machine.clone()] && fault.until > death.at;
     around.next().is_some_and(by) && around.next().is_none()
 }
 
@@ -77,15 +78,15 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    fn took(ended_at: Option<u64>, faults: &[Span]) -> Vec<u64> {
+    fn took(ended_at: Option<u64>, faults: &[FaultSpan]) -> Vec<u64> {
         let death = Death { at: 20 * SECOND, machine: "n1".into() };
         let generation = Generation { node: NodeId(7), began_at: SECOND, ended_at };
         let measured = measure(&[death], &[generation], &[(NodeId(7), "n1".into())], faults, 60 * SECOND);
         measured.into_iter().map(|(_, took)| took).collect()
     }
 
-    fn span(kind: &str, from: u64, until: u64) -> Span {
-        Span { kind: kind.into(), nodes: vec!["n1".into()], from: from * SECOND, until: until * SECOND }
+    fn span(kind: &str, from: u64, until: u64) -> FaultSpan {
+        FaultSpan { kind: kind.into(), nodes: vec!["n1".into()], from: from * SECOND, until: until * SECOND }
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use cluster::id::{MessageId, NodeId};
 use im_gateway::client::Fate;
 
-use super::{DeviceLife, Facts, History, Registered, Stored, Violation};
+use super::devices::KnownSpan;
+use super::{Facts, History, Registered, Stored, Violation};
 use crate::ledger::{Book, Client, Device, Name, Received, Sent, Session, Surfaced};
 
 /// One node, on machine 0.
@@ -47,8 +48,8 @@ impl Scene {
         self.book.clients.push(client);
         let of_user = self.facts.registered.iter().any(|registered| registered.device.user == device.user);
         let owed_from = if of_user { pos(entry) } else { 0 };
-        let life = DeviceLife { until: None, owed_from, ..DeviceLife::default() };
-        self.facts.lives.entry(device.clone()).or_insert_with(|| vec![life]);
+        let span = KnownSpan { until: None, owed_from, ..KnownSpan::default() };
+        self.facts.known.entry(device.clone()).or_insert_with(|| vec![span]);
         self.facts.registered.push(Registered { epoch: pos(entry), device, instance, node: NODE });
     }
 

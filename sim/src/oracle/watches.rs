@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::facts::Present;
 use super::{Facts, History, Violation, safety};
 use crate::ledger::{Book, Client, Seen, Watching};
-use crate::slo::Span;
+use crate::nemesis::FaultSpan;
 
 /// An absence must last for so long before it is told, in ns, by a clock that may go wrong by a few per cent.
 const LINGER: u64 = 3_000_000_000;
@@ -114,7 +114,7 @@ pub fn missing(history: &History) -> Vec<String> {
 }
 
 /// What watchers were told late while all was well, until `now`.
-pub fn check_soon(facts: &Facts, book: &Book, faults: &[Span], now: u64) -> Vec<Violation> {
+pub fn check_soon(facts: &Facts, book: &Book, faults: &[FaultSpan], now: u64) -> Vec<Violation> {
     let mut broken = Vec::new();
     for (id, client) in book.clients.iter().enumerate().filter(|(_, client)| !client.slow) {
         for watching in &client.watches {
@@ -123,7 +123,8 @@ pub fn check_soon(facts: &Facts, book: &Book, faults: &[Span], now: u64) -> Vec<
                 let Some(due) = due(presence, n) else { continue };
                 let through = due + SOON;
                 let goes = n > 0 && presence[n - 1].devices > present.devices;
-                let disturbs = |node| move |fault: &Span| disturbs(fault, present.at, through, goes.then_some(node));
+                let disturbs =
+                    |node| move |fault: &FaultSpan| disturbs(fault, present.at, through, goes.then_some(node));
                 let node = watches(client, watching, present.at, through.min(now));
                 if node.is_some_and(|node| !faults.iter().any(disturbs(node))) && through <= now {
                     let told = watching.seen.iter().rfind(|seen| seen.at <= through);
@@ -142,7 +143,7 @@ pub fn check_soon(facts: &Facts, book: &Book, faults: &[Span], now: u64) -> Vec<
 
 /// Whether a fault may keep what was committed at `from` from being told until then, to a watcher on machine
 /// `going` if it is that somebody goes.
-fn disturbs(fault: &Span, from: u64, until: u64, going: Option<usize>) -> bool {
+fn disturbs(fault: &FaultSpan, from: u64, until: u64, going: Option<usize>) -> bool {
     // The process on another machine died before: that is what is to be told.
     let elsewhere = going.is_some_and(|node| fault.kind == DEATH && !fault.nodes.contains(&format!("n{node}")));
     if elsewhere && fault.from < from {
@@ -206,7 +207,7 @@ mod tests {
         scene
     }
 
-    fn late(scene: &Scene, faults: &[Span]) -> Vec<String> {
+    fn late(scene: &Scene, faults: &[FaultSpan]) -> Vec<String> {
         let late = check_soon(&scene.facts, &scene.book, faults, 100 * SECOND);
         late.into_iter().map(|violation| violation.text).collect()
     }
@@ -257,11 +258,11 @@ mod tests {
         scene.book.clients[1].watches[0].seen[2].at += SECOND;
         let death = |n: usize| {
             let (kind, nodes) = ("kill".to_owned(), vec![format!("n{n}")]);
-            [Span { kind, nodes, from: 49 * SECOND, until: 60 * SECOND }]
+            [FaultSpan { kind, nodes, from: 49 * SECOND, until: 60 * SECOND }]
         };
         found(&late(&scene, &death(1)), "was not told within");
         assert_eq!(late(&scene, &death(0)), Vec::<String>::new(), "the watcher's own node");
-        let next = Span { from: 51 * SECOND, ..death(1)[0].clone() };
+        let next = FaultSpan { from: 51 * SECOND, ..death(1)[0].clone() };
         assert_eq!(late(&scene, &[next]), Vec::<String>::new(), "another death may come between");
     }
 
@@ -273,7 +274,7 @@ mod tests {
             found(&late(&scene, &[]), "was not told within");
             let fault = |kind: &str, until: u64| {
                 let (kind, nodes) = (kind.into(), vec!["n0".to_owned()]);
-                [Span { kind, nodes, from: 2 * SECOND, until: until * SECOND }]
+                [FaultSpan { kind, nodes, from: 2 * SECOND, until: until * SECOND }]
             };
             for fault in [fault("kill", 45), fault("forget", 3)] {
                 assert_eq!(late(&scene, &fault), Vec::<String>::new(), "only what happens while all is well counts");

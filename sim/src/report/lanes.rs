@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-
-use serde_json::Value;
+use std::iter;
 
 use super::svg::{Axis, LEFT, RIGHT, bar, escape, open};
+use crate::nemesis::{FaultKind, FaultSpan, fault_spans};
 use crate::oracle::Violation;
-use crate::slo::Span;
 use crate::trace::Recorded;
 
 /// Heights.
@@ -22,41 +21,30 @@ const COLOURS: usize = 6;
 enum Phase {
     Down,
     Up,
+    Paused,
     Leads(u64),
+}
+
+impl Phase {
+    /// What this event makes of the node that it names.
+    fn of(event: &Recorded) -> Option<Self> {
+        match event.event.as_str() {
+            "boot" => Some(Self::Up),
+            "kill" | "failed" | "stopped" => Some(Self::Down),
+            "role" if event.of["leads"] == true => Some(Self::Leads(event.of["term"].as_u64().unwrap_or(0))),
+            "role" => Some(Self::Up),
+            _ => None,
+        }
+    }
 }
 
 /// A run, by time.
 pub struct Timeline {
     pub axis: Axis,
     nodes: BTreeMap<String, Vec<(u64, Phase)>>,
-    pub faults: Vec<Span>,
+    pub faults: Vec<FaultSpan>,
     probes: Vec<(u64, bool)>,
     quiet: Option<u64>,
-}
-
-/// The faults among these events.
-pub fn fault_spans(events: &[Recorded], took: u64) -> Vec<Span> {
-    let mut spans: Vec<Span> = Vec::new();
-    let mut open: BTreeMap<String, usize> = BTreeMap::new();
-    for event in events.iter().filter(|event| event.event == "fault") {
-        let id = event.of["id"].to_string();
-        match event.of["phase"].as_str() {
-            Some("begin") => {
-                let nodes = event.of["nodes"].as_array().into_iter().flatten();
-                let nodes = nodes.filter_map(Value::as_str).map(str::to_owned).collect();
-                let kind = event.of["kind"].as_str().unwrap_or("?").to_owned();
-                open.insert(id, spans.len());
-                spans.push(Span { kind, nodes, from: event.at, until: took });
-            }
-            Some("end") => {
-                if let Some(at) = open.remove(&id) {
-                    spans[at].until = event.at;
-                }
-            }
-            _ => {}
-        }
-    }
-    spans
 }
 
 impl Timeline {
@@ -70,30 +58,30 @@ impl Timeline {
             quiet: None,
         };
         for event in events {
-            let node = event.of["node"].as_str();
-            let phase = match (event.event.as_str(), node) {
-                ("boot", Some(_)) => Phase::Up,
-                ("kill" | "failed", Some(_)) => Phase::Down,
-                ("role", Some(_)) if event.of["leads"] == true => Phase::Leads(event.of["term"].as_u64().unwrap_or(0)),
-                ("role", Some(_)) => Phase::Up,
-                ("probe", _) => {
-                    timeline.probes.push((event.at, event.of["ok"] == true));
-                    continue;
-                }
-                ("quiet", _) => {
-                    timeline.quiet = Some(event.at);
-                    continue;
-                }
-                _ => continue,
-            };
-            let phases = timeline.nodes.entry(node.unwrap_or_default().to_owned()).or_default();
-            // A dead node's last word may come late.
-            let dead = phases.last().is_some_and(|(_, last)| *last == Phase::Down) && event.event == "role";
-            if !dead && phases.last().is_none_or(|(_, last)| *last != phase) {
-                phases.push((event.at, phase));
+            match event.event.as_str() {
+                "probe" => timeline.probes.push((event.at, event.of["ok"] == true)),
+                "quiet" => timeline.quiet = Some(event.at),
+                _ => timeline.note(event),
             }
         }
+        let pause = FaultKind::Pause.name();
+        for (node, phases) in &mut timeline.nodes {
+            let pauses = timeline.faults.iter().filter(|fault| fault.kind == pause && fault.nodes.contains(node));
+            let pauses: Vec<_> = pauses.map(|fault| (fault.from, fault.until)).collect();
+            *phases = with_pauses(phases, &pauses, took);
+        }
         timeline
+    }
+
+    fn note(&mut self, event: &Recorded) {
+        let (Some(node), Some(phase)) = (event.of["node"].as_str(), Phase::of(event)) else { return };
+        let phases = self.nodes.entry(node.to_owned()).or_default();
+        let last = phases.last().map(|(_, last)| *last);
+        // A dead node's last word may come late.
+        let late = last == Some(Phase::Down) && event.event == "role";
+        if !late && last != Some(phase) {
+            phases.push((event.at, phase));
+        }
     }
 
     /// The colour of a kind of fault.
@@ -105,14 +93,14 @@ impl Timeline {
     }
 
     /// Faults of a node, in rows that do not overlap; without a node, those that name none.
-    fn rows(&self, node: Option<&str>) -> Vec<Vec<&Span>> {
-        let of = |fault: &&Span| match node {
+    fn rows(&self, node: Option<&str>) -> Vec<Vec<&FaultSpan>> {
+        let of = |fault: &&FaultSpan| match node {
             Some(node) => fault.nodes.iter().any(|other| other == node),
             None => !fault.nodes.iter().any(|other| self.nodes.contains_key(other)),
         };
-        let mut rows: Vec<Vec<&Span>> = Vec::new();
+        let mut rows: Vec<Vec<&FaultSpan>> = Vec::new();
         for fault in self.faults.iter().filter(of) {
-            let fits = |row: &&mut Vec<&Span>| row.last().is_none_or(|last| last.until < fault.from);
+            let fits = |row: &&mut Vec<&FaultSpan>| row.last().is_none_or(|last| last.until < fault.from);
             match rows.iter_mut().find(fits) {
                 Some(row) => row.push(fault),
                 None => rows.push(vec![fault]),
@@ -120,6 +108,25 @@ impl Timeline {
         }
         rows
     }
+}
+
+/// A node's phases, and that its machine stood still from one moment to another; what is down stays down.
+fn with_pauses(phases: &[(u64, Phase)], pauses: &[(u64, u64)], took: u64) -> Vec<(u64, Phase)> {
+    let mut moments: Vec<_> = pauses.iter().flat_map(|(begin, end)| [*begin, *end]).collect();
+    moments.sort_unstable();
+    let mut all: Vec<(u64, Phase)> = Vec::new();
+    for (n, &(from, phase)) in phases.iter().enumerate() {
+        let until = phases.get(n + 1).map_or(took, |(until, _)| *until);
+        let within = moments.iter().copied().filter(|at| from < *at && *at < until);
+        for at in iter::once(from).chain(within) {
+            let stands_still = pauses.iter().any(|(begin, end)| (*begin..*end).contains(&at));
+            let phase = if stands_still && phase != Phase::Down { Phase::Paused } else { phase };
+            if all.last().is_none_or(|(_, last)| *last != phase) {
+                all.push((at, phase));
+            }
+        }
+    }
+    all
 }
 
 /// Marks violations over the whole height.
@@ -165,6 +172,7 @@ fn node_lane(out: &mut String, timeline: &Timeline, node: &str, phases: &[(u64, 
         let (class, words) = match phase {
             Phase::Down => ("down", "down".to_owned()),
             Phase::Up => ("up", "up".to_owned()),
+            Phase::Paused => ("paused", "paused".to_owned()),
             Phase::Leads(term) => ("leads", format!("leads in term {term}")),
         };
         let (left, right) = (axis.x(*from), axis.x(until));
@@ -179,7 +187,7 @@ fn node_lane(out: &mut String, timeline: &Timeline, node: &str, phases: &[(u64, 
     fault_rows(out, timeline, &timeline.rows(Some(node)), y + NODE + 2.0, None) + GAP - 2.0
 }
 
-fn fault_rows(out: &mut String, timeline: &Timeline, rows: &[Vec<&Span>], mut y: f64, name: Option<&str>) -> f64 {
+fn fault_rows(out: &mut String, timeline: &Timeline, rows: &[Vec<&FaultSpan>], mut y: f64, name: Option<&str>) -> f64 {
     if let Some(name) = name.filter(|_| !rows.is_empty()) {
         let _ = write!(out, "<text x=8 y={:.1}>{name}</text>", y + 8.0);
     }
@@ -225,6 +233,7 @@ fn legend(timeline: &Timeline) -> String {
     for (style, name) in [
         ("background:var(--leads)", "leads"),
         ("background:var(--up)", "up"),
+        ("background:var(--warn);opacity:.6", "paused"),
         ("background:repeating-linear-gradient(45deg,var(--hatch) 0 2px,var(--down) 2px 5px)", "down"),
         ("background:var(--good)", "probe succeeded"),
         ("background:var(--bad)", "probe failed; violation"),
@@ -243,4 +252,66 @@ fn legend(timeline: &Timeline) -> String {
         );
     }
     out + "</div>"
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::Phase::{Down, Leads, Paused, Up};
+    use super::*;
+
+    fn told(at: u64, event: &str, of: Value) -> Recorded {
+        Recorded { at, event: event.to_owned(), of }
+    }
+
+    fn node(at: u64, event: &str) -> Recorded {
+        told(at, event, json!({ "node": "n0" }))
+    }
+
+    fn leads(at: u64, term: u64) -> Recorded {
+        told(at, "role", json!({ "node": "n0", "term": term, "leads": true }))
+    }
+
+    fn pause(at: u64, id: u64, name: &str, phase: &str) -> Recorded {
+        told(at, "fault", json!({ "id": id, "kind": "pause", "nodes": [name], "phase": phase }))
+    }
+
+    /// What `n0` was when it led, and then this happened.
+    fn then(events: &[Recorded]) -> Vec<(u64, Phase)> {
+        let events = [&[node(0, "boot"), leads(10, 3)], events].concat();
+        let phases = Timeline::of(&events, 100).nodes["n0"].clone();
+        assert_eq!(phases[..2], [(0, Up), (10, Leads(3))]);
+        phases[2..].to_vec()
+    }
+
+    #[test]
+    fn whatever_ends_is_down_until_it_boots() {
+        for end in ["kill", "failed", "stopped"] {
+            let phases = then(&[node(20, "drain"), node(30, end), leads(31, 3), node(50, "boot"), leads(60, 5)]);
+            assert_eq!(phases, [(30, Down), (50, Up), (60, Leads(5))], "{end}");
+        }
+        assert_eq!(then(&[node(20, "drain"), node(30, "stopped"), node(30, "wipe")]), [(30, Down)], "it was removed");
+        assert_eq!(then(&[node(30, "kill"), node(30, "boot")]), [(30, Down), (30, Up)]);
+    }
+
+    #[test]
+    fn the_paused_go_on_as_before() {
+        let (begin, end) = (|at, id| pause(at, id, "n0", "begin"), |at, id| pause(at, id, "n0", "end"));
+        assert_eq!(then(&[begin(20, 0), end(40, 0)]), [(20, Paused), (40, Leads(3))]);
+        assert_eq!(then(&[begin(20, 0)]), [(20, Paused)], "to the run's end");
+        assert!(then(&[pause(20, 0, "n1", "begin"), pause(40, 0, "n1", "end")]).is_empty(), "another one");
+        let overlapping = [begin(20, 0), begin(30, 1), end(40, 0), end(50, 1)];
+        assert_eq!(then(&overlapping), [(20, Paused), (50, Leads(3))]);
+        let killed = [begin(20, 0), node(30, "kill"), node(40, "boot"), end(40, 0)];
+        assert_eq!(then(&killed), [(20, Paused), (30, Down), (40, Up)]);
+        assert_eq!(then(&[begin(20, 0), leads(30, 4), end(40, 0)]), [(20, Paused), (40, Leads(4))]);
+    }
+
+    #[test]
+    fn pauses_are_drawn() {
+        let events = [node(0, "boot"), pause(20, 0, "n0", "begin"), pause(40, 0, "n0", "end")];
+        let page = draw(&Timeline::of(&events, 100), &[]);
+        assert!(page.contains("<rect class=\"paused\"") && page.contains("</i>paused</span>"), "{page}");
+    }
 }

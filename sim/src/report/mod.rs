@@ -9,8 +9,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-pub use lanes::fault_spans;
-pub use sweep::{Seed, page as sweep_page};
+pub use sweep::page as sweep_page;
 
 use crate::oracle::Violation;
 use crate::summary::Summary;

@@ -8,21 +8,10 @@ use super::{head, millis, percent, tile};
 use crate::coverage::POINTS;
 use crate::slo::{AVAILABILITY, P99_NS, SUCCESS, Slo};
 use crate::summary::Summary;
-
-/// What came of a seed.
-pub struct Seed {
-    /// Its exit code.
-    pub code: i32,
-    /// What it said.
-    pub summary: Option<Summary>,
-    /// Its seed.
-    pub seed: u64,
-    /// Real time that it took, in ms.
-    pub wall_ms: u64,
-}
+use crate::sweep::Outcome;
 
 /// The page.
-pub fn page(title: &str, seeds: &[Seed]) -> String {
+pub fn page(title: &str, seeds: &[Outcome]) -> String {
     let mut out = head(title);
     let failed = seeds.iter().filter(|seed| seed.code != 0).count();
     let (word, class) = if failed == 0 { ("clean", "") } else { ("failed", "bad") };
@@ -39,7 +28,7 @@ pub fn page(title: &str, seeds: &[Seed]) -> String {
     out
 }
 
-fn tiles(out: &mut String, seeds: &[Seed], summaries: &[&Summary], failed: usize) {
+fn tiles(out: &mut String, seeds: &[Outcome], summaries: &[&Summary], failed: usize) {
     let virtual_s: f64 = summaries.iter().map(|summary| summary.took as f64 / 1e9).sum();
     let wall_s: f64 = seeds.iter().map(|seed| seed.wall_ms as f64 / 1e3).sum();
     out.push_str("<div class=tiles>");
@@ -100,7 +89,7 @@ fn causes(out: &mut String, slo: &Slo) {
     out.push_str("</table></section>");
 }
 
-fn failures(out: &mut String, seeds: &[Seed]) {
+fn failures(out: &mut String, seeds: &[Outcome]) {
     let failed: Vec<_> = seeds.iter().filter(|seed| seed.code != 0).collect();
     if failed.is_empty() {
         return;

@@ -1,5 +1,5 @@
 //! What users would say of the service: availability by probes from outside, latency and success as
-//! clients saw them. Pure.
+//! clients saw them.
 
 mod histogram;
 pub mod openmetrics;
@@ -14,6 +14,7 @@ pub use histogram::Histogram;
 pub use verdict::days;
 
 use crate::ledger::{Book, Client, Name, Surfaced};
+use crate::nemesis::FaultSpan;
 use crate::workload::Probe;
 
 /// The objectives: share of the time, 99th percentile in ns, share of messages.
@@ -23,19 +24,6 @@ pub const SUCCESS: f64 = 0.9999;
 
 /// How long after its end a fault still counts as the cause of a failure, ns.
 const AFTERMATH: u64 = 10_000_000_000;
-
-/// A fault, from its beginning to its end, in ns.
-#[derive(Debug, Clone)]
-pub struct Span {
-    /// Which kind.
-    pub kind: String,
-    /// Of which machines.
-    pub nodes: Vec<String>,
-    /// From when.
-    pub from: u64,
-    /// Until when; the run's end, if it never ended.
-    pub until: u64,
-}
 
 /// What a run came to.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -73,7 +61,7 @@ fn share(good: u64, all: u64) -> f64 {
 
 impl Slo {
     /// Of a run.
-    pub fn of(book: &Book, probes: &[Probe], faults: &[Span]) -> Self {
+    pub fn of(book: &Book, probes: &[Probe], faults: &[FaultSpan]) -> Self {
         let mut slo = Self::default();
         for probe in probes {
             slo.probes += 1;
@@ -106,7 +94,7 @@ impl Slo {
         slo
     }
 
-    fn spent(&mut self, faults: &[Span], at: u64) -> &mut Spent {
+    fn spent(&mut self, faults: &[FaultSpan], at: u64) -> &mut Spent {
         self.causes.entry(cause(faults, at)).or_default()
     }
 
@@ -153,7 +141,7 @@ impl Slo {
 }
 
 /// The faults at a moment.
-fn cause(faults: &[Span], at: u64) -> String {
+fn cause(faults: &[FaultSpan], at: u64) -> String {
     let during = faults.iter().filter(|fault| fault.from <= at && at <= fault.until.saturating_add(AFTERMATH));
     let mut kinds: Vec<_> = during.map(|fault| fault.kind.as_str()).collect();
     kinds.sort_unstable();
@@ -203,7 +191,7 @@ mod tests {
 
     #[test]
     fn failures_are_put_down_to_the_faults_at_the_time() {
-        let kill = Span { kind: "kill".into(), nodes: Vec::new(), from: 100, until: 200 };
+        let kill = FaultSpan { kind: "kill".into(), nodes: Vec::new(), from: 100, until: 200 };
         let probes = [probe(50, true), probe(150, false), probe(300 + AFTERMATH, false)];
         let slo = Slo::of(&Book::default(), &probes, &[kill]);
         assert_eq!((slo.probes, slo.failed_probes), (3, 2));

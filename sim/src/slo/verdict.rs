@@ -4,11 +4,14 @@ use std::io;
 use std::path::Path;
 
 use super::{AVAILABILITY, P99_NS, SUCCESS, Slo, openmetrics};
-use crate::report::{self, Seed};
-use crate::sweep;
+use crate::child;
+use crate::oracle::ViolationKind;
+use crate::report;
+use crate::sweep::{self, Outcome};
 
 /// Plays `days` days of `scenario`, `jobs` at a time, the first under `seed`; prints the verdict, and
-/// writes a page where `page` says, and a month for Prometheus where `month` says. Returns whether the objectives are met and no promise was broken.
+/// writes a page where `page` says, and a month for Prometheus where `month` says. Returns the most telling kind of
+/// failure; an objective that is missed is a broken promise.
 ///
 /// # Errors
 /// When processes cannot be started, or a file not be written.
@@ -19,7 +22,7 @@ pub fn days(
     jobs: usize,
     page: Option<&Path>,
     month: Option<&Path>,
-) -> io::Result<bool> {
+) -> io::Result<Option<ViolationKind>> {
     let day_file = |path: &Path, day: u64| path.with_extension(format!("day-{day}"));
     let args = |number: u64| {
         let mut args = ["run", "--scenario", scenario, "--seed", &number.to_string()].map(str::to_owned).to_vec();
@@ -42,7 +45,8 @@ pub fn days(
         let files: Vec<_> = (0..days).map(|day| day_file(path, day)).collect();
         openmetrics::join(path, &files)?;
     }
-    Ok(slo.is_met() && done.iter().all(|day| day.code == 0))
+    let missed = (!slo.is_met()).then_some(ViolationKind::Safety);
+    Ok(child::worst(done.iter().map(|day| day.code)).into_iter().chain(missed).min())
 }
 
 fn percent(share: f64) -> String {
@@ -50,7 +54,7 @@ fn percent(share: f64) -> String {
 }
 
 /// The verdict, for people.
-fn table(scenario: &str, slo: &Slo, days: &[Seed]) -> String {
+fn table(scenario: &str, slo: &Slo, days: &[Outcome]) -> String {
     let broken = days.iter().filter(|day| day.code != 0).count();
     let (availability, success) = slo.budget_spent();
     let word = |met: bool| if met { "met" } else { "MISSED" };

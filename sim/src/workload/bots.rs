@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::groups::{Groups, address};
 use super::signals::Signals;
 use super::watching::Watching;
-use super::{FORGOTTEN, Seat};
+use super::{ClientSetup, FORGOTTEN};
 use crate::dice::Dice;
 use crate::ledger::{ClientId, Ledger, Name};
 use crate::time;
@@ -23,7 +23,7 @@ const FULL: Duration = Duration::from_millis(50);
 
 /// A client, connected or trying to be.
 pub struct Bot {
-    pub(super) seat: Seat,
+    pub(super) setup: ClientSetup,
     pub(super) client: Client,
     pub(super) recipients: Arc<Vec<String>>,
     pub(super) groups: Groups,
@@ -38,7 +38,7 @@ pub struct Bot {
 impl Bot {
     /// Sends, and takes whatever comes.
     pub async fn chat(self) {
-        let (client, id, ledger) = (self.client.clone(), self.seat.id, self.seat.ledger.clone());
+        let (client, id, ledger) = (self.client.clone(), self.setup.id, self.setup.ledger.clone());
         tokio::spawn(self.groups.clone().live(self.client.clone(), self.sending.clone()));
         tokio::spawn(self.watching.clone().live(client.clone(), id, ledger.clone(), self.sending.clone()));
         tokio::spawn(self.signals.clone().live(client.clone(), id, ledger.clone(), self.sending.clone()));
@@ -49,7 +49,7 @@ impl Bot {
     /// First sends again what earlier clients of its device left without an answer: same key, same
     /// body, on whatever node.
     pub async fn resume(self) {
-        for (name, to) in self.seat.ledger.unanswered(self.seat.id) {
+        for (name, to) in self.setup.ledger.unanswered(self.setup.id) {
             let body = body(name, self.padding);
             let Ok(receipt) = self.give(name, &to, &body).await else { return };
             self.await_fate(name, receipt);
@@ -60,7 +60,7 @@ impl Bot {
     /// Chats, and forgets its user's other device now and then, wherever that is and whether it is there or not.
     pub async fn forget_other(self) {
         let (client, mut sending) = (self.client.clone(), self.sending.clone());
-        let dice = Dice::new(self.seat.dice.between(0, u64::MAX - 1), "forgets");
+        let dice = Dice::new(self.setup.dice.between(0, u64::MAX - 1), "forgets");
         tokio::spawn(async move {
             while sending.wait_for(|&sending| sending).await.is_ok() {
                 time::sleep(Duration::from_millis(dice.between(1_000, 6_000))).await;
@@ -73,20 +73,20 @@ impl Bot {
 
     /// Takes a message a second while others send, and all there is afterwards.
     pub async fn dawdle(self) {
-        let (sending, id) = (self.sending.clone(), self.seat.id);
+        let (sending, id) = (self.sending.clone(), self.setup.id);
         tokio::spawn(self.groups.clone().live(self.client.clone(), sending.clone()));
         let pace = || if *sending.borrow() { SLOW } else { Duration::ZERO };
-        report(&self.client, id, &self.seat.ledger, pace).await;
+        report(&self.client, id, &self.setup.ledger, pace).await;
     }
 
     /// Takes whatever comes, and says nothing; slowly while others send, if its application takes its time.
     pub async fn listen(self) {
-        let slowest = if self.seat.start.slow { self.seat.dice.pick(&LISTEN_MS) } else { 0 };
+        let slowest = if self.setup.start.slow { self.setup.dice.pick(&LISTEN_MS) } else { 0 };
         let pace = || {
             let slowest = if *self.sending.borrow() { slowest } else { 0 };
-            Duration::from_millis(self.seat.dice.between(0, slowest))
+            Duration::from_millis(self.setup.dice.between(0, slowest))
         };
-        report(&self.client, self.seat.id, &self.seat.ledger, pace).await;
+        report(&self.client, self.setup.id, &self.setup.ledger, pace).await;
     }
 
     async fn send_until_ended(mut self) {
@@ -95,16 +95,16 @@ impl Bot {
                 return;
             }
             let longest = u64::try_from(self.pause.as_micros()).unwrap_or(u64::MAX);
-            time::sleep(Duration::from_micros(self.seat.dice.between(0, longest))).await;
+            time::sleep(Duration::from_micros(self.setup.dice.between(0, longest))).await;
             if !*self.sending.borrow() {
                 continue;
             }
-            let user = &self.recipients[self.seat.dice.between(0, self.recipients.len() as u64 - 1) as usize];
+            let user = &self.recipients[self.setup.dice.between(0, self.recipients.len() as u64 - 1) as usize];
             let to = self.groups.pick().unwrap_or_else(|| user.clone());
-            let name = self.seat.ledger.sent(self.seat.id, &to);
+            let name = self.setup.ledger.sent(self.setup.id, &to);
             let Ok(receipt) = self.give(name, &to, &body(name, self.padding)).await else {
                 // Replaced by a newer client of its device.
-                self.seat.ledger.fate(name, Fate::NotSent);
+                self.setup.ledger.fate(name, Fate::NotSent);
                 return;
             };
             self.await_fate(name, receipt);
@@ -122,7 +122,7 @@ impl Bot {
     }
 
     fn await_fate(&self, name: Name, receipt: Receipt) {
-        let ledger = self.seat.ledger.clone();
+        let ledger = self.setup.ledger.clone();
         tokio::spawn(async move { ledger.fate(name, receipt.await) });
     }
 }
@@ -136,25 +136,31 @@ fn body(name: Name, padding: u64) -> String {
 /// Writes down whatever a client is told; takes so long for each message.
 pub(super) async fn report(client: &Client, id: ClientId, ledger: &Ledger, pace: impl Fn() -> Duration) {
     while let Some(event) = client.next().await {
-        match event {
-            Event::Message(message) => {
-                ledger.received(id, message);
-                let pause = pace();
-                if !pause.is_zero() {
-                    time::sleep(pause).await;
-                }
+        let is_message = matches!(event, Event::Message(_));
+        note(id, ledger, event);
+        if is_message {
+            let pause = pace();
+            if !pause.is_zero() {
+                time::sleep(pause).await;
             }
-            Event::Gap { seq, lost, .. } => ledger.gap(id, seq, lost),
-            Event::Presence { user, devices, version } => ledger.saw(id, &user, devices, version),
-            Event::WatchRefused { users, code } => ledger.complain(format!("G5: {users:?} are not watched: {code:?}")),
-            Event::Typing { from } => ledger.was_marked(id, from, None),
-            Event::Read { by, mid } => ledger.was_marked(id, by, Some(mid)),
-            Event::RefreshRefused { message } => ledger.complain(format!("a good token was not renewed: {message}")),
-            Event::Delivered { .. } => {}
-            Event::Connected { address, session, .. } => ledger.connected(id, &address, &session),
-            Event::Disconnected { reason } => ledger.disconnected(id, &reason),
-            Event::Stopped(Stopped::Refused { code, .. }) => ledger.refused(id, code),
-            Event::Stopped(Stopped::Closed) => ledger.closed(id),
         }
+    }
+}
+
+/// Writes down one thing that a client is told.
+pub(super) fn note(id: ClientId, ledger: &Ledger, event: Event) {
+    match event {
+        Event::Message(message) => ledger.received(id, message),
+        Event::Gap { seq, lost, .. } => ledger.gap(id, seq, lost),
+        Event::Presence { user, devices, version } => ledger.saw(id, &user, devices, version),
+        Event::WatchRefused { users, code } => ledger.complain(format!("G5: {users:?} are not watched: {code:?}")),
+        Event::Typing { from } => ledger.was_marked(id, from, None),
+        Event::Read { by, mid } => ledger.was_marked(id, by, Some(mid)),
+        Event::RefreshRefused { message } => ledger.complain(format!("a good token was not renewed: {message}")),
+        Event::Delivered { mid, by } => ledger.told(id, mid, by),
+        Event::Connected { address, session, .. } => ledger.connected(id, &address, &session),
+        Event::Disconnected { reason } => ledger.disconnected(id, &reason),
+        Event::Stopped(Stopped::Refused { code, .. }) => ledger.refused(id, code),
+        Event::Stopped(Stopped::Closed) => ledger.closed(id),
     }
 }

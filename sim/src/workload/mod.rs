@@ -10,6 +10,7 @@ mod raw;
 mod scrape;
 mod signals;
 mod strangers;
+mod watcher;
 mod watching;
 
 use std::sync::Arc;
@@ -62,6 +63,8 @@ pub struct Workload {
     mix: Mix,
     /// Longest pause between two messages of a sender.
     pause: Duration,
+    /// After which silence nodes give up a client; none with tiny buffers: what waited and goes on is life as well.
+    silence: Option<Duration>,
     /// To whom senders write.
     recipients: Arc<Vec<String>>,
     /// Whether senders send.
@@ -93,7 +96,7 @@ impl Start {
 }
 
 /// What a client's machine is given.
-struct Seat {
+struct ClientSetup {
     id: ClientId,
     start: Start,
     net: Arc<SimNet>,
@@ -102,7 +105,7 @@ struct Seat {
     dice: Dice,
 }
 
-impl Seat {
+impl ClientSetup {
     /// Connects; on the client's own machine.
     fn client(&self) -> Client {
         let Start { device, ephemeral, careful, first, .. } = &self.start;
@@ -137,7 +140,8 @@ impl Workload {
         recipients.extend(named("neighbour", mix.neighbours));
         recipients.extend(named("x-rude", mix.rude));
         let (recipients, sending) = (Arc::new(recipients), Arc::new(watch::Sender::new(false)));
-        let workload = Self { world, ledger, seed, mix, pause: plan.pause(), recipients, sending };
+        let silence = (!plan.tiny).then(|| Duration::from_millis(2 * plan.ping_ms));
+        let workload = Self { world, ledger, seed, mix, pause: plan.pause(), silence, recipients, sending };
         for (n, user) in named("u", plan.users).enumerate() {
             workload.chatting(Start::of(&user, "a"));
             if (n as u64) < workload.mix.multi_device_users {
@@ -191,17 +195,23 @@ impl Workload {
         let forgetful = join_all(forgetful);
         let neighbours = named("neighbour", self.mix.neighbours).enumerate();
         let neighbours = join_all(neighbours.map(|(n, user)| self.live_beside(n, Start::of(&user, "a"), until)));
-        let strangers = Stranger::all(&self.mix).into_iter().enumerate().map(|(n, stranger)| {
+        let kinds = Stranger::all(&self.mix, &Dice::new(self.seed, "strangers"));
+        let strangers = kinds.into_iter().enumerate().map(|(n, stranger)| {
             let dice = Dice::new(self.seed, &format!("stranger {n}"));
-            let others = self.recipients.clone();
-            strangers::live(stranger, n, self.world.clone(), self.ledger.clone(), others, dice, until)
+            strangers::live(stranger, n, self.world.clone(), self.ledger.clone(), dice, self.silence, until)
         });
+        let watcher = async {
+            if self.mix.watches > 0 {
+                let (world, ledger, others) = (self.world.clone(), self.ledger.clone(), self.recipients.clone());
+                watcher::live(world, ledger, others, Dice::new(self.seed, "watcher"), until).await;
+            }
+        };
         let exiles = (0..self.mix.exiles as usize).map(|n| {
             let dice = Dice::new(self.seed, &format!("exile {n}"));
             exiles::live(n, self.world.clone(), self.ledger.clone(), self.recipients.clone(), dice, until)
         });
         let comers = async { tokio::join!(roamers, guests, dozers, twins, forgetful, neighbours) };
-        tokio::join!(comers, join_all(strangers), join_all(exiles));
+        tokio::join!(comers, join_all(strangers), join_all(exiles), watcher);
     }
 
     /// A client that sends and takes whatever comes.
@@ -210,16 +220,16 @@ impl Workload {
     }
 
     /// Starts a client on a machine of its own; returns its number and that machine.
-    fn bot<F>(&self, start: Start, behave: fn(Bot) -> F) -> (ClientId, Machine)
+    fn bot<F>(&self, start: Start, behave: fn(Bot) -> F) -> (ClientId, ClientHost)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let id = self.ledger.start(start.device.clone(), start.ephemeral, start.slow);
         let node = Handle::current().create_node().name(format!("{}@{id}", start.device)).build();
         let net = self.world.client_net();
-        let machine = Machine { node: node.id(), net: net.clone() };
+        let machine = ClientHost { node: node.id(), net: net.clone() };
         let dice = Dice::new(self.seed, &format!("client {id}"));
-        let seat = Seat { id, start, net, urls: self.world.urls(), ledger: self.ledger.clone(), dice };
+        let setup = ClientSetup { id, start, net, urls: self.world.urls(), ledger: self.ledger.clone(), dice };
         let (recipients, sending) = (self.recipients.clone(), self.sending.subscribe());
         let dice = Dice::new(self.seed, &format!("groups of client {id}"));
         let groups = Groups::new(self.mix.groups, dice, id, self.ledger.clone());
@@ -229,8 +239,8 @@ impl Workload {
         let signals = Signals { pause_ms: self.mix.signals_ms, users: recipients.clone(), dice };
         let (pause, padding) = (self.pause, self.mix.padding);
         node.spawn(async move {
-            let client = seat.client();
-            behave(Bot { seat, client, recipients, groups, watching, signals, sending, pause, padding }).await;
+            let client = setup.client();
+            behave(Bot { setup, client, recipients, groups, watching, signals, sending, pause, padding }).await;
         });
         (id, machine)
     }
@@ -289,12 +299,12 @@ impl Workload {
 }
 
 /// A client's machine.
-struct Machine {
+struct ClientHost {
     node: madsim::task::NodeId,
     net: Arc<SimNet>,
 }
 
-impl Machine {
+impl ClientHost {
     /// The process dies without a word; its system closes what it had open.
     fn kill(&self) {
         self.net.kill();

@@ -10,7 +10,7 @@ use im_gateway::client::{Event, Stopped};
 use madsim::runtime::Handle;
 use serde_json::json;
 
-use super::{Seat, Start};
+use super::{ClientSetup, Start, bots};
 use crate::dice::Dice;
 use crate::ledger::{ClientId, Ledger};
 use crate::net::SimNet;
@@ -69,9 +69,9 @@ impl Prober {
         let id = self.ledger.start(start.device.clone(), true, false);
         let dice = Dice::new(self.seed, &format!("probe {id}"));
         let (net, urls, ledger) = (self.net.clone(), self.world.urls(), self.ledger.clone());
-        let seat = Seat { id, start, net, urls, ledger, dice };
+        let setup = ClientSetup { id, start, net, urls, ledger, dice };
         let at = time::now();
-        let client = seat.client();
+        let client = setup.client();
         let whole = clock::timeout(PATIENCE, self.round(&client, id, at)).await;
         let took = whole.ok().flatten();
         self.world.trace().lazy("probe", || json!({ "ok": took.is_some(), "took": took.map(|(c, m)| [c, m]) }));
@@ -108,19 +108,9 @@ impl Prober {
     }
 
     fn note(&self, id: ClientId, event: Event) {
-        match event {
-            Event::Message(message) => self.ledger.received(id, message),
-            Event::Gap { seq, lost, .. } => self.ledger.gap(id, seq, lost),
-            Event::Connected { address, session, .. } => self.ledger.connected(id, &address, &session),
-            Event::Disconnected { reason } => self.ledger.disconnected(id, &reason),
-            Event::Stopped(Stopped::Refused { code, .. }) => self.ledger.refused(id, code),
-            Event::Stopped(Stopped::Closed)
-            | Event::Presence { .. }
-            | Event::WatchRefused { .. }
-            | Event::RefreshRefused { .. }
-            | Event::Delivered { .. }
-            | Event::Typing { .. }
-            | Event::Read { .. } => {}
+        // Of its delivery to itself it knows anyway, and its end is written down when it begins to leave.
+        if !matches!(event, Event::Delivered { .. } | Event::Stopped(Stopped::Closed)) {
+            bots::note(id, &self.ledger, event);
         }
     }
 }

@@ -5,14 +5,23 @@ use std::sync::Arc;
 
 use cluster::env::Net;
 use cluster::env::net::BoxConn;
+use im_gateway::auth::issue;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::EXPIRES_MS;
 use crate::net::SimNet;
+use crate::process::TOKEN_SECRET;
+use crate::time;
 
 /// Opcodes.
 pub const TEXT: u8 = 1;
 pub const BINARY: u8 = 2;
 const CLOSE: u8 = 8;
+/// The type of the frame that begins a session, as it stands in no other.
+pub const WELCOME: &str = "\"welcome\"";
+/// The frame that answers a `ping`.
+pub const PONG: &str = "{\"pong\":{}}";
 
 /// What the node says.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,6 +63,32 @@ impl Raw {
         };
         let head: Vec<u8> = raw.read.drain(..end).collect();
         if head.starts_with(b"HTTP/1.1 101") { Ok(raw) } else { Err(ErrorKind::ConnectionRefused.into()) }
+    }
+
+    /// With a session of `user`'s.
+    pub async fn session(net: &Arc<SimNet>, addr: &str, user: &str) -> io::Result<Self> {
+        let mut raw = Self::open(net, addr).await?;
+        raw.hello(user, TOKEN_SECRET, EXPIRES_MS).await?;
+        raw.until_welcome().await?;
+        Ok(raw)
+    }
+
+    /// Says hello as `user`, by a token of this secret and end.
+    pub async fn hello(&mut self, user: &str, secret: &str, expires_ms: u64) -> io::Result<()> {
+        let token = issue(secret, user, None, expires_ms).expect("HS256 signs");
+        let hello = json!({ "token": token, "device": "x", "instance": user, "attempt": time::now() });
+        self.text(&json!({ "id": 1, "hello": hello }).to_string()).await
+    }
+
+    /// Reads until it has a session.
+    pub async fn until_welcome(&mut self) -> io::Result<()> {
+        loop {
+            match self.next().await? {
+                Said::Text(text) if text.contains(WELCOME) => return Ok(()),
+                Said::Close(_) => return Err(ErrorKind::ConnectionRefused.into()),
+                _ => {}
+            }
+        }
     }
 
     /// Writes bytes as they are.
@@ -129,5 +164,11 @@ impl Raw {
                 Err(_) => return None,
             }
         }
+    }
+
+    /// Reads until the stream ends; what came.
+    pub async fn until_ended(&mut self) -> Vec<u8> {
+        while self.fill().await.is_ok() {}
+        std::mem::take(&mut self.read)
     }
 }

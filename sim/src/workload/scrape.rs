@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::alerts::scrapes::{Keep, Sample};
 use crate::net::SimNet;
-use crate::oracle::{Journal, Life, Scrape};
+use crate::oracle::{Journal, Scrape, ScrapedProcess};
 use crate::slo::openmetrics;
 use crate::time;
 use crate::world::World;
@@ -20,7 +20,7 @@ use crate::world::World;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// By machine and start.
-type Lives = BTreeMap<(usize, u64), (Life, String)>;
+type Processes = BTreeMap<(usize, u64), (ScrapedProcess, String)>;
 
 /// See the module. Clones are the same.
 #[derive(Clone)]
@@ -29,7 +29,7 @@ pub struct Scraper {
     journal: Journal,
     net: Arc<SimNet>,
     /// The last answer of each process, and its text, which is not read before it is known to be the last.
-    lives: Arc<Mutex<Lives>>,
+    processes: Arc<Mutex<Processes>>,
     keep: Keep,
     /// What is kept.
     samples: Arc<Mutex<Vec<Sample>>>,
@@ -39,7 +39,7 @@ impl Scraper {
     /// Asks every node, every `period`, from a machine of its own, and keeps what is wanted of the answers.
     pub fn start(world: World, journal: Journal, period: Duration, keep: Keep) -> Self {
         let net = world.client_net();
-        let scraper = Self { world, journal, net, lives: Arc::default(), keep, samples: Arc::default() };
+        let scraper = Self { world, journal, net, processes: Arc::default(), keep, samples: Arc::default() };
         let machine = Handle::current().create_node().name("scraper").build();
         for n in 0..scraper.world.len() {
             let scraper = scraper.clone();
@@ -69,8 +69,8 @@ impl Scraper {
         let installed = self.journal.was_sent_a_checkpoint(&self.world.machine(n).name, since);
         let (at, committed_now) = (time::now(), self.journal.committed());
         let scrape = Scrape { asked_at, at, committed: committed_now, values: BTreeMap::new() };
-        let life = Life { machine: n, node, since, committed, installed, scrape };
-        lock(&self.lives).insert((n, since), (life, text.clone()));
+        let process = ScrapedProcess { machine: n, node, since, committed, installed, scrape };
+        lock(&self.processes).insert((n, since), (process, text.clone()));
         Some(text)
     }
 
@@ -101,13 +101,13 @@ impl Scraper {
     }
 
     /// The last answer of each process.
-    pub fn lives(&self) -> Vec<Life> {
-        let lives = lock(&self.lives);
-        let read = |(life, text): &(Life, String)| {
-            let mut life = life.clone();
-            life.scrape.values = Scrape::parse(text);
-            life
+    pub fn processes(&self) -> Vec<ScrapedProcess> {
+        let processes = lock(&self.processes);
+        let read = |(process, text): &(ScrapedProcess, String)| {
+            let mut process = process.clone();
+            process.scrape.values = Scrape::parse(text);
+            process
         };
-        lives.values().map(read).collect()
+        processes.values().map(read).collect()
     }
 }

@@ -26,11 +26,11 @@ impl Signals {
             time::sleep(Duration::from_millis(self.dice.between(0, self.pause_ms))).await;
             if let Some((from, mid)) = ledger.latest(id).filter(|_| self.dice.one_in(2)) {
                 ledger.marked(id, &from, Some(mid));
-                client.read(&from, mid);
+                client.read(&from, mid).expect("a name");
             } else {
                 let to = &self.users[self.dice.between(0, self.users.len() as u64 - 1) as usize];
                 ledger.marked(id, to, None);
-                client.typing(to);
+                client.typing(to).expect("a name");
             }
         }
     }

@@ -39,6 +39,8 @@ pub(super) struct State {
     pub replacing: bool,
     /// Whom its disk belongs to, as far as that was seen.
     pub identity: Option<String>,
+    /// The last process that stopped in good order.
+    pub stopped: Option<NodeId>,
     pub process: Option<Process>,
 }
 

@@ -168,7 +168,7 @@ fn copied() -> Scene {
     let other = Device::new("u", "b");
     scene.book.clients[2].device = other.clone();
     scene.facts.registered[2].device = other.clone();
-    scene.facts.lives.insert(other, vec![Life { until: None, owed_from: 2 << 12, ..Life::default() }]);
+    scene.facts.known.insert(other, vec![KnownSpan { until: None, owed_from: 2 << 12, ..KnownSpan::default() }]);
     scene.facts.stored.iter_mut().for_each(|stored| stored.copied_from = Some(Device::new("u", "a")));
     scene.book.clients[2].received = scene.book.clients[1].received.clone();
     scene
@@ -216,18 +216,18 @@ fn a_forgotten_device_is_owed_nothing_and_one_that_comes_back_begins_afresh() {
     // It is forgotten before the second message came.
     scene.book.clients[1].received.pop();
     found(&missing(&scene.history()), "did not get 1 messages");
-    scene.facts.lives.insert(device.clone(), vec![Life { until: until(3), owed_from: 0, ..Life::default() }]);
+    scene.facts.known.insert(device.clone(), vec![KnownSpan { until: until(3), owed_from: 0, ..KnownSpan::default() }]);
     assert_eq!(missing(&scene.history()), Vec::<String>::new());
     // And comes back behind it: beside others it gets nothing of it, alone it gets the rest.
-    let first = Life { until: until(3), owed_from: 0, ..Life::default() };
-    let again = |owed_from| vec![first.clone(), Life { until: None, owed_from, ..Life::default() }];
-    scene.facts.lives.insert(device.clone(), again(pos(6)));
+    let first = KnownSpan { until: until(3), owed_from: 0, ..KnownSpan::default() };
+    let again = |owed_from| vec![first.clone(), KnownSpan { until: None, owed_from, ..KnownSpan::default() }];
+    scene.facts.known.insert(device.clone(), again(pos(6)));
     assert_eq!(missing(&scene.history()), Vec::<String>::new());
-    scene.facts.lives.insert(device.clone(), again(pos(3)));
+    scene.facts.known.insert(device.clone(), again(pos(3)));
     found(&missing(&scene.history()), "did not get 1 messages");
     // What it got while nobody knew it, it should not have.
     let mut scene = Scene::good();
-    scene.facts.lives.insert(device, vec![Life { until: until(3), owed_from: 0, ..Life::default() }]);
+    scene.facts.known.insert(device, vec![KnownSpan { until: until(3), owed_from: 0, ..KnownSpan::default() }]);
     found(&scene.broken_by(check), "w/a@1 got 16384, of a time when it was not known");
 }
 
@@ -238,14 +238,14 @@ fn what_a_forgotten_device_was_not_told_its_next_life_is() {
     let device = Device::new("w", "a");
     let skipped = scene.book.clients[1].received.remove(0);
     let (first, next) = (
-        Life { until: Some(pos(6)), owed_from: 0, ..Life::default() },
-        Life { until: None, owed_from: 0, ..Life::default() },
+        KnownSpan { until: Some(pos(6)), owed_from: 0, ..KnownSpan::default() },
+        KnownSpan { until: None, owed_from: 0, ..KnownSpan::default() },
     );
     // Forgotten for good, it must have had what came before what it got.
-    scene.facts.lives.insert(device.clone(), vec![first.clone()]);
+    scene.facts.known.insert(device.clone(), vec![first.clone()]);
     found(&scene.broken_by(check), "went on to");
     // It comes back for what it left, and is told.
-    scene.facts.lives.insert(device, vec![first, next]);
+    scene.facts.known.insert(device, vec![first, next]);
     found(&scene.broken_by(check), "went on to");
     scene.book.clients[1].received.push(Received {
         seq: pos(7),

@@ -1,5 +1,6 @@
-//! Which devices are known when, by the log alone: from a registration on until they are forgotten, on request, at
-//! an ephemeral one's goodbye, or for their age. What each is owed follows from that.
+//! Which devices are known when, by the log and what the state machine answers to it (whose counts property tests hold
+//! against a model: `proptests/tests/state`): from a registration on until they are forgotten, on request, at an
+//! ephemeral one's goodbye, or for their age. What each is owed follows from that.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,7 @@ use crate::ledger::Device;
 
 /// A time for which a device was known.
 #[derive(Debug, Clone, Default)]
-pub struct Life {
+pub struct KnownSpan {
     /// What forgot it.
     pub until: Option<u64>,
     /// What is stored behind this position it is owed: its own beginning, or, where it is its user's only device,
@@ -28,7 +29,7 @@ pub enum Pardon {
     /// Copies of what that one had sent itself, up to here: it held none of them.
     Sent { device: Device, upto: u64 },
     /// What lies between: it expired, and nobody came for its gap in a device's time of grace; or it is the device's
-    /// own of an earlier life, and went with that one, because others were still there.
+    /// own of an earlier span, and went with that one, because others were still there.
     Span { after: u64, upto: u64 },
 }
 
@@ -51,15 +52,15 @@ struct Left {
     pardons: Vec<Pardon>,
 }
 
-impl Life {
-    /// Whether a place can be this life's.
+impl KnownSpan {
+    /// Whether a place can be this span's.
     pub fn holds(&self, pos: u64) -> bool {
         self.owed_from < pos && self.until.is_none_or(|until| pos <= until)
     }
 }
 
-/// All lives of all devices, in the order of their beginnings.
-pub type Lives = BTreeMap<Device, Vec<Life>>;
+/// All of all devices, in the order of their beginnings.
+pub type KnownSpans = BTreeMap<Device, Vec<KnownSpan>>;
 
 /// A device that is known now.
 #[derive(Debug)]
@@ -88,7 +89,7 @@ pub struct Devices {
 
 impl Devices {
     /// Takes in what an entry did.
-    pub fn entry(&mut self, index: u64, command: &Command, effects: &[Effect], lives: &mut Lives) {
+    pub fn entry(&mut self, index: u64, command: &Command, effects: &[Effect], spans: &mut KnownSpans) {
         for effect in effects {
             match effect {
                 Effect::NodeDown { node, .. } => {
@@ -99,7 +100,7 @@ impl Devices {
                 Effect::Ended { epoch, .. } => drop(self.disconnect(epoch.0)),
                 Effect::BatchApplied { node, outcomes, .. } => {
                     if let Command::Batch(batch) = command {
-                        self.batch(index, *node, batch, outcomes, lives);
+                        self.batch(index, *node, batch, outcomes, spans);
                     }
                 }
                 _ => {}
@@ -116,18 +117,18 @@ impl Devices {
                 due.sort();
                 for (_, device) in due {
                     coverage::reached("a device was forgotten for its age");
-                    self.forget(Pos::new(index, 0).0, &device, lives);
+                    self.forget(Pos::new(index, 0).0, &device, spans);
                 }
             }
             _ => {}
         }
     }
 
-    fn batch(&mut self, index: u64, node: NodeId, batch: &Batch, outcomes: &[Outcome], lives: &mut Lives) {
+    fn batch(&mut self, index: u64, node: NodeId, batch: &Batch, outcomes: &[Outcome], spans: &mut KnownSpans) {
         for (offset, (op, outcome)) in batch.ops.iter().zip(outcomes).enumerate() {
             let pos = Pos::new(index, offset).0;
             match (op, outcome) {
-                (Op::Register(register), Outcome::Registered(_)) => self.register(pos, node, register, lives),
+                (Op::Register(register), Outcome::Registered(_)) => self.register(pos, node, register, spans),
                 (Op::Ack { epoch, upto }, Outcome::Done) => {
                     if let Some((device, _)) = self.sessions.get(&epoch.0)
                         && let Some(known) = self.known.get_mut(device)
@@ -140,13 +141,13 @@ impl Devices {
                         && *clean
                         && self.known[&device].ephemeral
                     {
-                        self.forget(pos, &device, lives);
+                        self.forget(pos, &device, spans);
                     }
                 }
-                (Op::Forget { user, device }, _) => self.request(pos, user.as_str(), device, lives),
+                (Op::Forget { user, device }, _) => self.request(pos, user.as_str(), device, spans),
                 (Op::ForgetBy { epoch, device }, Outcome::Done) => {
                     if let Some((by, _)) = self.sessions.get(&epoch.0).cloned() {
-                        self.request(pos, &by.user, device, lives);
+                        self.request(pos, &by.user, device, spans);
                     }
                 }
                 _ => {}
@@ -154,28 +155,28 @@ impl Devices {
         }
     }
 
-    fn request(&mut self, pos: u64, user: &str, device: &DeviceId, lives: &mut Lives) {
+    fn request(&mut self, pos: u64, user: &str, device: &DeviceId, spans: &mut KnownSpans) {
         let device = Device::new(user, device.as_str());
         if self.known.contains_key(&device) {
             coverage::reached("a device was forgotten on request");
         }
-        self.forget(pos, &device, lives);
+        self.forget(pos, &device, spans);
     }
 
-    fn register(&mut self, pos: u64, node: NodeId, register: &Register, lives: &mut Lives) {
+    fn register(&mut self, pos: u64, node: NodeId, register: &Register, spans: &mut KnownSpans) {
         let device = Device::new(register.user.as_str(), register.device.as_str());
         if let Some(before) = self.known.get(&device).and_then(|known| known.session) {
             self.sessions.remove(&before);
         }
         if !self.known.contains_key(&device) {
             let alone = self.known.keys().all(|other| other.user != device.user);
-            let life = if alone { self.heir(&device) } else { Life { owed_from: pos, ..Life::default() } };
-            let acked = life.owed_from;
-            let of_device = lives.entry(device.clone()).or_default();
+            let span = if alone { self.heir(&device) } else { KnownSpan { owed_from: pos, ..KnownSpan::default() } };
+            let acked = span.owed_from;
+            let of_device = spans.entry(device.clone()).or_default();
             if !of_device.is_empty() && !register.ephemeral {
                 coverage::reached("a device came back that was forgotten");
             }
-            of_device.push(life);
+            of_device.push(span);
             let known = Known { ephemeral: false, session: None, acked, due_ms: 0 };
             self.known.insert(device.clone(), known);
         }
@@ -184,8 +185,8 @@ impl Devices {
         self.sessions.insert(pos, (device, node));
     }
 
-    /// The life of a user's only device that begins now.
-    fn heir(&self, device: &Device) -> Life {
+    /// The span of a user's only device that begins now.
+    fn heir(&self, device: &Device) -> KnownSpan {
         let Left { acked, at_ms, mut pardons } = self.left.get(&device.user).cloned().unwrap_or_default();
         if let Some(&after) = self.gone.get(device).filter(|own| **own < acked) {
             pardons.push(Pardon::Span { after, upto: acked });
@@ -197,7 +198,7 @@ impl Devices {
         {
             pardons.push(Pardon::Span { after: acked, upto: *upto });
         }
-        Life { until: None, owed_from: acked, pardons }
+        KnownSpan { until: None, owed_from: acked, pardons }
     }
 
     fn disconnect(&mut self, epoch: u64) -> Option<Device> {
@@ -208,14 +209,14 @@ impl Devices {
         Some(device)
     }
 
-    fn forget(&mut self, pos: u64, device: &Device, lives: &mut Lives) {
+    fn forget(&mut self, pos: u64, device: &Device, spans: &mut KnownSpans) {
         let Some(known) = self.known.remove(device) else { return };
         known.session.map(|epoch| self.sessions.remove(&epoch));
-        let life = lives.get_mut(device).and_then(|lives| lives.last_mut()).expect("it began");
-        life.until = Some(pos);
+        let span = spans.get_mut(device).and_then(|spans| spans.last_mut()).expect("it began");
+        span.until = Some(pos);
         self.gone.insert(device.clone(), known.acked);
         if self.known.keys().all(|other| other.user != device.user) {
-            let mut pardons = life.pardons.clone();
+            let mut pardons = span.pardons.clone();
             pardons.push(Pardon::Sent { device: device.clone(), upto: pos });
             self.left.insert(device.user.clone(), Left { acked: known.acked, at_ms: self.time_ms, pardons });
         }
@@ -232,7 +233,7 @@ mod tests {
 
     struct Log {
         devices: Devices,
-        lives: Lives,
+        spans: KnownSpans,
         index: u64,
     }
 
@@ -242,7 +243,7 @@ mod tests {
             let outcomes = vec![outcome];
             let effect = Effect::BatchApplied { node: NODE, generation: Pos(1), seq: 1, outcomes };
             let batch = Command::Batch(Batch { node: NODE, generation: Pos(1), seq: 1, ops: vec![op] });
-            self.devices.entry(self.index, &batch, &[effect], &mut self.lives);
+            self.devices.entry(self.index, &batch, &[effect], &mut self.spans);
             Pos::new(self.index, 0).0
         }
 
@@ -260,20 +261,20 @@ mod tests {
 
         fn tick(&mut self, advance_ms: u64) {
             self.index += 1;
-            self.devices.entry(self.index, &Command::Tick { advance_ms }, &[], &mut self.lives);
+            self.devices.entry(self.index, &Command::Tick { advance_ms }, &[], &mut self.spans);
         }
 
-        /// Behind what each life of a device is owed messages, and up to where.
+        /// Behind what a device is owed messages in each span, and up to where.
         fn of(&self, device: &str) -> Vec<(u64, Option<u64>)> {
-            let lives = self.lives.get(&Device::new("u", device)).into_iter().flatten();
-            lives.map(|life| (life.owed_from, life.until)).collect()
+            let spans = self.spans.get(&Device::new("u", device)).into_iter().flatten();
+            spans.map(|span| (span.owed_from, span.until)).collect()
         }
     }
 
     fn log() -> Log {
         let limits = Limits { device_ttl_ms: 1_000, ..Limits::default() };
         let devices = Devices { limits, ..Devices::default() };
-        Log { devices, lives: Lives::new(), index: 0 }
+        Log { devices, spans: KnownSpans::new(), index: 0 }
     }
 
     #[test]
@@ -314,14 +315,14 @@ mod tests {
     fn an_heir_is_not_owed_what_the_last_one_sent_nor_what_expired_long_ago() {
         let mut log = log();
         let limits = Limits { message_ttl_ms: 10, device_ttl_ms: 5, ..Limits::default() };
-        log.devices.entry(0, &Command::SetLimits(limits), &[], &mut log.lives);
+        log.devices.entry(0, &Command::SetLimits(limits), &[], &mut log.spans);
         log.register("a");
         log.register("b");
         log.forget("a");
         let gone = log.forget("b");
         log.register("c");
         let sent = Pardon::Sent { device: Device::new("u", "b"), upto: gone };
-        assert_eq!(log.lives[&Device::new("u", "c")][0].pardons, std::slice::from_ref(&sent));
+        assert_eq!(log.spans[&Device::new("u", "c")][0].pardons, std::slice::from_ref(&sent));
         let again = log.forget("c");
         for _ in 0..4 {
             log.tick(5);
@@ -329,7 +330,7 @@ mod tests {
         log.register("d");
         let expired = Pardon::Span { after: Pos::new(2, 0).0, upto: Pos::new(log.index - 3, 0).0 };
         let sent_later = Pardon::Sent { device: Device::new("u", "c"), upto: again };
-        assert_eq!(log.lives[&Device::new("u", "d")][0].pardons, [sent, sent_later, expired]);
+        assert_eq!(log.spans[&Device::new("u", "d")][0].pardons, [sent, sent_later, expired]);
     }
 
     #[test]
@@ -342,7 +343,7 @@ mod tests {
         log.register("b");
         let span = Pardon::Span { after: b, upto: b + 5 };
         let sent = Pardon::Sent { device: Device::new("u", "a"), upto: gone };
-        let life = &log.lives[&Device::new("u", "b")][1];
-        assert_eq!((life.owed_from, &life.pardons[..]), (b + 5, &[sent, span][..]));
+        let known = &log.spans[&Device::new("u", "b")][1];
+        assert_eq!((known.owed_from, &known.pardons[..]), (b + 5, &[sent, span][..]));
     }
 }

@@ -10,7 +10,7 @@ use crate::coverage;
 
 /// Who is in which group.
 #[derive(Default)]
-pub struct Rolls {
+pub struct GroupAccount {
     /// As the log says last.
     pub limits: GroupLimits,
     members: BTreeMap<String, BTreeSet<String>>,
@@ -18,7 +18,7 @@ pub struct Rolls {
     came: BTreeMap<String, usize>,
 }
 
-impl Rolls {
+impl GroupAccount {
     fn groups_of(&self, user: &str) -> usize {
         self.members.values().filter(|members| members.contains(user)).count()
     }
@@ -79,19 +79,19 @@ mod tests {
     use super::super::testing::{Scene, found};
     use super::*;
 
-    fn rolls() -> Rolls {
-        let mut rolls = Rolls { limits: GroupLimits { members: 2, per_user: 1 }, ..Rolls::default() };
-        assert!(rolls.done("#g", "u", false).is_none());
-        assert!(rolls.done("#g", "v", false).is_none());
-        rolls
+    fn account() -> GroupAccount {
+        let mut account = GroupAccount { limits: GroupLimits { members: 2, per_user: 1 }, ..GroupAccount::default() };
+        assert!(account.done("#g", "u", false).is_none());
+        assert!(account.done("#g", "v", false).is_none());
+        account
     }
 
     #[test]
     fn let_in_over_the_limit() {
-        assert!(rolls().done("#g", "w", false).is_some());
-        assert!(rolls().done("#h", "u", false).is_some());
-        assert!(rolls().done("#g", "u", false).is_none(), "it is in it");
-        let mut left = rolls();
+        assert!(account().done("#g", "w", false).is_some());
+        assert!(account().done("#h", "u", false).is_some());
+        assert!(account().done("#g", "u", false).is_none(), "it is in it");
+        let mut left = account();
         left.done("#g", "v", true);
         assert!(left.done("#g", "w", false).is_none());
     }
@@ -102,12 +102,12 @@ mod tests {
         for (group, user, refusal) in
             [("#g", "w", Full), ("#h", "u", TooMany), ("#h", "w", Unknown), ("#g", "w", Exists)]
         {
-            assert!(rolls().refused(group, user, refusal).is_none(), "{refusal:?}");
+            assert!(account().refused(group, user, refusal).is_none(), "{refusal:?}");
         }
         for (group, user, refusal) in
             [("#h", "w", Full), ("#h", "w", TooMany), ("#g", "w", Unknown), ("#h", "w", Exists)]
         {
-            assert!(rolls().refused(group, user, refusal).is_some(), "{refusal:?}");
+            assert!(account().refused(group, user, refusal).is_some(), "{refusal:?}");
         }
     }
 

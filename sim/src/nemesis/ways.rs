@@ -76,6 +76,11 @@ impl Ways {
         Self(ways)
     }
 
+    /// How much they were given so far that such a weakness would have to do with.
+    pub fn given(&self, world: &World, weakness: Weakness) -> u64 {
+        self.0.iter().map(|&(from, to)| world.network().given(from, to, weakness)).sum()
+    }
+
     /// Weakens all of them, or ends that.
     pub fn set(&self, world: &World, weakness: Weakness, on: bool) {
         for &(from, to) in &self.0 {
@@ -84,24 +89,28 @@ impl Ways {
     }
 }
 
-/// Resets all streams of a machine.
-pub fn reset(world: &World, n: usize) {
-    for other in others(world, n) {
-        world.network().reset_between(world.machine(n).host, other);
-    }
+/// Resets all streams of a machine; whether it had any.
+pub fn reset(world: &World, n: usize) -> bool {
+    let host = world.machine(n).host;
+    let had = world.network().streams_of(host) > 0;
+    others(world, n).into_iter().for_each(|other| world.network().reset_between(host, other));
+    had
 }
 
-/// Makes all streams of a machine fall silent.
-pub fn forget(world: &World, n: usize) {
-    for other in others(world, n) {
-        world.network().forget_between(world.machine(n).host, other);
-    }
+/// Makes all streams of a machine fall silent; whether it had any.
+pub fn forget(world: &World, n: usize) -> bool {
+    let host = world.machine(n).host;
+    let had = world.network().streams_of(host) > 0;
+    others(world, n).into_iter().for_each(|other| world.network().forget_between(host, other));
+    had
 }
 
-/// Cuts the nodes off from each other one by one, and joins them in another order.
-pub async fn swizzle(world: &World, dice: &Dice, lasts: Duration) {
+/// Cuts the nodes off from each other one by one, and joins them in another order; whether anything was sent where
+/// it was cut.
+pub async fn swizzle(world: &World, dice: &Dice, lasts: Duration) -> bool {
     let all = world.wanted();
-    let mut pending: Vec<_> = all.iter().map(|&n| Ways::between(world, &[n], &all)).collect();
+    let mut hit = false;
+    let mut pending: Vec<_> = all.iter().map(|&n| (Ways::between(world, &[n], &all), 0)).collect();
     let pause = || {
         let most = time::nanos(lasts) / (2 * all.len() as u64);
         Duration::from_nanos(dice.between(0, 2 * most))
@@ -110,12 +119,49 @@ pub async fn swizzle(world: &World, dice: &Dice, lasts: Duration) {
     for on in [true, false] {
         let mut from = std::mem::take(if on { &mut pending } else { &mut cut });
         while !from.is_empty() {
-            let ways = from.swap_remove(dice.between(0, from.len() as u64 - 1) as usize);
+            let (ways, before) = from.swap_remove(dice.between(0, from.len() as u64 - 1) as usize);
             ways.set(world, Weakness::Cut, on);
+            let given = ways.given(world, Weakness::Cut);
             if on {
-                cut.push(ways);
+                cut.push((ways, given));
+            } else {
+                hit |= given > before;
             }
             time::sleep(pause()).await;
         }
+    }
+    hit
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oracle::Journal;
+    use crate::plan::Plan;
+    use crate::trace::Trace;
+
+    fn world(nodes: usize) -> World {
+        World::new(&Plan { nodes, ..Plan::default() }, Trace::default(), Journal::default())
+    }
+
+    #[test]
+    fn a_ring_leaves_each_node_its_two_neighbours() {
+        let Ways(cut) = Ways::ring(&world(5));
+        for n in 0..5 {
+            let lost: Vec<_> = cut.iter().filter(|(from, _)| *from == n).map(|&(_, to)| to).collect();
+            assert_eq!(lost.len(), 2, "n{n}: {lost:?}");
+            assert!(!lost.contains(&((n + 1) % 5)) && !lost.contains(&((n + 4) % 5)), "n{n}: {lost:?}");
+            assert!(lost.iter().all(|&to| cut.contains(&(to, n))), "both ways");
+        }
+        assert!(Ways::ring(&world(3)).0.is_empty(), "of three each is every other's neighbour");
+    }
+
+    #[test]
+    fn a_partition_cuts_a_side_off_and_leaves_each_side_whole() {
+        let Ways(mut cut) = Ways::partition(&world(5), 4, 2);
+        cut.sort_unstable();
+        let apart = |(from, to): &(Host, Host)| [0, 4].contains(from) != [0, 4].contains(to);
+        let all = (0..5).flat_map(|from| (0..5).map(move |to| (from, to)));
+        assert_eq!(cut, all.filter(apart).collect::<Vec<_>>(), "n4 and the next one, n0");
     }
 }
