@@ -30,6 +30,8 @@ else
 fi
 echo "logs"
 "$python" checks/test_logs.py
+echo "deployment"
+"$python" checks/test_deploy.py
 echo "dashboards"
 if [ $# -gt 0 ] && command -v prometheus >/dev/null; then
   "$python" checks/test_dashboards.py "$(cd "$OLDPWD" && realpath "$1")"

@@ -54,7 +54,7 @@ CONNECTIONS = dashboard("im-gateway-connections", "Who is connected, who comes a
           "cps"),
     graph("Connection Errors", "Per second, by kind.",
           [query(rate("connection_errors_total", "error_type"), "{{error_type}}")], "cps", alert="HighConnectionErrorRate"),
-    graph("Connection Error Rate", "Refused or broken before they were of use, per connection opened; the warning is at 10%.",
+    graph("Connection Error Rate", "Refused or broken before they were of use, per connection opened; the warning is at 10%, and five of them.",
           [query(f"{rate('connection_errors_total', labels=REFUSED)} / clamp_min({rate('connections_established_total')}, 10 / 300)",
                  "error rate")], "percentunit", [(0.1, RED)], alert="HighConnectionErrorRate"),
     graph("Connections Closed by Reason", "Per second; the words are those of the close codes.",
@@ -109,11 +109,13 @@ MESSAGES = dashboard("im-gateway-messages", "Messages: how many, how fast, and w
 ])
 
 PROCESS = '{job="$job",instance=~"$instance"}'
+# However many nodes the cluster has.
+ALL_OF_THEM = steps((0.001, ORANGE), (1, GREEN), base=RED)
 HEALTH = dashboard("im-gateway-health", "The nodes' processes and what they use.", [
-    stat("Nodes Up", "That answer Prometheus.", query('sum(up{job="$job"})'), thresholds=steps((1, ORANGE), (3, GREEN), base=RED),
-         alert="IMGatewayServiceDown"),
-    stat("Nodes Ready", "That take clients.", query(f"sum({G}ready{HERE})"), thresholds=steps((1, ORANGE), (3, GREEN), base=RED),
-         alert="IMGatewayNodeNotReady"),
+    stat("Nodes Up", "That answer Prometheus, of the members it is told to scrape.", query(f"sum(up{HERE}) / count(up{HERE})"),
+         "percentunit", ALL_OF_THEM, alert="IMGatewayServiceDown"),
+    stat("Nodes Ready", "That take clients, of the same members.", query(f"sum({G}ready{HERE}) / count(up{HERE})"), "percentunit",
+         ALL_OF_THEM, alert="IMGatewayNodeNotReady"),
     stat("Service Uptime", "Since each process started.", query(f"time() - process_start_time_seconds{PROCESS}", "{{instance}}"),
          "s", size=(12, 4), alert="IMGatewayCrashLooping"),
     graph("CPU Usage", "Of all cores that the process may use; the warning is at 80%.",
@@ -145,10 +147,11 @@ HEALTH = dashboard("im-gateway-health", "The nodes' processes and what they use.
           [query(rate("otlp_dropped_total", "signal, reason"), "{{signal}} {{reason}}"),
            query(rate("log_lines_dropped_total", "job"), "stderr")], "ops", size=(6, 8),
           alert="IMGatewayTelemetryDropped"),
-    stat("Versions", "How many nodes run which.", query(f"count by (version) ({G}build_info{HERE})", "{{version}}"), size=(4, 8)),
+    stat("Versions", "How many nodes run which.", query(f"count by (version, revision) ({G}build_info{HERE})", "{{version}} {{revision}}"), size=(4, 8)),
     table("Firing Alerts", "The watchdog is not among them: it always fires.",
           [query('ALERTS{alertstate="firing",alertname!="Watchdog"}', instant=True, fmt="table")], size=(8, 8)),
-    panel("logs", "Errors", "The nodes' log, level ERROR.", [log_query(f'{LOGS} | json | level="ERROR"')], size=(24, 8),
+    panel("logs", "Errors", "The nodes' log: ERROR, and the last word of those that end by themselves, FATAL.",
+          [log_query(f'{LOGS} | json | level=~"ERROR|FATAL"')], size=(24, 8),
           options={"showTime": True, "wrapLogMessage": True, "sortOrder": "Descending", "enableLogDetails": True,
                    "dedupStrategy": "none", "prettifyLogMessage": False, "showLogContextToggle": True, "showCommonLabels": False, "showLabels": False}),
 ])
@@ -189,12 +192,14 @@ SLO = dashboard("im-gateway-slo", "Objectives over 30 days, their budgets, and h
           alert="HighMessageDeliveryLatency"),
 ], "now-24h", "1m")
 
+VOTERS, VOTERS_UP = (G + "cluster_nodes" + here(role='="voter"', **up) for up in ({}, {"up": '="true"'}))
 CLUSTER = dashboard("im-gateway-cluster", "Raft, the links between nodes, presence and inboxes.", [
     stat("Leader", "Nodes that lead; 1 in good order.", query(f"sum({G}raft_role" + here(role='="leader"') + ")"),
          thresholds=steps((1, GREEN), (2, ORANGE), base=RED), alert="IMGatewayNoLeader"),
-    stat("Voters Up", "As the nodes that reach the quorum see it.",
-         query(f"min({G}cluster_nodes" + here(role='="voter"', up='="true"') + f" and on (job, instance) {G}ready == 1)"),
-         thresholds=steps((2, ORANGE), (3, GREEN), base=RED), alert="IMGatewayQuorumAtRisk"),
+    stat("Voters to Spare", "That are up beyond the majority, as the nodes that reach the quorum see it. With 0 the next one lost"
+         " stops the cluster.",
+         query(f"min({VOTERS_UP} and on (job, instance) {G}ready == 1) - floor(max(sum by (instance) ({VOTERS})) / 2) - 1"),
+         thresholds=steps((0, ORANGE), (1, GREEN), base=RED), alert="IMGatewayQuorumAtRisk"),
     stat("Raft Term", "Grows by one or more with each election.", query(f"max({G}raft_term{HERE})")),
     stat("Quorum Age", "Since a quorum acknowledged the leader.", query(f"max({G}raft_quorum_age_seconds{HERE})"), "s",
          steps((1, ORANGE), (3, RED)), alert="IMGatewayNoLeader"),
@@ -218,6 +223,8 @@ CLUSTER = dashboard("im-gateway-cluster", "Raft, the links between nodes, presen
           [query(f"max by (role, up) ({G}cluster_nodes{HERE}) > 0", "{{role}} up={{up}}")], alert="IMGatewayQuorumAtRisk"),
     graph("Not Ready", "Nodes, by reason.", [query(f"sum by (reason) ({G}not_ready{HERE})", "{{reason}}")],
           alert="IMGatewayNodeNotReady"),
+    graph("Draining", "Clients that a draining node has still to move.",
+          [query(f"{G}draining_connections{HERE}", "{{instance}}")], alert="IMGatewayDraining"),
     graph("Inbox Messages", "That wait for devices; the warning is at 10,000.",
           [query(f"max({G}inbox" + here(of='="messages"') + ")", "messages")], limits=[(10000, RED)], alert="IMGatewayInboxGrowing"),
     graph("Inbox Bytes", "Waiting, and the part of it in memory.",

@@ -113,9 +113,9 @@ def annotation(name, expr, color, title):
 
 
 ANNOTATIONS = [
-    # A version that nobody ran two minutes ago.
-    annotation("Deploy", 'max by (job, version) (im_gateway_build_info{job="$job"})'
-               ' unless max by (job, version) (im_gateway_build_info{job="$job"} offset 2m)', "blue", "{{version}}"),
+    # A build that nobody ran two minutes ago.
+    annotation("Deploy", 'max by (job, version, revision) (im_gateway_build_info{job="$job"})'
+               ' unless max by (job, version, revision) (im_gateway_build_info{job="$job"} offset 2m)', "blue", "{{version}} {{revision}}"),
     annotation("Start", 'changes(process_start_time_seconds{job="$job"}[1m]) > 0', "purple", "{{instance}}"),
     annotation("Alert", 'ALERTS{alertstate="firing",job="$job",severity=~"critical|P1"}', "red", "{{alertname}} {{instance}}"),
 ]

@@ -105,6 +105,7 @@ def cluster(voters_up=3, voters=3, **values):
 
 
 NO_QUORUM = {"change": {"ready": 0, 'not_ready{reason="no_quorum"}': 1}}
+DRAINS = {"change": {"ready": 0, 'not_ready{reason="draining"}': 1}}
 # Restarted since then: such a node has not lost a quorum, it never had one, and it remembers who led.
 NEVER_A_QUORUM = {"change": {"ready": 0, 'not_ready{reason="starting"}': 1}}
 
@@ -131,6 +132,10 @@ CASES = [
          labels={"severity": "warning", "node": "n1"}),
     Case("HighConnectionErrorRate", connections("auth_failed", 0), connections("auth_failed", 0.095),
          connections("auth_failed", 0.12), 5 * MIN, labels={"severity": "warning"}),
+    # On a quiet service a few are many. Three nodes count 4 in five minutes, or 7, and nobody gets in.
+    *[Case("HighConnectionErrorRate", quiet(0), quiet(1.4 / 300), quiet(2.4 / 300), 5 * MIN, labels={"severity": "warning"})
+      for quiet in [lambda rate: up() | {G + "connections_established_total": 0,
+                                         G + 'connection_errors_total{error_type="auth_failed"}': rate}]],
     Case("IMGatewayConnectionsRefused", refused(0), refused(0.49), refused(0.52), 5 * MIN, window=2 * MIN,
          labels={"severity": "P2"}),
     # Three nodes send away 94 in two minutes, or 108.
@@ -166,9 +171,14 @@ CASES = [
     Case("IMGatewayQuorumAtRisk", cluster(5, 5), cluster(4, 5), cluster(3, 5), MIN, window=0, labels={"severity": "P1"}),
     Case("IMGatewayNodeNotReady", cluster(), cluster(change={'not_ready{reason="draining"}': 1}), cluster(**NO_QUORUM),
          2 * MIN, window=0, one=True, heals=True, labels={"severity": "P2", "node": "n1", "reason": "no_quorum"}),
-    Case("IMGatewayPeerLinkDown", cluster(), cluster(change={'peer_links{state="connected"}': 1}),
-         cluster(change={'peer_links{state="down"}': 1}), 2 * MIN, window=0, one=True, heals=True,
-         labels={"severity": "P2"}),
+    # Neither one that ends within half an hour, nor another reason.
+    Case("IMGatewayDraining", cluster(), cluster(**DRAINS), cluster(**DRAINS), 30 * MIN, window=0, one=True, heals=True,
+         edge_lasts=29 * MIN, labels={"severity": "warning", "node": "n1", "reason": "draining"}),
+    Case("IMGatewayDraining", cluster(), cluster(**NO_QUORUM), cluster(**DRAINS), 30 * MIN, window=0, one=True, heals=True,
+         labels={"severity": "warning", "node": "n1", "reason": "draining"}),
+    *[Case("IMGatewayPeerLinkDown", cluster(), cluster(change={'peer_links{state="connected"}': 1}),
+           cluster(change={'peer_links{state="%s"}' % state: 1}), 2 * MIN, window=0, one=True, heals=True,
+           labels={"severity": "P2", "state": state}) for state in ("down", "refused")],
     *[Case("IMGatewayDiskFailing", failing(0), failing(0), failing(0.01), 0, window=15 * MIN, one=True, heals=True,
            labels={"severity": "P1"})
       for failing in [lambda rate: up() | {G + 'disk_errors_total{operation="blob_write"}': rate}]],

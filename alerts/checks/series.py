@@ -1,6 +1,8 @@
 """Series of simulated pods, in the form that `promtool test rules` reads."""
 
 JOB = "im-gateway-service"
+# Seconds between two scrapes.
+STEP = 15
 COUNTERS = ("_total", "_count", "_bucket", "_sum")
 MISSING = "_"
 STALE = "stale"

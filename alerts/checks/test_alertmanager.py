@@ -52,6 +52,21 @@ def grammar(shipped):
         check(found == (special.get(alert) or receivers[labels["severity"]]), f"{alert} goes to {found}")
 
 
+def receiver(name):
+    return next(one for one in yaml.safe_load(CONFIG.read_text())["receivers"] if one["name"] == name)
+
+
+def budgets_are_told_once_a_day():
+    """Both routes of a severity that a budget has leave it a day, and the hours that the severity has."""
+    routes = {route["matchers"][0]: route for route in yaml.safe_load(CONFIG.read_text())["route"]["routes"]}
+    for severity in ("critical", "warning"):
+        route = routes[f"severity = {severity}"]
+        (child,) = route["routes"]
+        check(child["matchers"] == ['alertname =~ "ErrorBudget.*"'] and child["repeat_interval"] == "24h", f"budgets: {child}")
+        hours = "active_time_intervals"
+        check(child.get(hours) == route.get(hours), f"budgets of severity {severity} have other hours")
+
+
 def faster(node):
     """Durations of routes, shortened."""
     if isinstance(node, list):
@@ -130,7 +145,9 @@ def routes_and_repeats(shipped):
     """One alert of each severity reaches its channels, again and again, no sooner than it should."""
     chosen = {"critical": "HighMessageLossRate", "P1": "HighMessageDeliveryLatency", "P2": "HighAckTimeoutRate",
               "warning": "TooManyActiveConnections"}
+    spent = "ErrorBudget80PercentConsumed"
     with manager() as am:
+        am.tell(spent, shipped[spent], slo="availability")
         for severity, alert in chosen.items():
             am.tell(alert, shipped[alert])
         for severity, alert in chosen.items():
@@ -147,11 +164,16 @@ def routes_and_repeats(shipped):
                   f" at least {min(pauses) * FASTER / 60:.0f} min apart (asked: {REPEATS_S[severity] // 60})")
         for severity, alert in chosen.items():
             check(am.sink.channels(alert) == CHANNELS[severity], f"{alert} reached {am.sink.channels(alert)}")
+        told = am.sink.named(spent)
+        check(sorted(channel for _, channel, _ in told) == sorted(CHANNELS["critical"]),
+              f"a spent budget was told {len(told)} times by {am.sink.channels(spent)}: not once each way")
+        print(f"  a spent budget: once in {REPEATS_S['warning'] // 3600} hours, all three ways")
         page = next(what for _, channel, what in am.sink.named("HighMessageLossRate") if channel == "pagerduty")
         check(page["event_action"] == "trigger" and page["payload"]["severity"] == "critical", f"page: {page}")
         check([link["text"] for link in page["links"]] == ["Runbook", "Dashboard"], f"links: {page['links']}")
         mail = next(what for _, channel, what in am.sink.named("HighMessageLossRate") if channel == "email")
-        check(mail == {"to": "ops@example.com", "subject": "[firing] critical HighMessageLossRate"}, f"mail: {mail}")
+        to = next(one["to"] for one in receiver("critical")["email_configs"])
+        check(mail == {"to": to, "subject": "[firing] critical HighMessageLossRate"}, f"mail: {mail}")
         am.tell("HighMessageLossRate", shipped["HighMessageLossRate"], resolved=True)
         told = lambda kind: [what for _, channel, what in am.sink.named("HighMessageLossRate") if channel.startswith(kind)]
         until(lambda: any(what["event_action"] == "resolve" for what in told("pagerduty")), "PagerDuty is told the end")
@@ -159,34 +181,55 @@ def routes_and_repeats(shipped):
         until(lambda: any("[resolved]" in what["subject"] for what in told("email")), "the mail says the end")
 
 
+def matcher(text):
+    """`name = value`, `name != value` or `name =~ value`."""
+    name, how, value = re.fullmatch(r'(\w+) (!=|=~|=) "?([^"]*)"?', text).groups()
+    return name, how, value
+
+
+def pairs_of(rule):
+    """Each source with each target of a rule: their names, the labels that the rule asks of the target, and those
+    with which it lets it alone."""
+    (_, _, sources), (_, _, targets) = matcher(rule["source_matchers"][0]), matcher(rule["target_matchers"][0])
+    further = [matcher(text) for text in rule["target_matchers"][1:]]
+    hit = {name: value if how == "=" else "another" for name, how, value in further}
+    spared = {name: value if how == "!=" else "another" for name, how, value in further}
+    return [(source, target, hit, spared) for source in sources.split("|") for target in targets.split("|")]
+
+
 def inhibition(shipped):
-    """What follows from something worse is not told."""
+    """What follows from something worse is not told: where all labels agree that the rule names, and only there."""
     rules = yaml.safe_load(CONFIG.read_text())["inhibit_rules"]
-    names = lambda matcher: re.fullmatch(r'alertname =~? "?([^"]*)"?', matcher[0]).group(1).split("|")
-    pairs = [(source, target) for rule in rules
-             for source in names(rule["source_matchers"]) for target in names(rule["target_matchers"])]
-    for source, target in pairs:
+    pairs = [(rule["equal"], *pair) for rule in rules for pair in pairs_of(rule)]
+    for _, source, target, _, _ in pairs:
         check(source in shipped and target in shipped, f"inhibition of {target} by {source}: no such alert")
     with manager() as am:
-        for number, (source, target) in enumerate(pairs):
-            # A job and an objective of its own keeps each pair apart.
-            own = {"job": f"job-{number}", "slo": f"slo-{number}"}
-            am.tell(source, shipped[source], **own)
-        for number, (source, _) in enumerate(pairs):
+        # Labels of its own keep each pair apart.
+        own = [{label: f"{label}-{number}" for label in equal} for number, (equal, *_) in enumerate(pairs)]
+        for labels, (_, source, *_) in zip(own, pairs):
+            am.tell(source, shipped[source], **labels)
+        for _, source, *_ in pairs:
             until(lambda: am.sink.named(source), f"{source} is told")
-        for number, (source, target) in enumerate(pairs):
-            am.tell(target, shipped[target], job=f"job-{number}", slo=f"slo-{number}", marker=f"hidden-{number}")
-            am.tell(target, shipped[target], job=f"free-{number}", slo=f"free-{number}", marker=f"shown-{number}")
+        others = 0
+        for number, (labels, (equal, _, target, hit, spared)) in enumerate(zip(own, pairs)):
+            am.tell(target, shipped[target] | hit, **labels, marker=f"hidden-{number}")
+            for label in equal:
+                am.tell(target, shipped[target] | hit, **labels | {label: "other"}, marker=f"shown-{number}-{label}")
+            if spared:
+                am.tell(target, shipped[target] | spared, **labels, marker=f"shown-{number}-spared")
+            others += len(equal) + bool(spared)
         # What nothing inhibits arrives after what should not have.
         am.tell("IMGatewayCrashLooping", shipped["IMGatewayCrashLooping"], job="last")
-        for number, (_, target) in enumerate(pairs):
+        for _, _, target, *_ in pairs:
             until(lambda: am.sink.named(target), f"{target} is told where it is not inhibited")
         until(lambda: am.sink.named("IMGatewayCrashLooping"), "the last is told")
         state = {alert["labels"].get("marker"): alert["status"] for alert in get_alerts(am)}
-        for number, (source, target) in enumerate(pairs):
+        for number, (_, source, target, *_) in enumerate(pairs):
             check(state[f"hidden-{number}"]["inhibitedBy"], f"{source} does not inhibit {target}")
-            check(not state[f"shown-{number}"]["inhibitedBy"], f"{target} is inhibited elsewhere")
-    print(f"  {len(pairs)} inhibitions, each only where job and objective agree")
+            for marker in (marker for marker in state if (marker or "").startswith(f"shown-{number}-")):
+                check(not state[marker]["inhibitedBy"], f"{target} is inhibited elsewhere: {marker}")
+        check(sum((marker or "").startswith("shown-") for marker in state) == others, "alerts were lost")
+    print(f"  {len(pairs)} inhibitions, and {others} alerts beside them that are told")
 
 
 def get_alerts(am):
@@ -217,6 +260,23 @@ def grouping_and_silences(shipped):
         check(not am.sink.named("HighMessageLossRate"), "a silenced alert was told")
         print("  silence of the service: its alerts are quiet, the monitoring's are not")
 
+    # The runbook's, for what is known and stays.
+    with manager() as am:
+        spent = "ErrorBudget80PercentConsumed"
+        ends = (datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=20)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        subprocess.run(["amtool", f"--alertmanager.url={am.url}", "silence", "add", 'alertname=~"ErrorBudget.+"',
+                        'slo="availability"', f"--end={ends}", "--comment=Known"], check=True, stdout=subprocess.DEVNULL)
+        am.tell(spent, shipped[spent], slo="availability")
+        am.tell(spent, shipped[spent], slo="latency")
+        am.tell("SLOFastBurn", shipped["SLOFastBurn"], slo="availability")
+        until(lambda: am.sink.named(spent) and am.sink.named("SLOFastBurn"), "what is not silenced is told")
+        silenced = {(alert["labels"]["alertname"], alert["labels"]["slo"]) for alert in get_alerts(am)
+                    if alert["status"]["silencedBy"]}
+        check(silenced == {(spent, "availability")}, f"silenced: {silenced}")
+        (silence,) = get(am.url + "/api/v2/silences")
+        check(silence["endsAt"].startswith(ends[:16]), f"the silence ends {silence['endsAt']}, not {ends}")
+        print("  silence of a spent budget until a date: others' budgets and new burns are told")
+
 
 def of_the_monitoring(shipped):
     """The watchdog goes to its switch alone, again and again; what failed to be delivered goes every way."""
@@ -233,18 +293,22 @@ def of_the_monitoring(shipped):
 def business_hours(shipped):
     """Outside business hours a warning waits; a P2 does not."""
     with manager(open_now=False) as am:
+        half = "ErrorBudget50PercentConsumed"
         am.tell("TooManyActiveConnections", shipped["TooManyActiveConnections"])
+        am.tell(half, shipped[half], slo="latency")
         am.tell("HighAckTimeoutRate", shipped["HighAckTimeoutRate"])
         am.wait("HighAckTimeoutRate", {"#alerts-p2"})
         am.tell("IMGatewayNoTraffic", shipped["IMGatewayNoTraffic"])
         am.wait("IMGatewayNoTraffic", {"#alerts-p2"})
-        check(not am.sink.named("TooManyActiveConnections"), "a warning was told outside business hours")
+        for alert in ("TooManyActiveConnections", half):
+            check(not am.sink.named(alert), f"{alert} was told outside business hours")
         print("  outside business hours: no warnings")
 
 
 def main():
     shipped = alerts()
     grammar(shipped)
+    budgets_are_told_once_a_day()
     print(f"  {len(shipped)} alerts go to the receivers of their severities")
     routes_and_repeats(shipped)
     inhibition(shipped)

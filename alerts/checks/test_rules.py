@@ -11,13 +11,13 @@ from pathlib import Path
 
 import yaml
 
-from cases import BUDGETS, CASES, G, HOUR, MIN, burning, cluster, messages, up
-from series import JOB, Pod, with_labels
+from cases import BUDGETS, CASES, DRAINS, G, HOUR, MIN, NO_QUORUM, burning, cluster, messages, up
+from monitoring import of_the_monitoring, of_the_watchdog, of_what_is_known_late
+from series import JOB, STEP, Pod, with_labels
 
 ALERTS = Path(__file__).parent.parent
 RULES = sorted((ALERTS / "rules").glob("*.yml"))
 WATCHDOG = ALERTS / "watchdog.yml"
-STEP = 15
 DAY = 24 * HOUR
 
 
@@ -204,6 +204,16 @@ def of_few_failures(gateway, fast, slow):
     pods = lambda failures, length, rate, step: [
         Pod(1, [(HOUR, quiet(rate)), (step, quiet(rate, failures / step)), (length, quiet(rate))])
     ] + [Pod(n, [(HOUR + step + length, quiet(rate))]) for n in (2, 3)]
+    # Errors of who would connect, one by one. Of those every 50 s there are five or six in each five minutes.
+    def seldom(every, length=HOUR):
+        tries = [sum(1 for t in range(0, second, every)) for second in range(0, length + STEP, STEP)]
+        rates = [(after - before) / STEP for before, after in zip(tries, tries[1:])]
+        error = G + 'connection_errors_total{error_type="auth_failed"}'
+        return [Pod(1, [(STEP, up() | {G + "connections_established_total": 0, error: rate}) for rate in rates])]
+    name, warning = "HighConnectionErrorRate", job | {"severity": "warning"}
+    gateway.add(name, "fires", seldom(50), [(t, warning) for t in range(15 * MIN, HOUR, 30)], f"{name}: one in 50 s")
+    gateway.add(name, "just below", seldom(75), [(t, None) for t in range(0, HOUR, 30)], f"{name}: one in 75 s")
+
     burn = job | {"slo": "success", "window": "1h"}
     spent = job | {"slo": "success"}
     for alert, suite, length, rate, check, labels in [
@@ -229,13 +239,6 @@ def of_a_new_prometheus(fast):
     gone = [Pod(n, [(3 * HOUR, cluster())], end=HOUR) for n in (1, 2, 3)]
     fast.add(name, "fires", gone, [(HOUR, None), (HOUR + 5 * MIN, labels), (HOUR + 50 * MIN, labels), (3 * HOUR, None)],
              f"{name}: no target is left")
-
-
-def of_the_watchdog(suite):
-    """Fires from the first moment on, whatever there is or is not."""
-    labels = {"severity": "none", "service": "monitoring"}
-    for pods in ([], [Pod(1, [(HOUR, up())])]):
-        suite.add("Watchdog", "fires", pods, [(t, labels) for t in range(0, HOUR, MIN)])
 
 
 def of_long_courses(suite):
@@ -266,41 +269,6 @@ def of_long_courses(suite):
               f"{name}: there never was much")
 
 
-def of_the_monitoring(suite):
-    """Alerts about Prometheus and its company."""
-    service = {"service": "monitoring", "severity": "P2"}
-    for alert, job, ok, bad, edge, extra in [
-        ("MonitoringComponentDown", "loki", up(), up(0), None, {}),
-        ("PrometheusRuleFailures", "prometheus", *[{'prometheus_rule_evaluation_failures_total{rule_group="g"}': rate}
-                                                   for rate in (0, 0.1)], None, {"rule_group": "g"}),
-        ("AlertsNotDelivered", "prometheus", {"prometheus_notifications_dropped_total": 0},
-         {"prometheus_notifications_dropped_total": 0.1}, None, {}),
-        ("AlertsNotDelivered", "alertmanager", {'alertmanager_notifications_failed_total{integration="slack"}': 0},
-         {'alertmanager_notifications_failed_total{integration="slack"}': 0.1}, None, {"integration": "slack"}),
-    ]:
-        labels = service | extra | {"job": job, "instance": "gw-1:8080"}
-        pod = lambda phases, number=1, **more: Pod(number, phases, job=job, **more)
-        hold, start, after = 11 * MIN, 10 * MIN, 16 * MIN
-        suite.add(alert, "fires", [pod([(start, ok), (hold, bad)])], [(start + 4 * MIN, None), (start + hold - STEP, labels)])
-        # One that is over at once, less than `for` with its window.
-        short = 4 * MIN if "up" in ok else STEP
-        suite.add(alert, "just below", [pod([(start, ok), (short, bad), (hold, ok)])],
-                  [(start + t, None) for t in range(0, hold, 30)])
-        suite.add(alert, "resolves", [pod([(start, ok), (hold, bad), (after, ok)])],
-                  [(start + hold - STEP, labels), (start + hold + after, None)])
-        suite.add(alert, "no data", [pod([(hold, up())])], [(hold, None)])
-        suite.add(alert, "restart", [pod([(start + hold, ok)], restarts=[start])], [(start + hold, None)])
-        suite.add(alert, "replaced", [pod([(start, ok), (hold, bad)], end=start + hold - MIN),
-                                      pod([(start + 3 * hold, ok)], number=2, begin=start + hold)],
-                  [(start + hold - 2 * MIN, labels), (start + 3 * hold - MIN, None)])
-    # A way that is closed fails with each word of the group, every five minutes: that is one trouble, without pauses.
-    fails = 'alertmanager_notifications_failed_total{integration="slack"}'
-    closed = [(5 * MIN - STEP, {fails: 0}), (STEP, {fails: 1 / STEP})] * 8
-    labels = service | {"job": "alertmanager", "instance": "gw-1:8080", "integration": "slack"}
-    suite.add("AlertsNotDelivered", "fires", [Pod(1, closed, job="alertmanager")],
-              [(10 * MIN, None)] + [(t, labels) for t in range(16 * MIN, 39 * MIN, STEP)], "AlertsNotDelivered: every five minutes")
-
-
 def of_the_objectives(fast, slow, month):
     """Burn rates and budgets: arithmetic over hours, days and a month."""
     job = {"job": JOB, "service": JOB}
@@ -327,8 +295,18 @@ def of_the_objectives(fast, slow, month):
     fast.add(name, "fires", down, [(15 * MIN, burn("availability"))])
     fast.add(name, "resolves", down, [(15 * MIN, burn("availability")), (29 * MIN, None)])
     # A quorum lost is an outage, though every node answers.
-    split = three([(10 * MIN, ready), (6 * MIN, cluster(change={"ready": 0, 'not_ready{reason="no_quorum"}': 1}))])
+    split = three([(10 * MIN, ready), (6 * MIN, cluster(**NO_QUORUM))])
     fast.add(name, "fires", split, [(15 * MIN, burn("availability"))])
+    # Those that drain have moved their clients; not so if they have lost the quorum as well.
+    both = cluster(change=NO_QUORUM["change"] | DRAINS["change"])
+    fast.add(name, "just below", three([(10 * MIN, ready), (20 * MIN, cluster(**DRAINS))]),
+             [(t, None) for t in range(0, 30 * MIN, 30)], f"{name}: all drain")
+    fast.add(name, "fires", three([(10 * MIN, ready), (6 * MIN, both)]), [(15 * MIN, burn("availability"))],
+             f"{name}: all drain without a quorum")
+    # A node that tells of no other reason than this.
+    alone = up() | {G + "ready": 0, G + 'not_ready{reason="draining"}': 1}
+    fast.add(name, "just below", three([(10 * MIN, ready), (20 * MIN, alone)]), [(t, None) for t in range(0, 30 * MIN, 30)],
+             f"{name}: all drain and say nothing else")
     fast.add(name, "no data", [Pod(1, [(2 * HOUR, up())])], [(2 * HOUR, None)])
     fast.add(name, "no data", three([(2 * HOUR, messages(0, rate=0))]), [(2 * HOUR, None)])
     fast.add(name, "restart", [Pod(n, [(2 * HOUR, calm)], restarts=[HOUR]) for n in (1, 2, 3)], [(2 * HOUR, None)])
@@ -391,6 +369,7 @@ def main():
     suites[WATCHDOG.name] = Suite(STEP, [WATCHDOG])
     of_the_watchdog(suites[WATCHDOG.name])
     of_the_monitoring(suites["monitoring.yml"])
+    of_what_is_known_late(suites["monitoring.yml"])
     of_the_objectives(suites["slo.yml"], slow, month)
     of_few_failures(suites["gateway.yml"], suites["slo.yml"], slow)
     of_a_new_prometheus(suites["slo.yml"])
