@@ -17,7 +17,7 @@ use crate::liveness::{Draining, Liveness, Quorum};
 use crate::observer::Observer;
 use crate::peer::{LinkState, Peers};
 use crate::raft::{Bodies, LogStore, Raft, StateMachine};
-use crate::router::{self, Router};
+use crate::router::{Router, Tables};
 use crate::session::SessionSpec;
 use crate::session_handle::Session;
 use crate::state::{Destination, Limits, State, Whereabouts};
@@ -296,7 +296,7 @@ impl Inner {
     }
 
     /// Both locks, in the one order in which they may be taken.
-    pub fn router_and_state(&self) -> (MutexGuard<'_, router::Inner>, RwLockReadGuard<'_, State>) {
+    pub fn router_and_state(&self) -> (MutexGuard<'_, Tables>, RwLockReadGuard<'_, State>) {
         (self.router.lock(), self.state())
     }
 

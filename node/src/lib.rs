@@ -8,6 +8,7 @@ pub mod duration;
 #[cfg(feature = "sled")]
 pub mod env;
 pub mod gateway;
+pub mod host;
 pub mod http;
 pub mod protocol;
 pub mod request;

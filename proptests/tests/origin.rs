@@ -432,7 +432,10 @@ fn a_session_that_ends_in_the_batch_that_began_it_is_told_so() {
     node.0.open(2, spec("phone"));
     node.0.ask(1, 1, Request::Forget(spec("phone").device));
     let events = node.round();
-    assert!(matches!(events[..], [(2, Event::Superseded), (1, Event::Done { token: 1, result: Ok(()) })]), "{events:?}");
+    assert!(
+        matches!(events[..], [(2, Event::Superseded), (1, Event::Done { token: 1, result: Ok(()) })]),
+        "{events:?}"
+    );
     assert_eq!(node.0.live(2), None);
     node.0.close(2, true);
     // Of this device nothing is in the way of the next session.

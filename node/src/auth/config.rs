@@ -1,13 +1,13 @@
 //! How tokens are to be checked.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use http::Uri;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::client::Address;
+use crate::host::is_loopback;
 
 /// The HS256 secret that is used when none is configured. Published, so anybody can sign with it:
 /// a node that listens elsewhere than on loopback refuses to start with it.
@@ -87,8 +87,7 @@ impl TryFrom<String> for Jwks {
         let wrong = || format!("\"{text}\" is neither a file nor a URL such as https://id.example/jwks.json");
         let uri: Uri = text.parse().map_err(|_| wrong())?;
         let address = Address::parse(&text).map_err(|_| wrong())?;
-        let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-        let local = host == "localhost" || host.parse().is_ok_and(|host: IpAddr| host.is_loopback());
+        let local = is_loopback(&address.authority);
         if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
             return Err("a JWKS URL with a name or password in it is not supported: key sets are public".into());
         }

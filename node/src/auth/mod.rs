@@ -153,7 +153,10 @@ impl Verifier {
     /// As [`Verifier::new`].
     pub async fn open(config: &AuthConfig, server: Option<KeyServer>) -> Result<Self, AuthConfigError> {
         let verifier = Self::of(config, server)?;
-        verifier.reload().await?;
+        // A file has been read by now.
+        if matches!(verifier.source, Source::Server { .. }) {
+            verifier.reload().await?;
+        }
         Ok(verifier)
     }
 
@@ -241,7 +244,7 @@ impl Verifier {
 
     /// As [`Verifier::look_again`], and waits for nothing; whether the source will be looked at.
     pub fn look_soon(&self) -> bool {
-        let due = clock::now() - *self.looked.borrow() >= LOOK_AGAIN_AFTER;
+        let due = self.source.every().is_some() && clock::now() - *self.looked.borrow() >= LOOK_AGAIN_AFTER;
         if due {
             self.wanted.notify_one();
         }

@@ -182,12 +182,7 @@ async fn verifier(auth: &AuthConfig) -> Result<Verifier, Failure> {
 type MakeTls = fn(Arc<dyn Net>, TlsFiles) -> Result<Tls, TlsError>;
 
 /// The environment of each side, with TLS where it is configured, and new certificates taken up.
-fn secured(
-    config: &Config,
-    env: &Env,
-    metrics: &Arc<Metrics>,
-    runtime: &Runtime,
-) -> Result<(Env, Env), Failure> {
+fn secured(config: &Config, env: &Env, metrics: &Arc<Metrics>, runtime: &Runtime) -> Result<(Env, Env), Failure> {
     let secure = |port: &'static str, files: Option<TlsFiles>, make: MakeTls| -> Result<Env, Failure> {
         let Some(files) = files else { return Ok(env.clone()) };
         let made = make(env.net.clone(), files);

@@ -1,4 +1,7 @@
-//! One connection: the WebSocket, the hello, and the to and fro until it ends.
+//! One connection: the to and fro until it ends. How it comes about is in `opening`.
+
+mod opening;
+mod renewal;
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -6,35 +9,22 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cluster::env::clock::{self, Instant, Sleep};
-use cluster::env::net::{BoxConn, Distrust};
+use cluster::env::net::BoxConn;
 use futures_util::{Sink, SinkExt, StreamExt};
-use http::{Request, header};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
-use tokio_tungstenite::tungstenite::handshake::client::generate_key;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig, frame::coding::CloseCode};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use super::route::Address;
+use self::renewal::renewal_time;
 use super::shared::Shared;
 use super::task::closed;
 use super::{Stopped, Tokens};
-use crate::protocol::{ClientBody, ClientFrame, GoAway, Hello, Refresh, SUBPROTOCOL, ServerBody, ServerFrame};
+use crate::protocol::{ClientBody, ClientFrame, GoAway, Refresh, ServerBody, ServerFrame};
 
-/// The largest frame that a node may send us: a message of the largest body that nodes can be
-/// configured for, and some.
-const FRAME_BYTES: usize = 1 << 20;
 /// Frames read before something is written, so that neither side waits for the other's end.
 const READS: usize = 64;
-/// Data that the other end's machine does not confirm within this time: the connection is dead.
-const UNCONFIRMED: Duration = Duration::from_secs(30);
-/// A node that restarts without saying how long its clients may take to come back.
-const RESTART: Duration = Duration::from_secs(1);
-/// A node may ask for so much patience, not more.
-const LONGEST_RETRY: Duration = Duration::from_secs(60);
 /// How long a good-bye may take.
 const CLOSE: Duration = Duration::from_secs(2);
 /// The ids of the frames that are no sends.
@@ -109,86 +99,6 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Shakes hands over `stream`, says hello, and waits for the welcome.
-    pub async fn open(
-        stream: BoxConn,
-        address: &Address,
-        hello: Hello<'_>,
-        shared: Arc<Shared>,
-    ) -> Result<(Self, Session), Ended> {
-        // Best effort: without them the connection is only slower to send, or to be found dead.
-        let _ = stream.set_nodelay(true);
-        let _ = stream.set_user_timeout(UNCONFIRMED);
-        let request = Request::get(format!("ws://{}{}", address.authority, address.path))
-            .header(header::HOST, &address.authority)
-            .header(header::CONNECTION, "Upgrade")
-            .header(header::UPGRADE, "websocket")
-            .header(header::SEC_WEBSOCKET_VERSION, "13")
-            .header(header::SEC_WEBSOCKET_KEY, generate_key())
-            .header(header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL)
-            .body(())
-            .map_err(|error| Ended::broken(format!("cannot ask for a WebSocket: {error}")))?;
-        let config = WebSocketConfig::default()
-            .read_buffer_size(4 << 10)
-            .write_buffer_size(8 << 10)
-            .max_write_buffer_size(4 << 20)
-            .max_message_size(Some(FRAME_BYTES))
-            .max_frame_size(Some(FRAME_BYTES));
-        let handshake = tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await;
-        let (socket, _) = handshake.map_err(|error| refused(&error))?;
-        let renew = hello.token.as_deref().and_then(renewal_time);
-        let link = Self {
-            socket,
-            shared,
-            token: hello.token.as_deref().unwrap_or_default().to_owned(),
-            heard: clock::now(),
-            pong_due: false,
-            renewal: None,
-            renewal_refused: false,
-            leave: None,
-            leave_within: RESTART,
-        };
-        link.greet(hello, renew).await
-    }
-
-    async fn greet(mut self, hello: Hello<'_>, renew: Option<Instant>) -> Result<(Self, Session), Ended> {
-        let hello = ClientFrame { id: Some(HELLO_ID), body: ClientBody::Hello(hello) }.encode();
-        let sent = self.socket.send(Message::text(hello)).await;
-        sent.map_err(|error| broke(&error))?;
-        loop {
-            let message = match self.socket.next().await {
-                Some(Ok(message)) => message,
-                Some(Err(error)) => return Err(broke(&error)),
-                None => return Err(Ended::broken("the node closed the connection")),
-            };
-            match &message {
-                Message::Close(frame) => return Err(self.end_of(frame.as_ref())),
-                Message::Text(text) => match ServerFrame::decode(text).map(|frame| frame.body) {
-                    Ok(ServerBody::Welcome(welcome)) => {
-                        let session = Session {
-                            name: welcome.session.clone().into_owned(),
-                            user: welcome.user.clone().into_owned(),
-                            node: welcome.node.clone().into_owned(),
-                            inflight: welcome.limits.inflight as usize,
-                            frame_bytes: welcome.limits.frame_bytes as usize,
-                            epoch: welcome.session.parse().ok(),
-                            ping: Duration::from_millis(welcome.ping_ms.max(100)),
-                            renew,
-                        };
-                        self.heard = clock::now();
-                        return Ok((self, session));
-                    }
-                    Ok(ServerBody::Error(error)) => tracing::debug!(code = ?error.code, "the hello was refused"),
-                    // We go once we are welcome.
-                    Ok(ServerBody::GoAway(go_away)) => self.go_away(go_away),
-                    Ok(_) => {}
-                    Err(error) => return Err(Ended::broken(format!("not a frame of ours: {error}"))),
-                },
-                _ => {}
-            }
-        }
-    }
-
     /// Carries everything to and fro until the connection ends or is to be left. Cancel-safe, and
     /// goes on when called again.
     pub async fn run(&mut self, session: &Session, tokens: &dyn Tokens) -> Pause {
@@ -377,30 +287,6 @@ enum Turn {
     Renewed(Result<String, String>),
 }
 
-/// How long a node wants to be left alone, within reason.
-fn retry_after(headers: &http::HeaderMap) -> Duration {
-    let seconds = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(0)).min(LONGEST_RETRY)
-}
-
-/// No WebSocket came about.
-fn refused(error: &Error) -> Ended {
-    match error {
-        Error::Io(error) if Distrust::of(error).is_some() => Ended::broken(error.to_string()),
-        Error::Http(answer) => {
-            // At a time of our own: many were told the same.
-            let wait = retry_after(answer.headers()).mul_f64(1.0 + rand::random::<f64>());
-            Ended::Broken {
-                welcome: None,
-                reason: format!("no WebSocket: the node answered {}", answer.status()),
-                wait,
-                expired: None,
-            }
-        }
-        error => Ended::broken(format!("no WebSocket: {error}")),
-    }
-}
-
 /// A connection that ended without a close frame; how exactly is for experts, as long as it is the
 /// network's doing.
 fn broke(error: &Error) -> Ended {
@@ -410,42 +296,5 @@ fn broke(error: &Error) -> Ended {
         | Error::AlreadyClosed
         | Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Ended::broken("the connection was lost"),
         error => Ended::broken(format!("the connection broke: {error}")),
-    }
-}
-
-/// When a token should be renewed: after three quarters of the time that it has left. `None` for
-/// one whose end cannot be read, or that has ended.
-fn renewal_time(token: &str) -> Option<Instant> {
-    #[derive(serde::Deserialize)]
-    struct Claims {
-        /// Issuers may write fractions.
-        exp: f64,
-    }
-    let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
-    let Claims { exp } = serde_json::from_slice(&payload).ok()?;
-    // Out of range is clamped: a token for ever is one for very long.
-    let left_ms = ((exp * 1_000.0) as u64).checked_sub(clock::wall_ms())?;
-    Some(clock::now() + Duration::from_millis(left_ms.max(1_000)).mul_f64(0.75))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_token_is_renewed_before_it_ends() {
-        let token = |exp: u64| format!("h.{}.s", URL_SAFE_NO_PAD.encode(format!("{{\"exp\":{exp}}}")));
-        let now_s = clock::wall_ms() / 1_000;
-        let at = renewal_time(&token(now_s + 3_600)).expect("a time ahead");
-        let wait = at - clock::now();
-        assert!(wait > Duration::from_secs(2_600) && wait < Duration::from_secs(2_701), "{wait:?}");
-        for other in ["", "a.b.c", "h.e30.s"] {
-            assert_eq!(renewal_time(other), None, "{other}");
-        }
-        assert_eq!(renewal_time(&token(now_s - 1)), None);
-        let fraction = URL_SAFE_NO_PAD.encode(format!("{{\"exp\":{}.5}}", now_s + 3_600));
-        assert!(renewal_time(&format!("h.{fraction}.s")).is_some());
-        let for_ever = URL_SAFE_NO_PAD.encode("{\"exp\":1e300}");
-        assert!(renewal_time(&format!("h.{for_ever}.s")).is_some());
     }
 }

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use cluster::env::clock;
 use http::Uri;
 use im_gateway::auth::{DEV_SECRET, Jwks, Masked, Verifier};
+use im_gateway::host::{self, is_loopback};
 
 use super::{Config, Invalid};
 
@@ -20,16 +21,8 @@ const SECRET_MIN_BYTES: usize = 16;
 /// log entry, far below the 16 MiB that the store takes.
 const FRAME_BYTES: RangeInclusive<u32> = 1 << 10..=900 << 10;
 
-/// Whether `address` (`host:port`) can be reached from this machine only.
-pub fn is_loopback(address: &str) -> bool {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
 fn is_unspecified(address: &str) -> bool {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified())
+    host::of(address).parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified())
 }
 
 fn address(key: &str, text: &str) -> Result<(), Invalid> {

@@ -4,8 +4,8 @@ use std::future::poll_fn;
 
 use super::ending::End;
 use super::node::Node;
-use super::run::{Opened, Wire, farewell};
-use super::wire::Reader;
+use super::run::Opened;
+use super::wire::{Reader, Wire};
 use super::ws::{self, Incoming};
 
 /// Sends every message back until the client closes. The socket has the limits and buffers of a session's.
@@ -23,7 +23,7 @@ pub async fn echo(node: &Node, opened: Opened) {
             Err(end) => break end,
         }
     };
-    farewell(wire, end).await;
+    wire.farewell(end).await;
 }
 
 /// Answers the next message; false if there is none, or no room for an answer.

@@ -9,28 +9,24 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use cluster::env::clock::{self, Instant};
 use cluster::env::net::BoxConn;
 use cluster::session::{Event, SessionSpec};
-use tokio::io::AsyncWriteExt;
 
 use super::control::{Control, Order, Place};
-use super::core::{Core, Moment, OUT_HIGH_BYTES, PRESENCES, put_frame};
+use super::core::{Core, Moment, PRESENCES, put_frame};
 use super::ending::{Counted, End};
 use super::handshake::{Greeting, Rejection, greet};
 use super::link::Link;
 use super::node::Node;
-use super::wire::{Reader, Writer};
+use super::wire::{Progress, Reader, Wire};
 use super::ws::{self, Incoming};
 use crate::auth::{AuthError, Identity};
 use crate::protocol::{CloseCode, GoAway, ServerBody, ServerFrame};
-use crate::telemetry::{Leaving, Metrics, Part};
+use crate::telemetry::Leaving;
 
-/// How long a close frame may take to go out, and the client to answer it.
-const FAREWELL: Duration = Duration::from_secs(2);
 /// While frames must wait, so much is read ahead of them: enough to see a stream's end.
 const READ_AHEAD_BYTES: usize = 16 << 10;
 /// When so much waits to be written, writing comes before everything else.
@@ -50,32 +46,14 @@ pub struct Opened {
     pub peer: SocketAddr,
 }
 
-pub(super) struct Wire {
-    conn: BoxConn,
-    pub(super) reader: Reader,
-    pub(super) writer: Writer,
-    /// Bytes wait for the client to take them, here or where the stream keeps what it took from here, as TLS does.
-    stuck: bool,
-    metrics: Arc<Metrics>,
-    /// What this connection adds to the node's bytes that wait to be written.
-    unwritten: Part,
-}
-
 /// Why the task woke up.
 enum Wake {
     Event(Event),
-    /// Bytes came.
-    Read,
-    /// Waiting bytes were written; `freed`: the client had not taken any for a while.
-    Room {
-        freed: bool,
-    },
+    Wire(Progress),
     /// A deadline has come.
     Due,
     /// The node wants something.
     Order(Order),
-    /// The stream has ended; or failed.
-    Ended(Option<io::ErrorKind>),
 }
 
 /// Serves a connection until it is closed. `open` begins the session that the client asks for and
@@ -107,7 +85,7 @@ pub async fn run<L: Link>(
         }
     };
     counted.ended(end, peer);
-    farewell(wire, end).await;
+    wire.farewell(end).await;
 }
 
 /// Waits for the first frame.
@@ -122,7 +100,7 @@ async fn handshake(
         // Answers to pings must not fill the memory for a client that reads none of them.
         let incoming = if wire.full() { None } else { wire.reader.next()? };
         match incoming {
-            None => poll_fn(|cx| wire.poll_handshake(control, cx)).await?,
+            None => poll_fn(|cx| poll_handshake(wire, control, cx)).await?,
             Some(Incoming::Text(text)) => {
                 let fresh = rand::random();
                 let greet = || greet(&text, identity.as_ref(), &node.verifier, clock::wall_ms(), fresh);
@@ -144,6 +122,16 @@ async fn handshake(
             Some(Incoming::Binary(_)) => return Err(End::Close(CloseCode::Binary)),
             Some(Incoming::Close(code)) => return Err(End::Left(code)),
         }
+    }
+}
+
+/// Ready when bytes came before the session, or there is room again for answers; an error when
+/// none will come.
+fn poll_handshake(wire: &mut Wire, control: &Control, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+    match control.poll_order(cx) {
+        None => wire.poll_answering(cx),
+        Some(Order::GiveWay) => Poll::Ready(Err(End::GivesWay)),
+        Some(Order::Leave { .. } | Order::End { .. }) => Poll::Ready(Err(End::Close(CloseCode::Restart))),
     }
 }
 
@@ -209,13 +197,13 @@ async fn serve(wire: &mut Wire, core: &mut Core, link: &impl Link, control: &Con
         let at = Moment::now();
         let decision = match wake {
             Wake::Event(event) => core.event(event, at, &mut wire.writer.out, link),
-            Wake::Due => core.tick(at, wire.stuck, &mut wire.writer.out),
-            Wake::Read | Wake::Room { freed: true } => {
+            Wake::Due => core.tick(at, wire.is_stuck(), &mut wire.writer.out),
+            Wake::Wire(Progress::Read | Progress::Room { freed: true }) => {
                 core.heard(at.now);
                 Ok(())
             }
-            Wake::Room { freed: false } => Ok(()),
-            Wake::Ended(kind) => {
+            Wake::Wire(Progress::Room { freed: false }) => Ok(()),
+            Wake::Wire(Progress::Ended(kind)) => {
                 ended = Some(kind);
                 Ok(())
             }
@@ -300,92 +288,22 @@ async fn wait(wire: &mut Wire, core: &Core, link: &impl Link, control: &Control,
             return Poll::Ready(Wake::Order(order));
         }
         if wire.writer.waiting() >= FLUSH_FIRST_BYTES
-            && let Poll::Ready(wake) = wire.poll_flush(wants_room, cx)
+            && let Poll::Ready(progress) = wire.poll_flush(wants_room, cx)
         {
-            return Poll::Ready(wake);
+            return Poll::Ready(Wake::Wire(progress));
         }
         if let Poll::Ready(event) = next.as_mut().poll(cx) {
             return Poll::Ready(Wake::Event(event));
         }
-        if let Poll::Ready(wake) = wire.poll_flush(wants_room, cx) {
-            return Poll::Ready(wake);
+        if let Poll::Ready(progress) = wire.poll_flush(wants_room, cx) {
+            return Poll::Ready(Wake::Wire(progress));
         }
-        if reads && let Poll::Ready(wake) = wire.poll_read(cx) {
-            return Poll::Ready(wake);
+        if reads && let Poll::Ready(progress) = wire.poll_read(cx) {
+            return Poll::Ready(Wake::Wire(progress));
         }
         timer.poll(cx).map(|()| Wake::Due)
     })
     .await
-}
-
-impl Wire {
-    pub(super) fn new(conn: BoxConn, reader: Reader, node: &Node) -> Self {
-        Self {
-            conn,
-            reader,
-            writer: Writer::default(),
-            stuck: false,
-            metrics: node.metrics.clone(),
-            unwritten: Part::of_writer_queue(node.metrics.clone()),
-        }
-    }
-
-    /// So much waits to be written that nothing more is taken which would be answered.
-    pub(super) fn full(&self) -> bool {
-        self.writer.waiting() >= OUT_HIGH_BYTES
-    }
-
-    /// Writes what waits. Ready when the stream failed, or when bytes went that had to wait and
-    /// somebody waits for that.
-    fn poll_flush(&mut self, wants_room: bool, cx: &mut Context<'_>) -> Poll<Wake> {
-        if self.writer.waiting() == 0 && !self.stuck {
-            return Poll::Pending;
-        }
-        let was_stuck = self.stuck;
-        let (written, flushed) = self.writer.poll_flush(&mut self.conn, cx);
-        self.metrics.sent(written);
-        self.unwritten.set(self.writer.waiting());
-        match flushed {
-            Poll::Ready(Err(error)) => return Poll::Ready(Wake::Ended(Some(error.kind()))),
-            Poll::Ready(Ok(())) => self.stuck = false,
-            Poll::Pending => self.stuck = true,
-        }
-        let freed = was_stuck && (written > 0 || !self.stuck);
-        if freed || (written > 0 && wants_room) { Poll::Ready(Wake::Room { freed }) } else { Poll::Pending }
-    }
-
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
-        self.reader.poll_fill(&mut self.conn, cx).map(|read| match read {
-            Ok(0) => Wake::Ended(None),
-            Ok(bytes) => {
-                self.metrics.received(bytes);
-                Wake::Read
-            }
-            Err(error) => Wake::Ended(Some(error.kind())),
-        })
-    }
-
-    /// Ready when bytes came before the session, or there is room again for answers; an error when
-    /// none will come.
-    fn poll_handshake(&mut self, control: &Control, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
-        match control.poll_order(cx) {
-            None => self.poll_answering(cx),
-            Some(Order::GiveWay) => Poll::Ready(Err(End::GivesWay)),
-            Some(Order::Leave { .. } | Order::End { .. }) => Poll::Ready(Err(End::Close(CloseCode::Restart))),
-        }
-    }
-
-    /// Writes, and reads while there is room for answers. Ready when there is more of one or the other; an
-    /// error when none will come.
-    pub(super) fn poll_answering(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
-        let full = self.full();
-        let flushed = self.poll_flush(full, cx);
-        match if full || flushed.is_ready() { flushed } else { self.poll_read(cx) } {
-            Poll::Ready(Wake::Ended(kind)) => Poll::Ready(Err(End::Lost(kind))),
-            Poll::Ready(_) => Poll::Ready(Ok(())),
-            Poll::Pending => Poll::Pending,
-        }
-    }
 }
 
 /// One timer that is set again only when it would come too late.
@@ -417,33 +335,4 @@ impl Moment {
     fn now() -> Self {
         Self { now: clock::now(), wall_ms: clock::wall_ms() }
     }
-}
-
-/// Closes the stream so that the client learns why.
-pub(super) async fn farewell(mut wire: Wire, end: End) {
-    match end {
-        End::Lost(_) => return,
-        // It takes nothing any more: what waits in buffers would only be kept for nobody.
-        End::Close(CloseCode::Slow) => return wire.conn.abort_on_drop(),
-        End::Close(code) => ws::put_close(&mut wire.writer.out, code.code(), code.text()),
-        End::GivesWay => {
-            let code = CloseCode::Overload;
-            ws::put_close(&mut wire.writer.out, code.code(), code.text());
-        }
-        End::Left(Some(code)) => ws::put_close(&mut wire.writer.out, code, ""),
-        End::Left(None) => ws::put_bare_close(&mut wire.writer.out),
-    }
-    let close = async {
-        poll_fn(|cx| wire.writer.poll_flush(&mut wire.conn, cx).1).await?;
-        wire.conn.shutdown().await?;
-        if matches!(end, End::Close(_)) {
-            // A stream that is dropped with unread bytes in it is reset, and the close frame lost.
-            poll_fn(|cx| wire.reader.poll_drain(&mut wire.conn, cx)).await?;
-        }
-        io::Result::Ok(())
-    };
-    // Who waits for its place must not wait for a farewell.
-    let within = if end == End::GivesWay { Duration::ZERO } else { FAREWELL };
-    // Whether the client heard the last word or not, the connection is over.
-    let _ = clock::timeout(within, close).await;
 }

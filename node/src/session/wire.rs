@@ -1,20 +1,31 @@
-//! One WebSocket's bytes: a stream with just the buffers that are in use.
+//! One WebSocket's bytes: a stream with just the buffers that are in use, to its last word.
 //!
 //! Invariant: an idle connection holds no buffer; what was read and not yet taken is bounded by
 //! the reader's caller, what is to be written by the writer's.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use cluster::env::clock;
 use cluster::env::net::BoxConn;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use super::ws::{Decoder, Incoming, Violation};
+use super::core::OUT_HIGH_BYTES;
+use super::ending::End;
+use super::node::Node;
+use super::ws::{self, Decoder, Incoming, Violation};
+use crate::protocol::CloseCode;
+use crate::telemetry::{Metrics, Part};
 
 /// Most that is read at once, in bytes.
 const READ_BYTES: usize = 16 << 10;
+/// How long a close frame may take to go out, and the client to answer it.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 thread_local! {
     /// Where sockets are read into: one for each thread, not one for each connection.
@@ -137,5 +148,123 @@ impl Writer {
             self.out.drain(..self.written);
             self.written = 0;
         }
+    }
+}
+
+/// What came of reading or writing.
+#[derive(Debug)]
+pub enum Progress {
+    /// Bytes came.
+    Read,
+    /// Waiting bytes were written; `freed`: the client had not taken any for a while.
+    Room { freed: bool },
+    /// The stream has ended; or failed.
+    Ended(Option<io::ErrorKind>),
+}
+
+/// A connection's stream, and what waits on either side of it.
+pub struct Wire {
+    conn: BoxConn,
+    pub reader: Reader,
+    pub writer: Writer,
+    /// See [`Wire::is_stuck`].
+    stuck: bool,
+    pub metrics: Arc<Metrics>,
+    /// What this connection adds to the node's bytes that wait to be written.
+    unwritten: Part,
+}
+
+impl Wire {
+    pub fn new(conn: BoxConn, reader: Reader, node: &Node) -> Self {
+        Self {
+            conn,
+            reader,
+            writer: Writer::default(),
+            stuck: false,
+            metrics: node.metrics.clone(),
+            unwritten: Part::of_writer_queue(node.metrics.clone()),
+        }
+    }
+
+    /// So much waits to be written that nothing more is taken which would be answered.
+    pub fn full(&self) -> bool {
+        self.writer.waiting() >= OUT_HIGH_BYTES
+    }
+
+    /// Bytes wait for the client to take them, here or where the stream keeps what it took from here, as TLS does.
+    pub fn is_stuck(&self) -> bool {
+        self.stuck
+    }
+
+    /// Writes what waits. Ready when the stream failed, or when bytes went that had to wait and
+    /// somebody waits for that.
+    pub fn poll_flush(&mut self, wants_room: bool, cx: &mut Context<'_>) -> Poll<Progress> {
+        if self.writer.waiting() == 0 && !self.stuck {
+            return Poll::Pending;
+        }
+        let was_stuck = self.stuck;
+        let (written, flushed) = self.writer.poll_flush(&mut self.conn, cx);
+        self.metrics.sent(written);
+        self.unwritten.set(self.writer.waiting());
+        match flushed {
+            Poll::Ready(Err(error)) => return Poll::Ready(Progress::Ended(Some(error.kind()))),
+            Poll::Ready(Ok(())) => self.stuck = false,
+            Poll::Pending => self.stuck = true,
+        }
+        let freed = was_stuck && (written > 0 || !self.stuck);
+        if freed || (written > 0 && wants_room) { Poll::Ready(Progress::Room { freed }) } else { Poll::Pending }
+    }
+
+    /// Reads what there is.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Progress> {
+        self.reader.poll_fill(&mut self.conn, cx).map(|read| match read {
+            Ok(0) => Progress::Ended(None),
+            Ok(bytes) => {
+                self.metrics.received(bytes);
+                Progress::Read
+            }
+            Err(error) => Progress::Ended(Some(error.kind())),
+        })
+    }
+
+    /// Writes, and reads while there is room for answers. Ready when there is more of one or the other; an
+    /// error when none will come.
+    pub fn poll_answering(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        let full = self.full();
+        let flushed = self.poll_flush(full, cx);
+        match if full || flushed.is_ready() { flushed } else { self.poll_read(cx) } {
+            Poll::Ready(Progress::Ended(kind)) => Poll::Ready(Err(End::Lost(kind))),
+            Poll::Ready(_) => Poll::Ready(Ok(())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Closes the stream so that the client learns why.
+    pub async fn farewell(mut self, end: End) {
+        match end {
+            End::Lost(_) => return,
+            // It takes nothing any more: what waits in buffers would only be kept for nobody.
+            End::Close(CloseCode::Slow) => return self.conn.abort_on_drop(),
+            End::Close(code) => ws::put_close(&mut self.writer.out, code.code(), code.text()),
+            End::GivesWay => {
+                let code = CloseCode::Overload;
+                ws::put_close(&mut self.writer.out, code.code(), code.text());
+            }
+            End::Left(Some(code)) => ws::put_close(&mut self.writer.out, code, ""),
+            End::Left(None) => ws::put_bare_close(&mut self.writer.out),
+        }
+        let close = async {
+            poll_fn(|cx| self.writer.poll_flush(&mut self.conn, cx).1).await?;
+            self.conn.shutdown().await?;
+            if matches!(end, End::Close(_)) {
+                // A stream that is dropped with unread bytes in it is reset, and the close frame lost.
+                poll_fn(|cx| self.reader.poll_drain(&mut self.conn, cx)).await?;
+            }
+            io::Result::Ok(())
+        };
+        // Who waits for its place must not wait for a farewell.
+        let within = if end == End::GivesWay { Duration::ZERO } else { FAREWELL };
+        // Whether the client heard the last word or not, the connection is over.
+        let _ = clock::timeout(within, close).await;
     }
 }

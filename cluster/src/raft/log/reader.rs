@@ -9,12 +9,13 @@ use futures_util::{Stream, StreamExt, stream};
 use openraft::{OptionalSend, RaftLogReader};
 
 use super::{Shared, log_key, read_entry};
+use crate::peer::limits::POLITE_PAYLOAD;
 use crate::raft::codec::{Damaged, DecodeError, entry_len};
 use crate::raft::types::{Entry, TypeConfig, Vote};
 
-/// Most bytes of entries in one read, and so in one `AppendEntries`: a frame on a link is to stay
-/// below 1 MiB. A single larger entry is read alone.
-pub(crate) const READ_BYTES: usize = 768 << 10;
+/// Most bytes of entries in one read, and so in one `AppendEntries`: its frame on a link is to stay
+/// polite. A single larger entry is read alone.
+pub(crate) const READ_BYTES: usize = POLITE_PAYLOAD / 4 * 3;
 /// Most records in one read of the store.
 const READ_RECORDS: usize = 512;
 

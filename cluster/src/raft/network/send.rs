@@ -12,12 +12,13 @@ use openraft::errors::{NetworkError, StreamingError};
 use super::wire::{SnapshotCall, SnapshotReply, decode, encode_with};
 use super::{reading, rpc_error, unreadable};
 use crate::id::NodeId;
+use crate::peer::limits::POLITE_PAYLOAD;
 use crate::peer::{Kind, Peers};
 use crate::raft::checkpoint::{Checkpoint, blob_name};
 use crate::raft::types::{TypeConfig, Vote};
 
 /// Bytes of one piece. Half of a polite frame, so that heartbeats pass between two.
-pub(super) const CHUNK_BYTES: u64 = 512 << 10;
+pub(super) const CHUNK_BYTES: u64 = POLITE_PAYLOAD as u64 / 2;
 /// For the answer to one piece. The receiver may have to sync a whole blob before it.
 const CHUNK_DEADLINE: Duration = Duration::from_secs(10);
 

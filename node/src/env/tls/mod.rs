@@ -23,6 +23,7 @@ use cluster::sync::{read, write};
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, ServerConfig};
 
+use crate::host;
 pub use files::{TlsError, TlsFiles};
 use stream::{Side, Stream};
 
@@ -120,10 +121,9 @@ impl Tls {
     /// # Errors
     /// A host that is neither a name nor an IP address.
     pub fn secure(&self, conn: BoxConn, addr: &str) -> io::Result<BoxConn> {
-        let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host);
         let config = read(&self.terms).client.clone();
         let config = config.ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?;
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let host = host::of(addr).to_owned();
         let name = ServerName::try_from(host).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         Ok(Box::new(Stream::new(conn, Side::Dial { config, name })))
     }

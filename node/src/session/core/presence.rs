@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use cluster::id::{InvalidName, UserId};
 use cluster::presence::Presence;
 
-use super::{Core, DELIVERY_HIGH_BYTES, Moment, Stage};
+use super::inbox::DELIVERY_HIGH_BYTES;
+use super::{Core, Moment, Stage};
 use crate::protocol::{self, ErrorCode, ServerBody};
 use crate::session::groups::refusal;
 use crate::session::link::Link;

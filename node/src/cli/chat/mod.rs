@@ -1,5 +1,7 @@
 //! `chat`: a conversation in the terminal, on the client SDK.
 
+mod show;
+
 use std::collections::VecDeque;
 use std::io::IsTerminal;
 use std::pin::Pin;
@@ -14,17 +16,16 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use http::Method;
-use im_gateway::client::{Address, Client, Event, Fate, Incoming, Receipt, Stopped, To, Tokens};
+use im_gateway::client::{Address, Client, Event, Fate, Receipt, To, Tokens};
 use im_gateway::env::Tcp;
-use im_gateway::protocol::ErrorCode;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin};
 
+use self::show::{untold, visible};
 use super::args::ChatArgs;
 use super::dial::Dial;
 use super::failure::{Failure, failed, usage};
 use super::http::Endpoint;
-use super::process::print;
 use super::token::Signer;
 
 /// Life of the tokens that are signed here; the client renews them in time.
@@ -35,12 +36,8 @@ const DISCOVERY: Duration = Duration::from_secs(1);
 const FLUSH: Duration = Duration::from_secs(30);
 /// From then on a wait for that says so.
 const FLUSH_TELLS: Duration = Duration::from_secs(1);
-/// Sent messages remembered for their delivery mark.
-const MARKS: usize = 1_000;
-
 /// How long a node may take to tell who is in a group.
 const MEMBERS: Duration = Duration::from_secs(5);
-
 /// Lines without an answer before no more are read; fewer than the client's own queue takes.
 const UNANSWERED: usize = 512;
 
@@ -282,107 +279,6 @@ impl Chat {
         self.waiting.push(Box::pin(async move { (number, since, receipt.await) }));
         Ok(())
     }
-
-    fn show_fate(&mut self, number: u64, since: clock::Instant, fate: Fate) -> Result<(), Failure> {
-        let took = since.elapsed().as_millis();
-        self.troubled |= !matches!(fate, Fate::Stored(_) | Fate::Done);
-        match fate {
-            Fate::Done => self.note(&format!("✓ {number} done, {took} ms")),
-            Fate::Stored(mid) => {
-                if self.stored.len() >= MARKS {
-                    self.stored.pop_front();
-                }
-                self.stored.push_back((mid, number, since));
-                self.note(&format!("✓ {number} stored, {took} ms, as {mid}"))
-            }
-            Fate::Refused { message, .. } => self.note(&format!("✗ {number} refused: {message}")),
-            Fate::TooLarge { frame_bytes } => {
-                self.note(&format!("✗ {number} not sent: larger than the node's {frame_bytes} bytes"))
-            }
-            Fate::Unknown => self.note(&format!("? {number} has no answer; it may be delivered or not")),
-            Fate::NotSent => self.note(&format!("✗ {number} was not sent")),
-        }
-    }
-
-    fn show(&mut self, event: Event) -> Result<(), Failure> {
-        match event {
-            Event::Message(message) => {
-                let group = message.group.as_ref().map_or_else(String::new, |group| format!("[{}] ", visible(group)));
-                // What another device of this user wrote to somebody else.
-                let elsewhere = message.to.as_ref().filter(|to| **to != self.user);
-                let to = elsewhere.map_or_else(String::new, |to| format!(" to {}", visible(to)));
-                print(&format!("{group}{}{to}: {}", visible(&message.from), text_of(&message)))
-            }
-            Event::Gap { lost, .. } => self.note(&format!("… {lost} messages are missing here")),
-            Event::Typing { .. } | Event::Read { .. } => Ok(()),
-            Event::Presence { devices, .. } if self.online == Some(devices > 0) => Ok(()),
-            Event::Presence { user, devices, .. } => {
-                self.online = Some(devices > 0);
-                self.note(&format!("{} is {}", visible(&user), if devices > 0 { "online" } else { "offline" }))
-            }
-            Event::WatchRefused { users, .. } => {
-                self.note(&format!("not told whether {} is online", visible(&users.join(", "))))
-            }
-            Event::RefreshRefused { message } => {
-                self.note(&format!("the new token was not taken: {}", visible(&message)))
-            }
-            Event::Delivered { mid, by } => {
-                let Some(index) = self.stored.iter().position(|(known, ..)| *known == mid) else { return Ok(()) };
-                let (_, number, since) = self.stored.remove(index).expect("it was found there");
-                let took = since.elapsed().as_millis();
-                self.note(&format!("✓✓ {number} delivered to {}, {took} ms", visible(&by)))
-            }
-            Event::Connected { node, address, .. } => {
-                self.obstacles.clear();
-                self.note(&format!("connected to node {node} at {address}"))
-            }
-            Event::Disconnected { reason } if self.obstacles.contains(&reason) => Ok(()),
-            Event::Disconnected { reason } => {
-                self.note(&format!("{reason}; trying again, and keeping what you write"))?;
-                self.obstacles.push(reason);
-                Ok(())
-            }
-            Event::Stopped(Stopped::Closed) => Ok(()),
-            Event::Stopped(Stopped::Refused { code, reason }) => failed(match code {
-                4500 => format!("{reason}; sign tokens with the node's secret (IMGW_JWT_SECRET), or give --token"),
-                4501 => format!("{reason}; give a new --token"),
-                4502 => format!("{reason}; run this one with another --device than \"{}\"", self.device),
-                _ => format!("the node ended the session: {code} {reason}"),
-            }),
-        }
-    }
-
-    fn note(&self, text: &str) -> Result<(), Failure> {
-        let (dim, normal) = self.style;
-        print(&format!("{dim}  {text}{normal}"))
-    }
-}
-
-/// A message's text: what people wrote, or else its JSON.
-fn text_of(message: &Incoming) -> String {
-    let body: Value = serde_json::from_str(message.body.get()).unwrap_or(Value::Null);
-    match &body {
-        Value::String(text) => visible(text),
-        Value::Object(fields) => match &fields.get("text") {
-            Some(Value::String(text)) => visible(text),
-            _ => visible(message.body.get()),
-        },
-        _ => visible(message.body.get()),
-    }
-}
-
-/// Why nobody says who is in a group.
-fn untold(code: ErrorCode) -> String {
-    match code {
-        ErrorCode::UnknownGroup => "there is no such group".to_owned(),
-        ErrorCode::NotMember => "only members are told who is in it".to_owned(),
-        other => format!("{other:?}"),
-    }
-}
-
-/// Text of others must not command our terminal.
-fn visible(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// The given URLs, and those of the other nodes as far as a node tells them, so that a conversation
