@@ -250,7 +250,7 @@ function showNodes() {
 
 function nameTrouble(name) {
   if (!name) return "Give a name.";
-  if (/[\u0000-\u001f\u007f-\u009f]/.test(name)) return "A name has no control characters.";
+  if (/[\p{Cc}\p{Cs}]/u.test(name)) return "A name has no control characters.";
   if (new TextEncoder().encode(name).length > 128) return "The name is too long.";
   return "";
 }

@@ -429,6 +429,8 @@ export class ImGateway {
     this.#keepWatchLimit();
     link.watches = true;
     this.#tellWatches(link, "watch", [...this.#watched.keys()]);
+    // Told to leave before it was welcome, and its time may be over.
+    if (link.goals) this.#moveIn(link, Math.random() * FIRST_DELAY_MS);
   }
 
   #startOver() {

@@ -25,16 +25,22 @@ pub fn end_process_on_panic() {
         if !EXPECTED.get() {
             log(info);
             crate::telemetry::logs::finish();
+            let why = format!("a part of this node panicked, which is a bug of im-gateway: {}", text(info));
+            crate::telemetry::logs::last_word(&why);
             process::exit(FAILED);
         }
     }));
+}
+
+fn text<'a>(info: &'a PanicHookInfo<'_>) -> &'a str {
+    info.payload_as_str().unwrap_or("it gave no reason")
 }
 
 fn log(info: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     tracing::error!(
         event = "panicked",
-        error = info.payload_as_str().unwrap_or("it gave no reason"),
+        error = text(info),
         location = info.location().map(tracing::field::display),
         thread = thread.name().unwrap_or("unnamed"),
         "this node ends because a part of it panicked: that is a bug of im-gateway, start it again and report this"
@@ -105,7 +111,8 @@ mod tests {
         assert_eq!(code, Some(1), "{stderr}");
         let logged: Vec<serde_json::Value> =
             stderr.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-        assert_eq!(logged.len(), 1, "one line in the log: {stderr}");
+        assert_eq!(logged.len(), 2, "a line in the log, and the last word: {stderr}");
+        assert_eq!(logged[1]["level"], "FATAL");
         assert_eq!((&logged[0]["event"], &logged[0]["level"]), (&"panicked".into(), &"ERROR".into()));
         assert_eq!(logged[0]["error"], "the cable is broken");
         assert!(logged[0]["location"].as_str().unwrap().contains("panic.rs:"), "{stderr}");

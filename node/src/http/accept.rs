@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::error::Error;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ const HEAD_WITHIN: Duration = Duration::from_secs(10);
 const HEAD_BYTES: usize = 16 << 10;
 /// Most headers of a request.
 const HEAD_FIELDS: usize = 64;
+/// Time for the last answer of a stream that has to end for others.
+const LAST_ANSWER: Duration = Duration::from_secs(1);
 /// After a failed accept; doubled each time, up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -136,9 +139,17 @@ async fn serve(
         .max_headers(HEAD_FIELDS)
         .serve_connection(TokioIo::new(conn), service)
         .with_upgrades();
+    let mut served = pin!(served);
     let served = tokio::select! {
-        served = served => served,
-        () = place.lost() => return None,
+        served = served.as_mut() => served,
+        () = place.lost() => {
+            if !place.has_asked() {
+                return None;
+            }
+            // What was answered may not be written yet.
+            served.as_mut().graceful_shutdown();
+            clock::timeout(LAST_ANSWER, served).await.unwrap_or(Ok(()))
+        }
     };
     let error = served.err()?;
     let distrust = distrust(&error);

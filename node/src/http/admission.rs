@@ -247,7 +247,8 @@ impl Admission {
             self.opened_until = now + Duration::from_secs(1);
         }
         let opened = self.opened.get(&key).copied().unwrap_or(0);
-        let reserve = if opened < self.limits.per_s / CROWD_PART { Duration::ZERO } else { RESERVE };
+        let few = opened < (self.limits.per_s / CROWD_PART).max(1);
+        let reserve = if few { Duration::ZERO } else { RESERVE };
         take(&mut self.node, reserve, now)?;
         self.opened.insert(key, opened + 1);
         Ok(())

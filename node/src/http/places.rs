@@ -43,6 +43,8 @@ pub struct Place {
 struct State {
     /// Requests that are being answered.
     asked: usize,
+    /// There was any.
+    has_asked: bool,
     may_end_at: Instant,
 }
 
@@ -96,7 +98,7 @@ impl Places {
         inner.next += 1;
         let (number, end, may_end_at) = (inner.next, Arc::new(Notify::new()), now + GRACE);
         inner.idle.insert((may_end_at, number), end.clone());
-        let state = Mutex::new(State { asked: 0, may_end_at });
+        let state = Mutex::new(State { asked: 0, has_asked: false, may_end_at });
         Arc::new(Place { places: self.clone(), number, end, state })
     }
 }
@@ -106,8 +108,14 @@ impl Place {
     pub fn ask(self: &Arc<Self>) -> Asked {
         let mut state = lock(&self.state);
         state.asked += 1;
+        state.has_asked = true;
         lock(&self.places.inner).idle.remove(&(state.may_end_at, self.number));
         Asked(self.clone())
+    }
+
+    /// Whether there ever was a request.
+    pub fn has_asked(&self) -> bool {
+        lock(&self.state).has_asked
     }
 
     /// Ready when the place is needed more by somebody else.

@@ -44,8 +44,13 @@ pub struct Control {
 }
 
 impl Control {
-    fn give(&self, order: Order) {
-        *lock(&self.order) = Some(order);
+    /// Gives an order in place of one that was not looked at; but whoever is to leave or end is not told of others.
+    pub fn give(&self, order: Order) {
+        let mut slot = lock(&self.order);
+        if order != Order::GiveWay || slot.is_none() {
+            *slot = Some(order);
+        }
+        drop(slot);
         self.waker.wake();
     }
 

@@ -74,6 +74,10 @@ pub async fn run<L: Link>(
     let end = match &place {
         None => End::Close(CloseCode::Overload),
         Some(place) => {
+            // Its token was in the request's head.
+            if identity.is_some() {
+                place.greeted();
+            }
             let hello = clock::timeout_at(deadline, handshake(&node, &mut wire, identity, peer, &place.control)).await;
             match hello.unwrap_or(Err(End::Close(CloseCode::HelloTimeout))) {
                 Ok(greeting) => {
@@ -130,7 +134,14 @@ async fn handshake(
 fn poll_handshake(wire: &mut Wire, control: &Control, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
     match control.poll_order(cx) {
         None => wire.poll_answering(cx),
-        Some(Order::GiveWay) => Poll::Ready(Err(End::GivesWay)),
+        // Whoever has spoken is heard first: it may have waited for this node, not the other way round.
+        Some(Order::GiveWay) => match wire.poll_answering(cx) {
+            Poll::Pending => Poll::Ready(Err(End::GivesWay)),
+            heard => {
+                control.give(Order::GiveWay);
+                heard
+            }
+        },
         Some(Order::Leave { .. } | Order::End { .. }) => Poll::Ready(Err(End::Close(CloseCode::Restart))),
     }
 }

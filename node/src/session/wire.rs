@@ -169,6 +169,8 @@ pub struct Wire {
     pub writer: Writer,
     /// See [`Wire::is_stuck`].
     stuck: bool,
+    /// The stream took less than it was given the last time.
+    refused: bool,
     pub metrics: Arc<Metrics>,
     /// What this connection adds to the node's bytes that wait to be written.
     unwritten: Part,
@@ -181,6 +183,7 @@ impl Wire {
             reader,
             writer: Writer::default(),
             stuck: false,
+            refused: false,
             metrics: node.metrics.clone(),
             unwritten: Part::of_writer_queue(node.metrics.clone()),
         }
@@ -202,7 +205,7 @@ impl Wire {
         if self.writer.waiting() == 0 && !self.stuck {
             return Poll::Pending;
         }
-        let was_stuck = self.stuck;
+        let (was_stuck, was_refused) = (self.stuck, self.refused);
         let (written, flushed) = self.writer.poll_flush(&mut self.conn, cx);
         self.metrics.sent(written);
         self.unwritten.set(self.writer.waiting());
@@ -211,7 +214,9 @@ impl Wire {
             Poll::Ready(Ok(())) => self.stuck = false,
             Poll::Pending => self.stuck = true,
         }
-        let freed = was_stuck && (written > 0 || !self.stuck);
+        self.refused = self.writer.waiting() > 0;
+        // What a stream takes that has taken all so far may be in a buffer of its own: nothing of the client's doing.
+        let freed = was_stuck && (!self.stuck || (written > 0 && was_refused));
         if freed || (written > 0 && wants_room) { Poll::Ready(Progress::Room { freed }) } else { Poll::Pending }
     }
 

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use cluster::id::{DeviceId, NodeId, Pos};
+use cluster::observer::Forgotten;
 use cluster::state::{Batch, Command, Effect, Limits, Op, Outcome, Register};
 
 use super::facts::Stored;
@@ -115,6 +116,9 @@ impl Devices {
                     self.known.iter().filter(|(_, known)| known.session.is_none() && known.due_ms <= self.time_ms);
                 let mut due: Vec<_> = due.map(|(device, known)| (known.due_ms, device.clone())).collect();
                 due.sort();
+                // A tick does so much and no more; the others wait for the next one, in this order.
+                let aged = |effect: &&Effect| matches!(effect, Effect::Forgotten { why: Forgotten::Age, .. });
+                due.truncate(effects.iter().filter(aged).count());
                 for (_, device) in due {
                     coverage::reached("a device was forgotten for its age");
                     self.forget(Pos::new(index, 0).0, &device, spans);
@@ -259,9 +263,11 @@ mod tests {
             self.op(Op::Forget { user, device }, Outcome::Done)
         }
 
-        fn tick(&mut self, advance_ms: u64) {
+        /// A tick that forgets so many devices for their age.
+        fn tick(&mut self, advance_ms: u64, forgotten: usize) {
             self.index += 1;
-            self.devices.entry(self.index, &Command::Tick { advance_ms }, &[], &mut self.spans);
+            let effects = vec![Effect::Forgotten { why: Forgotten::Age, node: None }; forgotten];
+            self.devices.entry(self.index, &Command::Tick { advance_ms }, &effects, &mut self.spans);
         }
 
         /// Behind what a device is owed messages in each span, and up to where.
@@ -302,13 +308,28 @@ mod tests {
     fn age_counts_while_it_is_away() {
         let mut log = log();
         let a = log.register("a");
-        log.tick(5_000);
+        log.tick(5_000, 0);
         assert_eq!(log.of("a"), [(0, None)]);
         log.op(Op::Close { epoch: Pos(a), clean: true }, Outcome::Done);
-        log.tick(999);
+        log.tick(999, 0);
         assert_eq!(log.of("a"), [(0, None)]);
-        log.tick(1);
+        log.tick(1, 1);
         assert_eq!(log.of("a"), [(0, Some(Pos::new(log.index, 0).0))]);
+    }
+
+    /// Seed 3895.
+    #[test]
+    fn who_is_due_in_a_tick_that_has_too_much_to_do_may_come_back_before_the_next() {
+        let mut log = log();
+        let sessions = [log.register("a"), log.register("b")];
+        for epoch in sessions {
+            log.op(Op::Close { epoch: Pos(epoch), clean: true }, Outcome::Done);
+        }
+        log.tick(2_000, 1);
+        log.register("b");
+        log.tick(1, 0);
+        assert!(log.of("a")[0].1.is_some());
+        assert_eq!(log.of("b"), [(sessions[1], None)]);
     }
 
     #[test]
@@ -325,7 +346,7 @@ mod tests {
         assert_eq!(log.spans[&Device::new("u", "c")][0].pardons, std::slice::from_ref(&sent));
         let again = log.forget("c");
         for _ in 0..4 {
-            log.tick(5);
+            log.tick(5, 0);
         }
         log.register("d");
         let expired = Pardon::Span { after: Pos::new(2, 0).0, upto: Pos::new(log.index - 3, 0).0 };

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use cluster::env::clock;
 use cluster::env::net::Conn;
 use cluster::id::Pos;
 use cluster::session::{Event, Refusal};
@@ -208,15 +209,22 @@ impl Conn for Holding {
 
 #[tokio::test(start_paused = true)]
 async fn what_a_stream_holds_back_the_client_has_not_taken() {
-    let (ours, theirs) = tokio::io::duplex(4096);
-    let holds = Arc::new(AtomicBool::new(false));
-    let conn = Holding { below: Memory(theirs), holds: holds.clone() };
-    let mut client = Client::open_on(rules(), ours, Box::new(conn), Connections::new(1)).await;
-    client.greet().await;
-    holds.store(true, Ordering::Relaxed);
-    (&mut client.task).await.unwrap();
-    let metrics = client.node.metrics.render("n");
-    assert!(metrics.contains(r#"connections_closed_total{node="n",reason="slow_consumer"} 1"#), "{metrics}");
+    // The node's own pings, or also something that waited before them.
+    for waits in [false, true] {
+        let (ours, theirs) = tokio::io::duplex(4096);
+        let holds = Arc::new(AtomicBool::new(false));
+        let conn = Holding { below: Memory(theirs), holds: holds.clone() };
+        let mut client = Client::open_on(rules(), ours, Box::new(conn), Connections::new(1)).await;
+        client.greet().await;
+        holds.store(true, Ordering::Relaxed);
+        if waits {
+            client.socket.send(Frame::Ping("x".into())).await.unwrap();
+        }
+        let end = clock::timeout(rules().ping * 4, &mut client.task).await;
+        end.expect("it is not taken for alive").unwrap();
+        let metrics = client.node.metrics.render("n");
+        assert!(metrics.contains(r#"connections_closed_total{node="n",reason="slow_consumer"} 1"#), "{metrics}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
