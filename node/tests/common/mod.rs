@@ -219,6 +219,12 @@ impl TestCluster {
         fs::read_to_string(self.log_path(index)).unwrap_or_default()
     }
 
+    /// The first line of a node's log that holds these words, once there is one: a thread of its own writes it.
+    pub async fn logged(&self, index: usize, words: &str) -> String {
+        let line = async || self.log(index).lines().find(|line| line.contains(words)).map(str::to_owned);
+        eventually(&format!("node {index} logs {words:?}"), line).await
+    }
+
     fn write_config(&self, index: usize) -> PathBuf {
         let node = &self.nodes[index];
         let auth = self.options.auth.clone().unwrap_or_else(|| format!("secret = {SECRET:?}"));

@@ -46,9 +46,8 @@ async fn an_address_has_so_many_connections_and_proxies_name_theirs() {
     let answer = refused(&cluster.addr(0), "connection: close\r\n").await;
     assert_eq!(answer.status, 429, "{}", answer.body);
     assert_eq!(count(&cluster, "address_connections").await, 1.0);
-    let log = cluster.log(0);
-    let line = log.lines().find(|line| line.contains("address_connections")).expect("it is logged");
-    let line: Value = serde_json::from_str(line).expect("JSON");
+    let line = cluster.logged(0, "address_connections").await;
+    let line: Value = serde_json::from_str(&line).expect("JSON");
     assert_eq!((&line["event"], &line["reason"]), (&json!("connection_error"), &json!("address_connections")));
     assert_eq!(line["remote_addr"], "127.0.0.1");
     let other = Raw::open_for(&cluster.addr(0), "192.0.2.1").await;

@@ -21,10 +21,10 @@ async fn post(cluster: &TestCluster, path: &str) -> (u16, String) {
     (answer.status, answer.body)
 }
 
-fn lines(cluster: &TestCluster, event: &str) -> Vec<Value> {
-    let log = cluster.log(0);
-    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    lines.filter(|line| line["event"] == event).collect()
+/// The first line of such an event.
+async fn first(cluster: &TestCluster, event: &str) -> Value {
+    let line = cluster.logged(0, &format!("\"event\":\"{event}\"")).await;
+    serde_json::from_str(&line).expect("JSON")
 }
 
 #[tokio::test]
@@ -83,11 +83,11 @@ async fn deliveries_are_late_for_as_long_as_that_is_wanted() {
         (slow == 3.0 && fast == 0.0).then_some(())
     })
     .await;
-    let line = lines(&cluster, "high_latency").into_iter().next().expect("the first is logged");
+    let line = first(&cluster, "high_latency").await;
     assert_eq!((&line["user_id"], line["group_id"].as_str()), (&json!("bob"), None), "{line}");
     assert!(line["msg_id"].as_str().is_some_and(|mid| mid.len() == 32), "{line}");
     assert!(line["latency_ms"].as_u64().is_some_and(|ms| ms >= 600), "{line}");
-    let line = lines(&cluster, "message_delivered").into_iter().next().expect("the first is logged");
+    let line = first(&cluster, "message_delivered").await;
     assert_eq!(line["user_id"], "bob", "{line}");
     assert!(line["latency_ms"].as_u64().is_some_and(|ms| ms >= 600), "{line}");
     assert_eq!(post(&cluster, "/test/latency?delay=0ms").await.0, 200);

@@ -95,7 +95,7 @@ async fn a_trace_goes_from_send_to_ack_over_two_nodes() {
     .await;
     assert_eq!((&record.node, &record.span, &*record.severity), (&origin, &send.id, "INFO"));
     assert_eq!(record.attributes["event"], "message_delivered");
-    let line = cluster.log(0).lines().find(|line| line.contains(TRACE)).map(str::to_owned).expect("a line");
+    let line = cluster.logged(0, TRACE).await;
     let without_time = |line: &str| {
         let mut line: Value = serde_json::from_str(line).expect("JSON");
         line["timestamp"].take();
@@ -179,6 +179,7 @@ async fn a_collector_that_takes_nothing_slows_nobody_and_gets_what_comes_later()
         (lost >= 4.0).then_some(())
     })
     .await;
+    cluster.logged(0, "telemetry is not taken").await;
     let said = || cluster.log(0).lines().filter(|line| line.contains("telemetry is not taken")).count();
     assert_eq!((said(), collector.spans().len()), (1, 0), "said seldom");
     assert!(collector.requests() > 1);
@@ -232,7 +233,7 @@ async fn without_a_collector_messages_flow_and_the_node_ends_in_time() {
         (lost > 0.0).then_some(())
     })
     .await;
-    assert!(cluster.log(0).contains("Connection refused"), "the log says why");
+    cluster.logged(0, "Connection refused").await;
     cluster.signal(0, libc::SIGTERM);
     assert_eq!(cluster.ended(0).await, Some(0));
 }
