@@ -329,7 +329,10 @@ impl Raft {
             // A leader that was replaced and does not know may still write to who does not know either.
             let unaware = self.disk(disk).visible.vote.is_some_and(|vote| vote.leader_id <= leader);
             if leader > committed || !unaware {
-                self.broken(format!("{disk} has {leader}'s entry at {index}, where another one is committed"));
+                let vote = self.disk(disk).visible.vote.map(|vote| vote.leader_id);
+                self.broken(format!(
+                    "{disk} has {leader}'s entry at {index}, where another one is committed: {committed}'s; its vote is {vote:?}"
+                ));
             }
         }
         Change::Entry(index, leader)
