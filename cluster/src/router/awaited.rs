@@ -16,6 +16,8 @@ const AWAITED: usize = 65_536;
 #[derive(Debug, Clone)]
 pub struct Awaiting {
     pub arrived: Instant,
+    /// When it was repeated last.
+    repeated: Option<Instant>,
     /// The group that it was written to, if it was one.
     pub group: Option<GroupId>,
     /// The sender was told, since it sent it last.
@@ -41,7 +43,7 @@ pub struct Early {
 
 impl Awaiting {
     pub fn new(arrived: Instant, group: Option<GroupId>, trace: Option<Box<TraceContext>>) -> Self {
-        Self { arrived, group, told: false, stored: false, measured: false, trace, early: None }
+        Self { arrived, repeated: None, group, told: false, stored: false, measured: false, trace, early: None }
     }
 
     /// Whether it is known by which process it was stored.
@@ -66,6 +68,7 @@ impl Awaited {
                 let known = known.into_mut();
                 known.measured |= known.told && known.early.is_none();
                 known.told = false;
+                known.repeated = Some(awaiting.arrived);
             }
             Entry::Vacant(new) => {
                 new.insert(awaiting);
@@ -83,6 +86,11 @@ impl Awaited {
     /// another process stored. Returns what is to be measured now.
     pub fn stored(&mut self, mid: &MessageId, duplicate: bool) -> Option<(Awaiting, Early)> {
         let awaiting = self.by_mid.get_mut(mid)?;
+        if !duplicate && awaiting.is_settled() {
+            // Its device was forgotten meanwhile, and with it that this was stored before: it is a new message.
+            awaiting.arrived = awaiting.repeated.unwrap_or(awaiting.arrived);
+            awaiting.measured = false;
+        }
         awaiting.stored |= !duplicate;
         awaiting.measured |= !awaiting.stored;
         let early = awaiting.early.take().filter(|_| awaiting.stored)?;
@@ -128,6 +136,21 @@ mod tests {
         let again = awaited.tell(&mid).expect("the sender is told again");
         assert!(again.measured && again.arrived == Instant::from_nanos(1));
         assert!(awaited.settle(&mid).is_some_and(|sent| sent.told));
+    }
+
+    #[test]
+    fn what_a_forgotten_device_repeats_is_measured_anew() {
+        let [ours, theirs] = [1, 2].map(|n| MessageId([n; 16]));
+        let mut awaited = Awaited::default();
+        for mid in [ours, theirs] {
+            awaited.insert(mid, awaiting(1));
+            assert!(awaited.stored(&mid, mid == theirs).is_none());
+            assert!(awaited.tell(&mid).is_some_and(|sent| sent.measured == (mid == theirs)));
+            awaited.insert(mid, awaiting(7));
+            assert!(awaited.stored(&mid, false).is_none());
+            let again = awaited.tell(&mid).expect("the sender is told");
+            assert!(!again.measured && again.arrived == Instant::from_nanos(7));
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use im_gateway::env::Tcp;
 use serde_json::json;
 
 use crate::common::raw::Raw;
-use crate::common::{PATIENCE, TestCluster, token};
+use crate::common::{Options, PATIENCE, TestCluster, eventually, token};
 
 #[tokio::test]
 async fn typing_and_reading_are_told_across_nodes() {
@@ -48,6 +48,45 @@ async fn typing_and_reading_are_told_across_nodes() {
     bob.send(json!({"typing": {"to": "nobody"}})).await;
     bob.send(json!({"id": 3, "read": {"from": "nobody", "mid": mid}})).await;
     assert_eq!(bob.answer(3).await["ok"], json!({}));
+}
+
+/// Where a device does not read, what was typed to it meanwhile is dropped and counted, while its messages wait; who
+/// reads beside it is told.
+#[tokio::test]
+async fn typing_is_dropped_before_any_message_waits_for_it() {
+    // More than the kernel takes for a client that does not read.
+    const PAD: usize = 60_000;
+    const MESSAGES: u64 = 150;
+    let limits = "window_bytes = 67108864".to_owned();
+    let cluster = TestCluster::start_with(3, Options { limits, ..Options::default() }).await;
+    let mut slow = Raw::welcome(&cluster.addr(0), "alice", "slow").await;
+    let mut phone = Raw::welcome(&cluster.addr(0), "alice", "phone").await;
+    let mut bob = Raw::welcome(&cluster.addr(1), "bob", "phone").await;
+    let say = async |bob: &mut Raw, n: u64| {
+        let body = json!({"n": n, "pad": "x".repeat(PAD)});
+        bob.send(json!({"id": n + 2, "send": {"to": "alice", "key": format!("k{n}"), "body": body}})).await;
+        assert!(bob.answer(n + 2).await["ok"].is_object());
+    };
+    for n in 0..MESSAGES {
+        say(&mut bob, n).await;
+        let frame = phone.frame_with("msg").await;
+        assert_eq!(frame["msg"]["body"]["n"], n);
+        phone.send(json!({"ack": frame["seq"]})).await;
+    }
+    // What is on its way to the slow one fills its connection by now.
+    let dropped = eventually("typing is dropped", async || {
+        bob.send(json!({"typing": {"to": "alice"}})).await;
+        phone.frame_with("typing").await;
+        let label = "kind=\"typing\",outcome=\"dropped\"";
+        cluster.metric(0, "im_gateway_signals_total", label).await.filter(|dropped| *dropped > 0.0)
+    });
+    dropped.await;
+    say(&mut bob, MESSAGES).await;
+    for n in 0..=MESSAGES {
+        let frame = slow.frame_with("msg").await;
+        assert_eq!(frame["msg"]["body"]["n"], n, "each message comes, in order");
+        slow.send(json!({"ack": frame["seq"]})).await;
+    }
 }
 
 #[tokio::test]

@@ -191,13 +191,23 @@ struct Known {
     command: Option<Bytes>,
 }
 
+/// What was decided at an index.
+#[derive(Clone, Copy)]
+struct Decided {
+    /// The leader that made the entry.
+    author: LeaderId,
+    /// The leader whom the first node that knew of it followed: the one that committed it, or a
+    /// later one. From it on, whoever leads has the entry; one between `author` and it may not.
+    under: LeaderId,
+}
+
 /// See the module.
 #[derive(Default)]
 pub(super) struct Raft {
     disks: BTreeMap<String, DiskLog>,
     known: BTreeMap<u64, Vec<Known>>,
-    /// Who made each committed entry, from index 0.
-    committed: Vec<LeaderId>,
+    /// From index 0.
+    committed: Vec<Decided>,
     fresh: Vec<Committed>,
     memberships: BTreeMap<(u64, LeaderId), Config>,
     /// On whose disks the election of each leader is.
@@ -220,6 +230,11 @@ impl Raft {
 
     fn committed_upto(&self) -> u64 {
         (self.committed.len() as u64).saturating_sub(1)
+    }
+
+    /// Who made the committed entry at `index`.
+    fn author(&self, index: u64) -> Option<LeaderId> {
+        self.committed.get(index as usize).map(|decided| decided.author)
     }
 
     pub(super) fn written(&mut self, disk: &str, steps: Vec<Step>) {
@@ -323,15 +338,15 @@ impl Raft {
             }
             self.check_election(disk, leader, index);
         }
-        if let Some(committed) = self.committed.get(index as usize).copied()
-            && committed != leader
+        if let Some(Decided { author, under }) = self.committed.get(index as usize).copied()
+            && author != leader
         {
             // A leader that was replaced and does not know may still write to who does not know either.
-            let unaware = self.disk(disk).visible.vote.is_some_and(|vote| vote.leader_id <= leader);
-            if leader > committed || !unaware {
-                let vote = self.disk(disk).visible.vote.map(|vote| vote.leader_id);
+            let vote = self.disk(disk).visible.vote.map(|vote| vote.leader_id);
+            let unaware = vote.is_some_and(|vote| vote <= leader);
+            if leader >= under || !unaware {
                 self.broken(format!(
-                    "{disk} has {leader}'s entry at {index}, where another one is committed: {committed}'s; its vote is {vote:?}"
+                    "{disk} has {leader}'s entry at {index}, where another one is committed: {author}'s, under {under}; its vote is {vote:?}"
                 ));
             }
         }
@@ -373,9 +388,7 @@ impl Raft {
     /// last one up to it, and all after it.
     fn configs(&self, disk: &str, index: u64) -> Vec<&Config> {
         let Some(log) = self.disks.get(disk) else { return Vec::new() };
-        let in_log = |at: &u64, leader: &LeaderId| {
-            log.visible.holds(*at, *leader) || self.committed.get(*at as usize) == Some(leader)
-        };
+        let in_log = |at: &u64, leader: &LeaderId| log.visible.holds(*at, *leader) || self.author(*at) == Some(*leader);
         let mut configs = Vec::new();
         for ((at, leader), config) in &self.memberships {
             if in_log(at, leader) {
@@ -390,13 +403,13 @@ impl Raft {
 
     /// A node says that the log is committed up to here.
     fn claim(&mut self, disk: &str, upto: LogId) {
-        if let Some(leader) = self.committed.get(upto.index as usize) {
-            if *leader != upto.leader_id {
-                let leader = *leader;
+        if let Some(leader) = self.author(upto.index) {
+            if leader != upto.leader_id {
                 self.broken(format!("{disk} commits {upto}, where {leader}'s entry is committed"));
             }
             return;
         }
+        let under = self.disk(disk).visible.vote.map_or(upto.leader_id, |vote| vote.leader_id);
         for index in self.committed.len() as u64..=upto.index {
             let Some(leader) = self.disk(disk).visible.leader_at(index) else {
                 return self.broken(format!("{disk} commits up to {upto} and has no entry {index}"));
@@ -409,7 +422,7 @@ impl Raft {
                 let on: Vec<_> = on.map(|(name, _)| name.clone()).collect();
                 self.broken(format!("G1: {disk} commits entry {index}, which is only on the disks of {on:?}"));
             }
-            self.committed.push(leader);
+            self.committed.push(Decided { author: leader, under });
             let known =
                 self.known.get(&index).and_then(|versions| versions.iter().find(|known| known.leader == leader));
             let command = known.and_then(|known| known.command.clone());
@@ -428,7 +441,7 @@ impl Raft {
         if !purged && index as usize >= self.committed.len() {
             coverage::reached("an entry that was not committed was replaced");
         }
-        if !purged && leader.is_some() && leader == self.committed.get(index as usize).copied() {
+        if !purged && leader.is_some() && leader == self.author(index) {
             self.broken(format!("{disk} deletes the committed entry {index}"));
         }
     }

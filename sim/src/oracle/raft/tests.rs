@@ -128,6 +128,36 @@ fn a_committed_entry_is_replaced_or_deleted() {
     found(&cluster.texts(), "2 commits");
 }
 
+/// Seed 960: node 0's entry of term 1 reached one disk and was committed in term 5, by the leader that had it;
+/// a leader of term 4, which had not, had written its own there meanwhile.
+#[test]
+fn a_leader_between_who_wrote_an_entry_and_who_committed_it() {
+    let stale = |term: u64| {
+        let mut cluster = Cluster::new();
+        cluster.write(0, entry(leader(1, 0), 1, "a"), true);
+        for n in 1..3 {
+            cluster.write(n, vote(leader(4, 1)), true);
+        }
+        cluster.write(1, entry(leader(4, 1), 1, "b"), true);
+        for n in [0, 2] {
+            cluster.write(n, vote(leader(5, 0)), true);
+        }
+        cluster.write(1, vote(leader(5, 0)), true);
+        cluster.write(1, Step::Delete(1), true);
+        cluster.write(1, entry(leader(1, 0), 1, "a"), true);
+        for n in 0..2 {
+            cluster.write(n, entry(leader(5, 0), 2, "c"), true);
+        }
+        cluster.write(0, commit(leader(5, 0), 2), true);
+        // A fourth, which has promised nothing beyond term 4.
+        cluster.write(3, vote(leader(4, 1)), true);
+        cluster.write(3, entry(leader(term, 1), 1, "b"), true);
+        cluster.texts()
+    };
+    assert_eq!(stale(4), Vec::<String>::new());
+    found(&stale(5), "entry at 1, where another one is committed");
+}
+
 #[test]
 fn a_replaced_leader_writes_to_who_knows_no_other() {
     let stale = |promised: LeaderId| {
