@@ -621,8 +621,9 @@ export class ImGateway {
   /** The limit may become known, or smaller, while a message waits. */
   #refuseTooLarge(entry) {
     const limit = this.#limits.frame_bytes;
-    if (entry.firstSent || entry.bytes <= limit) return false;
-    entry.reject(tooLarge(entry.bytes, limit));
+    if (entry.bytes <= limit) return false;
+    // An earlier node, which takes more, may have stored it.
+    entry.reject(entry.firstSent ? new SendError("unknown", "It may have been stored: this node takes no frame so large.") : tooLarge(entry.bytes, limit));
     return true;
   }
 

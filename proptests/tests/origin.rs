@@ -443,3 +443,35 @@ fn a_session_that_ends_in_the_batch_that_began_it_is_told_so() {
     let events = node.round();
     assert!(matches!(events[..], [(3, Event::Registered { .. })]), "{events:?}");
 }
+
+fn session(name: &str) -> SessionSpec {
+    SessionSpec { user: user(name), device: device(), instance: 7, attempt: 1, ephemeral: false }
+}
+
+#[test]
+fn who_sends_much_delays_nobody() {
+    let mut node = Lone::new();
+    for (key, name) in [(1, "bulk"), (2, "alice"), (3, "reader")] {
+        node.0.open(key, session(name));
+    }
+    node.round();
+    let large = |number: u64| Outgoing { body: Bytes::from(vec![b'x'; 60_000]), ..message(0, number) };
+    (0..256).for_each(|number| node.0.ask(1, number, Request::Send(large(number))));
+    node.0.ask(2, 1, Request::Send(message(1, 1)));
+    node.0.open(4, session("newcomer"));
+    node.0.ack(3, Pos::new(1, 0), Instant::default());
+    let events = node.round();
+    let served = |events: &Events, key| events.iter().filter(|(other, _)| *other == key).count();
+    assert!((1..10).contains(&served(&events, 1)), "a batch does not hold all of it");
+    assert_eq!((served(&events, 2), served(&events, 4)), (1, 1), "and holds what the others wait for");
+    // However many send, those who only receive move on.
+    let many = 5..200;
+    many.clone().for_each(|key| node.0.open(key, session(&format!("bulk-{key}"))));
+    node.round();
+    many.for_each(|key| (0..9).for_each(|number| node.0.ask(key, number, Request::Send(large(number)))));
+    node.0.ack(3, Pos::new(2, 0), Instant::default());
+    let last = |user: &UserId, device: &DeviceId| node.1.last_registration(user, device);
+    let replica = Replica { feature_level: FEATURE_LEVEL, last };
+    let batch = node.0.cut(Instant::from_nanos(u64::MAX), &replica).expect("something to propose");
+    assert!(batch.ops.iter().any(|op| matches!(op, Op::Ack { upto, .. } if *upto == Pos::new(2, 0))));
+}

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard};
 use cluster::sync::lock;
 
 /// All of them.
-pub const POINTS: [&str; 52] = [
+pub const POINTS: [&str; 53] = [
     "a leader was replaced",
     "a replica was sent a checkpoint",
     "a crash lost writes that were not synced",
@@ -28,6 +28,7 @@ pub const POINTS: [&str; 52] = [
     "an acknowledgement of what was still to come ended a connection",
     "a flood was answered",
     "an expired token was refused",
+    "a session ended with its token",
     "a forged token was refused",
     "a connection without a hello was ended",
     "noise was refused",

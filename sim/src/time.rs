@@ -80,6 +80,11 @@ impl MachineClock {
         Self { origin, drift_ppm, wall_off_ms: Arc::new(wall_off_ms.into()) }
     }
 
+    /// What the wall clock shows now, ms since the Unix epoch.
+    pub fn wall_now_ms(&self) -> u64 {
+        self.wall_ms(now())
+    }
+
     /// The wall clock jumps.
     pub fn jump(&self, by_ms: i64) {
         self.wall_off_ms.fetch_add(by_ms, Ordering::Relaxed);

@@ -157,6 +157,11 @@ impl World {
         self.state(n).process.is_some()
     }
 
+    /// What machine `n`'s wall clock shows, ms since the Unix epoch.
+    pub fn wall_ms(&self, n: usize) -> u64 {
+        self.machine(n).clock.wall_now_ms()
+    }
+
     /// Starts a node on machine `n`, unless one runs there, or something keeps it down.
     pub fn boot(&self, n: usize) {
         let machine = self.machine(n);

@@ -1,4 +1,8 @@
 //! When the next batch is cut, and what goes into it.
+//!
+//! Sessions take turns, as packets' queues do in a fair scheduler (round robin with a quantum of bytes, after Shreedhar
+//! and Varghese, "Efficient Fair Queuing using Deficit Round Robin", 1995): whoever sends much delays nobody else by
+//! more than a turn. Cursor moves that are due go before all: they cost next to nothing, and make room in inboxes.
 
 use std::time::Duration;
 
@@ -18,6 +22,12 @@ pub const CUT_EVERY: Duration = Duration::from_millis(3);
 
 /// A batch is cut at this many bytes of bodies: larger entries delay the heartbeats behind them.
 const BATCH_BYTES: usize = 256 << 10;
+
+/// A session's turn ends with the message that brings it to this many bytes of bodies.
+const TURN_BYTES: usize = 64 << 10;
+
+/// And after this many operations.
+const TURN_OPS: usize = 256;
 
 /// What a batch is cut to fit, as this replica knows it.
 pub struct Replica<F> {
@@ -46,16 +56,19 @@ impl Origin {
         if self.in_flight.is_some() || self.next_deadline().is_none_or(|deadline| deadline > now) {
             return None;
         }
-        let (mut ops, mut did, mut bytes) = (Vec::new(), Vec::new(), 0);
-        while let Some(key) = self.next_in_turn() {
-            let Some(slot) = self.slots.get_mut(&key) else { continue };
-            let full = take(slot, key, &mut ops, &mut did, &mut bytes, replica);
-            if full {
+        let mut cut = Cut::default();
+        self.take_due_acks(now, &mut cut);
+        while !cut.is_full()
+            && let Some(key) = self.next_in_turn()
+        {
+            if let Some(slot) = self.slots.get_mut(&key)
+                && cut.take(key, slot, replica)
+            {
                 slot.ready = true;
-                self.ready.push_front(key);
-                break;
+                self.ready.push_back(key);
             }
         }
+        let Cut { ops, did, .. } = cut;
         if ops.is_empty() {
             return None;
         }
@@ -64,6 +77,18 @@ impl Origin {
         self.last_cut = now;
         self.in_flight = Some(InFlight { seq, did });
         Some(Batch { node: self.node, generation, seq, ops })
+    }
+
+    /// Cursor moves that have waited for long enough.
+    fn take_due_acks(&mut self, now: Instant, cut: &mut Cut) {
+        while cut.ops.len() < Pos::MAX_OPS / 2
+            && let Some((_, key)) = self.lingering.pop_front_if(|(since, _)| *since + ACK_LINGER <= now)
+        {
+            if let Some(slot) = self.slots.get_mut(&key) {
+                slot.lingers = false;
+                cut.take_ack(key, slot);
+            }
+        }
     }
 
     /// Ready sessions first, then cursor moves that ride along.
@@ -82,56 +107,83 @@ impl Origin {
     }
 }
 
-/// Moves what the session wants into the batch; true when the batch is full and more is left.
-fn take(
-    slot: &mut Slot,
-    key: Key,
-    ops: &mut Vec<Op>,
-    did: &mut Vec<(Key, Did)>,
-    bytes: &mut usize,
-    replica: &Replica<impl Fn(&UserId, &DeviceId) -> Option<Registration>>,
-) -> bool {
-    // Room for a session's cursor move and close beside its last send.
-    let full = |ops: &Vec<Op>, bytes: usize| ops.len() + 3 > Pos::MAX_OPS || bytes >= BATCH_BYTES;
-    if full(ops, *bytes) {
-        return true;
+/// A batch in the making.
+#[derive(Default)]
+struct Cut {
+    ops: Vec<Op>,
+    did: Vec<(Key, Did)>,
+    /// Of bodies.
+    bytes: usize,
+}
+
+impl Cut {
+    /// Whether there is no room for a session's cursor move, a send and a close.
+    fn is_full(&self) -> bool {
+        self.ops.len() + 3 > Pos::MAX_OPS || self.bytes >= BATCH_BYTES
     }
-    let Some(epoch) = slot.stage.epoch() else {
+
+    fn push(&mut self, key: Key, did: Did, op: Op) {
+        self.ops.push(op);
+        self.did.push((key, did));
+    }
+
+    /// Moves what the session wants into the batch; true if its turn is over and more is left.
+    fn take(
+        &mut self,
+        key: Key,
+        slot: &mut Slot,
+        replica: &Replica<impl Fn(&UserId, &DeviceId) -> Option<Registration>>,
+    ) -> bool {
+        let Some(epoch) = slot.stage.epoch() else {
+            self.take_register(key, slot, replica);
+            return false;
+        };
+        self.take_ack(key, slot);
+        let (ops, bytes) = (self.ops.len() + TURN_OPS, self.bytes + TURN_BYTES);
+        while slot.confirmed
+            && let Some((token, op, body_bytes)) = slot.next_op(epoch, replica.feature_level)
+        {
+            self.bytes += body_bytes;
+            self.push(key, Did::Ask(token), op);
+            if (self.is_full() || self.ops.len() >= ops || self.bytes >= bytes) && slot.has_unproposed() {
+                return true;
+            }
+        }
+        if let Some(clean) = slot.closing
+            && !slot.close_proposed
+        {
+            slot.close_proposed = true;
+            self.push(key, Did::Close, Op::Close { epoch, clean });
+        }
+        false
+    }
+
+    fn take_register(
+        &mut self,
+        key: Key,
+        slot: &mut Slot,
+        replica: &Replica<impl Fn(&UserId, &DeviceId) -> Option<Registration>>,
+    ) {
         if slot.stage == Stage::Unregistered && !slot.registering && slot.closing.is_none() {
             slot.registering = true;
             let spec = &slot.spec;
-            ops.push(Op::Register(Register {
+            let register = Register {
                 user: spec.user.clone(),
                 device: spec.device.clone(),
                 instance: spec.instance,
                 attempt: spec.attempt,
                 ephemeral: spec.ephemeral,
                 expect: slot.expect((replica.last)(&spec.user, &spec.device)),
-            }));
-            did.push((key, Did::Register));
-        }
-        return false;
-    };
-    while slot.confirmed
-        && let Some((token, op, body_bytes)) = slot.next_op(epoch, replica.feature_level)
-    {
-        *bytes += body_bytes;
-        ops.push(op);
-        did.push((key, Did::Ask(token)));
-        if full(ops, *bytes) && slot.has_unproposed() {
-            return true;
+            };
+            self.push(key, Did::Register, Op::Register(register));
         }
     }
-    if let Some(upto) = slot.ack.take_if(|_| slot.confirmed) {
-        ops.push(Op::Ack { epoch, upto });
-        did.push((key, Did::Ack));
+
+    fn take_ack(&mut self, key: Key, slot: &mut Slot) {
+        if let Some(epoch) = slot.stage.epoch()
+            && let Some(upto) = slot.ack.take_if(|_| slot.confirmed)
+        {
+            self.push(key, Did::Ack, Op::Ack { epoch, upto });
+        }
     }
-    if let Some(clean) = slot.closing
-        && !slot.close_proposed
-    {
-        slot.close_proposed = true;
-        ops.push(Op::Close { epoch, clean });
-        did.push((key, Did::Close));
-    }
-    false
 }

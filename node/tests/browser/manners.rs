@@ -274,4 +274,11 @@ async fn stops_when_its_device_is_open_elsewhere_and_says_so() {
     tab.type_into("#text", "short\n").await;
     let (frame, _) = receive_send(&mut socket).await;
     assert_eq!(frame["send"]["body"]["text"], "short");
+    // Its next node takes less than was already sent: whether the first one stored it nobody can say.
+    socket.close(1001).await;
+    let (mut socket, hello) = fake.accept().await;
+    let limits = json!({"frame_bytes": 64, "send_per_s": 1_000, "inflight": 8, "watches": 2});
+    socket.welcome_with(&hello, CALM_MS, &limits).await;
+    tab.until(MARK, &["unknown"]).await;
+    assert_eq!(tab.console().await, Vec::<String>::new());
 }

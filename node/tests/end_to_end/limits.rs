@@ -104,23 +104,73 @@ async fn a_slow_consumer_lags_and_catches_up() {
     assert!(senders.iter().all(|sender| sender.ends().is_empty()));
 }
 
+/// A client that writes faster than it may is read more slowly, and loses nothing by it.
+#[tokio::test]
+async fn a_client_is_read_no_faster_than_it_may_send() {
+    const PER_S: u64 = 20;
+    const COUNT: u64 = 3 * PER_S;
+    let limits = format!("send_per_s = {PER_S}");
+    let cluster = TestCluster::start_with(1, Options { limits, ..Options::default() }).await;
+    let held_back = async || {
+        let held_back = cluster.metric(0, "im_gateway_held_back_total", "rate=\"connection\"").await;
+        held_back.expect("metrics")
+    };
+    let mut alice = Raw::welcome(&cluster.addr(0), "alice", "phone").await;
+    let before = held_back().await;
+    for n in 1..=COUNT {
+        alice.send(json!({"id": n, "send": {"to": "bob", "key": format!("key-{n}"), "body": n}})).await;
+    }
+    for n in 1..=COUNT {
+        let answer = alice.frame().await;
+        assert!(answer["id"] == n && answer["ok"].is_object(), "#{n} is next, not {answer}");
+    }
+    assert!(held_back().await > before, "it was read as fast as it wrote");
+    let mut bob = Raw::welcome(&cluster.addr(0), "bob", "phone").await;
+    for n in 1..=COUNT {
+        assert_eq!(bob.frame_with("msg").await["msg"]["body"], n, "once and in order");
+    }
+}
+
 const INBOX: u64 = 50;
 
-async fn small_inboxes() -> TestCluster {
-    let replicated_limits = format!("inbox_messages = {INBOX}");
+async fn inboxes_of(replicated_limits: String) -> TestCluster {
     TestCluster::start_with(3, Options { replicated_limits, ..Options::default() }).await
+}
+
+async fn small_inboxes() -> TestCluster {
+    inboxes_of(format!("inbox_messages = {INBOX}")).await
 }
 
 #[tokio::test]
 async fn at_an_inbox_limit_the_device_that_lags_is_told_by_a_gap() {
+    the_device_that_lags_is_told(small_inboxes().await, 0).await;
+}
+
+/// Large messages reach the limit on bytes long before the one on their number.
+#[tokio::test]
+async fn at_an_inbox_limit_of_bytes_the_device_that_lags_is_told_by_a_gap() {
+    const PAD: usize = 1_000;
+    /// With its number and the JSON around it.
+    const LARGEST: u64 = PAD as u64 + 100;
+    the_device_that_lags_is_told(inboxes_of(format!("inbox_bytes = {}", INBOX * LARGEST)).await, PAD).await;
+}
+
+/// Sends so many messages to bob, each of so many bytes more.
+async fn say(person: &Person, count: u64, pad: usize) {
+    for _ in 0..count {
+        person.say_padded("bob", pad).await;
+    }
+}
+
+/// In a cluster where an inbox has space for some [`INBOX`] messages.
+async fn the_device_that_lags_is_told(cluster: TestCluster, pad: usize) {
     const CHUNK: u64 = INBOX / 2;
     const COUNT: u64 = 8 * CHUNK;
-    let cluster = small_inboxes().await;
     let ledger = Ledger::new();
     let alice = Person::connect(&cluster, &ledger, "alice", "phone", &[0]).await;
     let phone = Person::connect(&cluster, &ledger, "bob", "phone", &[1]).await;
     let laptop = Person::connect(&cluster, &ledger, "bob", "laptop", &[2]).await;
-    alice.say_many("bob", 10).await;
+    say(&alice, 10, pad).await;
     ledger.settled().await;
     laptop.leave().await;
     for sent in (10..10 + COUNT).step_by(CHUNK as usize) {
@@ -131,7 +181,7 @@ async fn at_an_inbox_limit_the_device_that_lags_is_told_by_a_gap() {
             (acked == sent as f64).then_some(())
         })
         .await;
-        alice.say_many("bob", CHUNK as usize).await;
+        say(&alice, CHUNK, pad).await;
         eventually("all are stored", async || (ledger.stored() == sent + CHUNK).then_some(())).await;
     }
     eventually("the phone has everything", async || {
@@ -146,7 +196,7 @@ async fn at_an_inbox_limit_the_device_that_lags_is_told_by_a_gap() {
     let (came, lost) = (ledger.count("bob", "laptop"), ledger.lost("bob", "laptop"));
     assert!(lost > 0 && came + lost == COUNT + 10, "{came} came, {lost} were lost");
     // From now on it misses nothing.
-    alice.say_many("bob", 10).await;
+    say(&alice, 10, pad).await;
     ledger.settled().await;
     assert_eq!(ledger.lost("bob", "laptop"), lost);
     drop((phone, laptop));
@@ -223,8 +273,48 @@ async fn sends_to_a_full_inbox_are_refused() {
     assert!(bob.bye().await.iter().all(|frame| frame["msg"].is_null()), "and nothing else came");
 }
 
+/// There is space for bytes to the last one, and again as soon as something was read.
+#[tokio::test]
+async fn sends_that_an_inbox_has_no_bytes_for_are_refused() {
+    const BODY: usize = 1_000;
+    let cluster = inboxes_of(format!("inbox_bytes = {}", 4 * BODY)).await;
+    let mut alice = Raw::welcome(&cluster.addr(0), "alice", "phone").await;
+    Raw::welcome(&cluster.addr(1), "bob", "phone").await.leave().await;
+    for n in 1..=3 {
+        assert!(send_bytes(&mut alice, n, BODY).await["ok"].is_object(), "#{n}");
+    }
+    there_is_space_for(BODY, &mut alice, 4).await;
+    let mut bob = Raw::welcome(&cluster.addr(2), "bob", "phone").await;
+    let first = bob.frame_with("msg").await;
+    bob.send(json!({"ack": first["seq"]})).await;
+    eventually("the inbox has space", async || {
+        (cluster.status(0).await?["totals"]["inbox_bytes"] == 3 * BODY).then_some(())
+    })
+    .await;
+    there_is_space_for(BODY, &mut alice, 7).await;
+}
+
+/// For exactly so many bytes there is, of which nothing is left then. Sends three messages, from `n` on.
+async fn there_is_space_for(bytes: usize, alice: &mut Raw, n: u64) {
+    let answer = send_bytes(alice, n, bytes + 1).await;
+    assert_eq!(answer["error"]["code"], "inbox_full", "one byte too many: {answer}");
+    let answer = send_bytes(alice, n + 1, bytes).await;
+    assert!(answer["ok"].is_object(), "it fits: {answer}");
+    let answer = send_bytes(alice, n + 2, 2).await;
+    assert_eq!(answer["error"]["code"], "inbox_full", "the inbox is full: {answer}");
+}
+
 /// Sends message `n` to bob; the answer.
 async fn send(raw: &mut Raw, n: u64) -> Value {
-    raw.send(json!({"id": n, "send": {"to": "bob", "key": format!("key-{n}"), "body": {"n": n}}})).await;
+    send_body(raw, n, &json!({"n": n})).await
+}
+
+/// As [`send`], with a body of so many bytes, its quotes among them.
+async fn send_bytes(raw: &mut Raw, n: u64, bytes: usize) -> Value {
+    send_body(raw, n, &json!("x".repeat(bytes - 2))).await
+}
+
+async fn send_body(raw: &mut Raw, n: u64, body: &Value) -> Value {
+    raw.send(json!({"id": n, "send": {"to": "bob", "key": format!("key-{n}"), "body": body}})).await;
     raw.answer(n).await
 }

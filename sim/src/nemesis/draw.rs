@@ -67,6 +67,12 @@ impl Plan {
                 plan.faults.push(fault);
             }
         }
+        let tokens = Dice::new(seed, "tokens");
+        // By a clock that is far off they have all ended.
+        let in_time = plan.clock_offset_ms <= 50 && plan.faults.iter().all(|fault| fault.kind != FaultKind::ClockJump);
+        if in_time && tokens.one_in(2) {
+            (plan.clients.tokens_ms, plan.clients.lapsing) = (tokens.between(6_000, 20_000), tokens.between(0, 2));
+        }
         let operator = Dice::new(seed, "breaker");
         if operator.one_in(3) {
             for _ in 0..operator.between(1, 2) {

@@ -1,11 +1,14 @@
 //! G6: a node that stops in good order interrupts nobody: the client stands elsewhere before its session ends, and no
-//! message takes longer than that of a calm hour may.
+//! message takes longer than that of a calm hour may, or is refused.
+
+use im_gateway::client::Fate;
 
 use super::{Violation, safety};
 use crate::ledger::Book;
 use crate::slo;
 
-/// What somebody noticed: a time without a connection, or a message that took longer than `most_ms`.
+/// What somebody noticed: a time without a connection, a message that took longer than `most_ms`, or one that was
+/// refused.
 pub fn check(book: &Book, most_ms: u64) -> Vec<Violation> {
     let mut broken = Vec::new();
     for (id, client) in book.clients.iter().enumerate() {
@@ -22,11 +25,20 @@ pub fn check(book: &Book, most_ms: u64) -> Vec<Violation> {
         let text = format!("G6: a message took {} ms, and nobody should have noticed anything", took / 1_000_000);
         broken.push(safety(text).at(at));
     }
+    for (name, sent) in book.all_sent() {
+        if let Some(Fate::Refused { code, .. }) = &sent.fate {
+            let text =
+                format!("G6: {} was refused ({code:?}), and nobody should have noticed anything", book.message(name));
+            broken.push(safety(text).at(sent.answered_at));
+        }
+    }
     broken
 }
 
 #[cfg(test)]
 mod tests {
+    use im_gateway::protocol::ErrorCode;
+
     use super::super::testing::{Scene, found};
     use super::*;
 
@@ -39,6 +51,9 @@ mod tests {
         let received = &mut scene.book.clients[1].received[0];
         received.at += 2_000_000;
         found(&texts(&check(&scene.book, 1)), "a message took 2 ms");
+        let mut scene = Scene::good();
+        scene.book.clients[0].sent[0].fate = Some(Fate::Refused { code: ErrorCode::InboxFull, message: String::new() });
+        found(&texts(&check(&scene.book, 1)), "was refused (InboxFull)");
         let mut scene = Scene::good();
         scene.book.clients[0].sessions[0].ended_at = Some(7);
         found(&texts(&check(&scene.book, 1)), "was without a connection");

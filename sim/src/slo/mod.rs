@@ -15,7 +15,7 @@ pub use verdict::days;
 
 use crate::ledger::{Book, Client, Name, Surfaced};
 use crate::nemesis::FaultSpan;
-use crate::workload::Probe;
+use crate::workload::{Probe, SINK};
 
 /// The objectives: share of the time, 99th percentile in ns, share of messages.
 pub const AVAILABILITY: f64 = 0.9995;
@@ -150,7 +150,7 @@ fn cause(faults: &[FaultSpan], at: u64) -> String {
 }
 
 /// When each message was sent and how long it took, of recipients who were connected; without those
-/// whose sender left before.
+/// whose sender left before, and floods.
 pub fn latencies(book: &Book) -> Vec<(u64, u64)> {
     let mut first: HashMap<Name, u64> = HashMap::new();
     let mut by_user: HashMap<&str, Vec<&Client>> = HashMap::new();
@@ -166,7 +166,8 @@ pub fn latencies(book: &Book) -> Vec<(u64, u64)> {
             }
         }
     }
-    let took = book.all_sent().filter_map(|(name, sent)| {
+    let measured = book.all_sent().filter(|(_, sent)| !sent.to.starts_with(SINK));
+    let took = measured.filter_map(|(name, sent)| {
         let at = *first.get(&name)?;
         let stayed = book.clients[name.client].closed_at.is_none_or(|closed| closed > at);
         let there = by_user.get(sent.to.as_str())?.iter().any(|client| !client.slow && was_connected(client, sent.at));

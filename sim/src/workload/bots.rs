@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::groups::{Groups, address};
 use super::signals::Signals;
 use super::watching::Watching;
-use super::{ClientSetup, FORGOTTEN};
+use super::{ClientSetup, FORGOTTEN, SINK};
 use crate::dice::Dice;
 use crate::ledger::{ClientId, Ledger, Name};
 use crate::time;
@@ -18,6 +18,8 @@ use crate::time;
 const SLOW: Duration = Duration::from_secs(1);
 /// How long a listener takes for a message, at most, ms: some none, some so long that they lag.
 const LISTEN_MS: [u64; 3] = [0, 30, 300];
+/// Most bytes that a flood's messages have.
+const LARGE: u64 = 60_000;
 /// Pause before a full queue is tried again.
 const FULL: Duration = Duration::from_millis(50);
 
@@ -69,6 +71,15 @@ impl Bot {
             }
         });
         self.chat().await;
+    }
+
+    /// Writes large messages to a user of its own, as fast as it is let.
+    pub async fn flood(self) {
+        let sink = self.setup.start.device.user.replace("flood", SINK);
+        let (client, id, ledger) = (self.client.clone(), self.setup.id, self.setup.ledger.clone());
+        let bot = Self { recipients: Arc::new(vec![sink]), pause: Duration::ZERO, padding: LARGE, ..self };
+        tokio::spawn(bot.send_until_ended());
+        report(&client, id, &ledger, || Duration::ZERO).await;
     }
 
     /// Takes a message a second while others send, and all there is afterwards.

@@ -33,8 +33,14 @@ pub struct Mix {
     pub rude: u64,
     /// Strangers with bad tokens, or with no protocol at all.
     pub hostile: u64,
+    /// For how long a token of those who keep to the rules is good, ms; 0: for all time.
+    pub tokens_ms: u64,
+    /// Strangers whose tokens end, and who bring no new ones.
+    pub lapsing: u64,
     /// Users whose tokens are revoked again and again.
     pub exiles: u64,
+    /// Users who write large messages to one other as fast as they are let, and those others, who take them at once.
+    pub floods: u64,
     /// Connections in one storm; 0: there is none.
     pub storm: u64,
     /// Most bytes that are added to a message.
@@ -61,6 +67,9 @@ impl Default for Mix {
             rude: 0,
             hostile: 0,
             exiles: 0,
+            tokens_ms: 0,
+            lapsing: 0,
+            floods: 0,
             storm: 0,
             padding: 0,
             groups: 0,
@@ -89,6 +98,9 @@ impl Mix {
             watches: some(4),
             signals_ms: some(3) * 1_000,
             exiles: 0,
+            tokens_ms: 0,
+            lapsing: 0,
+            floods: 0,
             forgetful: 0,
             neighbours: 0,
         }

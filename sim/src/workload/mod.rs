@@ -16,9 +16,11 @@ mod watching;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
+use cluster::env::clock;
 use futures_util::future::join_all;
 use im_gateway::auth::issue;
-use im_gateway::client::Client;
+use im_gateway::client::{Client, Tokens};
 use madsim::runtime::Handle;
 use tokio::sync::watch;
 
@@ -42,6 +44,8 @@ use watching::Watching;
 
 /// The user who is absent until most was sent.
 const LATE: &str = "late";
+/// Users to whom a flood goes begin with this: how long that takes is no measure.
+pub const SINK: &str = "sink";
 /// Users of whom no oracle expects anything begin with this.
 pub const STRANGER: &str = "x-";
 /// The device that a forgetful user forgets.
@@ -103,6 +107,22 @@ struct ClientSetup {
     urls: Vec<String>,
     ledger: Ledger,
     dice: Dice,
+    /// See [`Mix::tokens_ms`].
+    tokens_ms: u64,
+}
+
+/// Whoever gives a user tokens.
+struct Issuer {
+    user: String,
+    good_ms: u64,
+}
+
+#[async_trait]
+impl Tokens for Issuer {
+    async fn token(&self) -> Result<String, String> {
+        let expires_ms = if self.good_ms == 0 { EXPIRES_MS } else { clock::wall_ms() + self.good_ms };
+        issue(TOKEN_SECRET, &self.user, None, expires_ms).map_err(|error| error.to_string())
+    }
 }
 
 impl ClientSetup {
@@ -111,8 +131,8 @@ impl ClientSetup {
         let Start { device, ephemeral, careful, first, .. } = &self.start;
         let any = self.dice.between(0, self.urls.len() as u64 - 1) as usize;
         let first = first.unwrap_or(any);
-        let token = issue(TOKEN_SECRET, &device.user, None, EXPIRES_MS).expect("HS256 signs");
-        let builder = Client::builder(self.net.clone(), self.urls.clone(), Arc::new(token), &device.device);
+        let tokens = Issuer { user: device.user.clone(), good_ms: self.tokens_ms };
+        let builder = Client::builder(self.net.clone(), self.urls.clone(), Arc::new(tokens), &device.device);
         let mut builder = builder.first(first).ephemeral(*ephemeral);
         if *careful {
             builder = builder.ahead(0);
@@ -153,6 +173,10 @@ impl Workload {
         }
         for user in named("dozer", workload.mix.dozers) {
             workload.bot(Start::of(&user, "a"), Bot::listen);
+        }
+        for (flood, sink) in named("flood", workload.mix.floods).zip(named(SINK, workload.mix.floods)) {
+            workload.bot(Start::of(&sink, "a"), Bot::listen);
+            workload.bot(Start::of(&flood, "a"), Bot::flood);
         }
         workload
     }
@@ -229,7 +253,8 @@ impl Workload {
         let net = self.world.client_net();
         let machine = ClientHost { node: node.id(), net: net.clone() };
         let dice = Dice::new(self.seed, &format!("client {id}"));
-        let setup = ClientSetup { id, start, net, urls: self.world.urls(), ledger: self.ledger.clone(), dice };
+        let (urls, ledger, tokens_ms) = (self.world.urls(), self.ledger.clone(), self.mix.tokens_ms);
+        let setup = ClientSetup { id, start, net, urls, ledger, dice, tokens_ms };
         let (recipients, sending) = (self.recipients.clone(), self.sending.subscribe());
         let dice = Dice::new(self.seed, &format!("groups of client {id}"));
         let groups = Groups::new(self.mix.groups, dice, id, self.ledger.clone());

@@ -69,7 +69,7 @@ impl Prober {
         let id = self.ledger.start(start.device.clone(), true, false);
         let dice = Dice::new(self.seed, &format!("probe {id}"));
         let (net, urls, ledger) = (self.net.clone(), self.world.urls(), self.ledger.clone());
-        let setup = ClientSetup { id, start, net, urls, ledger, dice };
+        let setup = ClientSetup { id, start, net, urls, ledger, dice, tokens_ms: 0 };
         let at = time::now();
         let client = setup.client();
         let whole = clock::timeout(PATIENCE, self.round(&client, id, at)).await;

@@ -30,6 +30,8 @@ const GRACE: Duration = Duration::from_secs(5);
 /// What the protocol gives for a hello, and for the head of a request.
 const HELLO: Duration = Duration::from_secs(5);
 const HEAD: Duration = Duration::from_secs(10);
+/// For so long a node takes a token that has ended: clocks differ.
+const LEEWAY: Duration = Duration::from_secs(5);
 const SECOND: Duration = Duration::from_secs(1);
 
 /// How a connection ended.
@@ -98,7 +100,7 @@ impl Visitor {
     /// One connection, and what is to be said of it.
     async fn visit(&self) {
         let (node, from, stranger) = (self.any(), time::now(), self.stranger);
-        let act = clock::timeout(VISIT, self.act(&self.addrs[node])).await;
+        let act = clock::timeout(VISIT, self.act(node)).await;
         let end = act.ok().and_then(Result::ok).unwrap_or(End::Over);
         let told = || json!({ "kind": format!("{stranger:?}"), "node": node, "end": format!("{end:?}") });
         self.world.trace().lazy("stranger", told);
@@ -125,7 +127,8 @@ impl Visitor {
         }
     }
 
-    async fn act(&self, addr: &str) -> io::Result<End> {
+    async fn act(&self, node: usize) -> io::Result<End> {
+        let addr = self.addrs[node].as_str();
         Ok(match self.stranger {
             Stranger::Mute => self.mute(addr).await?,
             Stranger::Silent => {
@@ -153,6 +156,7 @@ impl Visitor {
             }
             Stranger::Flood => self.flood(addr).await?,
             Stranger::Expired => self.pretend(addr, TOKEN_SECRET, 1_000_000_000_000).await?,
+            Stranger::Lapsing => self.lapse(node).await?,
             Stranger::Forged => self.pretend(addr, "another secret, of the same length", EXPIRES_MS).await?,
             Stranger::Wordless => {
                 let mut raw = Raw::open(&self.net, addr).await?;
@@ -199,6 +203,15 @@ impl Visitor {
         let mut raw = Raw::open(&self.net, addr).await?;
         raw.hello(&self.user, secret, expires_ms).await?;
         Ok(self.closed_within(&mut raw, GRACE).await)
+    }
+
+    /// Comes with a token that ends soon by the node's clock.
+    async fn lapse(&self, node: usize) -> io::Result<End> {
+        let mut raw = Raw::open(&self.net, &self.addrs[node]).await?;
+        let good = Duration::from_millis(self.dice.between(1_000, 6_000));
+        let expires_ms = self.world.wall_ms(node) + u64::try_from(good.as_millis()).unwrap_or(0);
+        raw.hello(&self.user, TOKEN_SECRET, expires_ms).await?;
+        Ok(self.closed_within(&mut raw, good + LEEWAY + GRACE).await)
     }
 
     /// Reads for a while, and shows that it lives, and acknowledges nothing.

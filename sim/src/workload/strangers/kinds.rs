@@ -33,6 +33,8 @@ pub enum Stranger {
     Noise,
     /// Sends any bytes, once a WebSocket is open.
     NoiseInside,
+    /// Comes with a token that ends soon, and brings no new one.
+    Lapsing,
     /// Many at once, who all want a session, and are gone.
     Storm(u64),
 }
@@ -46,6 +48,7 @@ impl Stranger {
     pub fn all(mix: &Mix, dice: &Dice) -> Vec<Self> {
         let mut all = deal(&Self::RUDE, mix.rude, dice);
         all.extend(deal(&Self::HOSTILE, mix.hostile, dice));
+        all.extend((0..mix.lapsing).map(|_| Self::Lapsing));
         all.extend((mix.storm > 0).then_some(Self::Storm(mix.storm)));
         all
     }
@@ -57,7 +60,7 @@ impl Stranger {
             Self::Malformed | Self::Prophet => &[4503],
             Self::Oversize => &[1009],
             Self::Binary => &[1003],
-            Self::Expired => &[4501],
+            Self::Expired | Self::Lapsing => &[4501],
             Self::Forged => &[4500],
             Self::Wordless => &[4003],
             Self::Flood | Self::Noise | Self::NoiseInside => return None,
@@ -89,6 +92,7 @@ impl Stranger {
             Self::Prophet => "an acknowledgement of what was still to come ended a connection",
             Self::Flood => "a flood was answered",
             Self::Expired => "an expired token was refused",
+            Self::Lapsing => "a session ended with its token",
             Self::Forged => "a forged token was refused",
             Self::Wordless => "a connection without a hello was ended",
             Self::Noise => "noise was refused",
