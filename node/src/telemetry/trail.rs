@@ -128,18 +128,19 @@ impl Trail {
                 _ => None,
             })
         });
-        // Who has it under way to them, and who has been told of a later place without it.
-        let mut waiting = BTreeSet::new();
+        // Who has it under way to them, and who was sent it at all: what they are told to have missed is something else.
+        let (mut waiting, mut sent_to) = (BTreeSet::new(), BTreeSet::new());
         let mut told = Vec::new();
         for step in steps.iter() {
             let device = (&step.user, &step.device);
             let concerns = match (&step.what, place) {
                 (What::Sent { mid: sent, .. }, _) if *sent == mid => {
+                    sent_to.insert(device);
                     waiting.insert(device);
                     true
                 }
                 (What::Acked { seq }, Some(place)) if *seq >= place => waiting.remove(&device),
-                (What::Gap { seq, .. }, Some(place)) => *seq >= place && !waiting.contains(&device),
+                (What::Gap { seq, .. }, Some(place)) => *seq >= place && !sent_to.contains(&device),
                 (what, _) => what.mid() == Some(mid),
             };
             if concerns {
@@ -197,6 +198,9 @@ mod tests {
         scene.note("carol", What::Gap { seq: Pos(9), reason: GapReason::InboxLimit, lost: 1 });
         scene.note("carol", What::Gap { seq: Pos(20), reason: GapReason::InboxLimit, lost: 3 });
         assert_eq!(scene.times(1), [1, 4]);
+        scene.note("bob", What::Acked { seq: Pos(10) });
+        scene.note("bob", What::Gap { seq: Pos(30), reason: GapReason::InboxLimit, lost: 4 });
+        assert_eq!(scene.times(1), [1, 4, 5]);
     }
 
     #[test]
