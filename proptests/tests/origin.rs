@@ -419,13 +419,7 @@ impl Lone {
 
 #[test]
 fn a_session_that_ends_in_the_batch_that_began_it_is_told_so() {
-    let spec = |device| SessionSpec {
-        user: user("alice"),
-        device: DeviceId::new(device).expect("a valid name"),
-        instance: 7,
-        attempt: 1,
-        ephemeral: false,
-    };
+    let spec = |device| SessionSpec { device: DeviceId::new(device).expect("a valid name"), ..session("alice") };
     let mut node = Lone::new();
     node.0.open(1, spec("laptop"));
     node.round();

@@ -97,12 +97,8 @@ impl Mix {
             twins: some(2),
             watches: some(4),
             signals_ms: some(3) * 1_000,
-            exiles: 0,
-            tokens_ms: 0,
-            lapsing: 0,
-            floods: 0,
-            forgetful: 0,
-            neighbours: 0,
+            // What is left is drawn elsewhere, or is for scenarios only.
+            ..Self::default()
         }
     }
 }
