@@ -18,6 +18,7 @@ pub mod status;
 pub mod sync;
 pub mod trace;
 
+mod backoff;
 mod handle;
 mod identity;
 mod liveness;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
 
+use crate::backoff::Backoff;
 use crate::env::clock;
 use crate::handle::Inner;
 use crate::id::NodeId;
@@ -24,8 +25,9 @@ use crate::state::{Batch, Command, NodeUp};
 /// under load is more load; a change of leader is noticed at once.
 const PROPOSE_DEADLINE: Duration = Duration::from_secs(3);
 
-/// Longest pause between two proposals that failed at once.
-const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// Between two proposals that failed at once. Short at first: a new leader takes none before a quorum
+/// has answered it, which is a matter of a round trip.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(2), Duration::from_millis(100));
 
 enum Next {
     Rejoin(u32),
@@ -104,6 +106,7 @@ async fn drive(inner: &Inner, entry: Bytes, done: impl Fn() -> bool) {
         }
     };
     tokio::pin!(settled);
+    let mut backoff = BACKOFF;
     loop {
         let attempt = async {
             let leader = inner.leader().await;
@@ -113,10 +116,12 @@ async fn drive(inner: &Inner, entry: Bytes, done: impl Fn() -> bool) {
                 Some(Ok(())) => clock::sleep(PROPOSE_DEADLINE).await,
                 Some(Err(error)) => {
                     tracing::debug!(%leader, error, "proposal failed");
-                    let pause = clock::sleep(RETRY_PAUSE.mul_f64(rand::random_range(0.1..1.0)));
-                    race(inner.leader_other_than(leader), pause).await;
+                    let pause = clock::sleep(backoff.next(rand::random()));
+                    if race(inner.leader_other_than(leader), pause).await.is_none() {
+                        backoff.reset();
+                    }
                 }
-                None => {}
+                None => backoff.reset(),
             }
         };
         tokio::select! {

@@ -5,7 +5,6 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -153,7 +152,7 @@ impl Target {
 
 /// Dials until stopped.
 pub(super) async fn run(inner: Arc<Inner>, target: Arc<Target>) {
-    let mut backoff = Backoff::default();
+    let mut backoff = BACKOFF;
     while !target.stop.is_set() {
         let attempted = tokio::select! {
             biased;
@@ -170,7 +169,7 @@ pub(super) async fn run(inner: Arc<Inner>, target: Arc<Target>) {
                 target.lost(end);
                 inner.changed();
                 if began.elapsed() >= STABLE_AFTER {
-                    backoff = Backoff::default();
+                    backoff.reset();
                 }
             }
             Err(error) => {
@@ -183,39 +182,8 @@ pub(super) async fn run(inner: Arc<Inner>, target: Arc<Target>) {
         tokio::select! {
             biased;
             () = target.stop.wait() => return,
-            () = target.alive.notified() => backoff = Backoff::default(),
+            () = target.alive.notified() => backoff.reset(),
             () = clock::sleep(delay) => {}
         }
-    }
-}
-
-/// Delays between attempts: doubling, up to a limit, each drawn from the upper half so that nodes
-/// that lost each other at once do not meet at once for ever.
-#[derive(Debug, Default)]
-struct Backoff {
-    failures: u32,
-}
-
-impl Backoff {
-    /// The next delay; `random` is uniform in 0..1.
-    fn next(&mut self, random: f64) -> Duration {
-        let (first, longest) = BACKOFF;
-        let full = first.saturating_mul(1 << self.failures.min(16)).min(longest);
-        self.failures = self.failures.saturating_add(1);
-        full.mul_f64(0.5 + random / 2.0)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn backoff_doubles_up_to_its_limit() {
-        let mut backoff = Backoff::default();
-        let delays: Vec<_> = (0..40).map(|_| backoff.next(1.0).as_millis()).collect();
-        assert_eq!(delays[..7], [20, 40, 80, 160, 320, 640, 1000]);
-        assert!(delays[7..].iter().all(|delay| *delay == 1000));
-        assert_eq!(Backoff::default().next(0.0).as_millis(), 10);
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::backoff::Backoff;
+
 /// A payload's polite size (1 MiB): at 1 Gbit/s it delays a heartbeat behind it by 8 ms. Senders
 /// cut larger things into pieces; [`super::frame::MAX_PAYLOAD`] is only the point of refusal.
 pub const POLITE_PAYLOAD: usize = 1 << 20;
@@ -57,8 +59,8 @@ pub const MAX_HANDSHAKES: usize = 128;
 /// One-off links (joins) served at once; the next ones are refused as busy.
 pub const MAX_ONE_OFF: usize = 64;
 
-/// The first and the longest delay before dialing again; each delay is drawn from its upper half.
-pub const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// Before dialing again.
+pub(crate) const BACKOFF: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
 
 /// A link that lived this long makes the next delay the first one again.
 pub const STABLE_AFTER: Duration = Duration::from_secs(1);
