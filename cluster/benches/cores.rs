@@ -9,8 +9,8 @@ use cluster::id::{Boot, DeviceId, GroupId, MessageId, NodeId, Pos, UserId};
 use cluster::origin::{Origin, Replica};
 use cluster::session::{Outgoing, Request, SessionSpec};
 use cluster::state::{
-    Batch, Command, Destination, Effect, FEATURE_LEVEL, GroupAct, GroupOp, GroupSend, NodeUp, Op, Outcome, Register,
-    Registration, Send, State,
+    Batch, Command, Destination, Effect, FEATURE_LEVEL, GroupAct, GroupOp, GroupSend, LastRegistration, NodeUp, Op,
+    Outcome, Register, Send, State,
 };
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 
@@ -21,7 +21,7 @@ const BODY_BYTES: usize = 200;
 /// Later than any deadline of the origin.
 const LATE: Instant = Instant::from_nanos(u64::MAX);
 const NODE: NodeId = NodeId(1);
-const REPLICA: Replica<fn(&UserId, &DeviceId) -> Option<Registration>> =
+const REPLICA: Replica<fn(&UserId, &DeviceId) -> Option<LastRegistration>> =
     Replica { feature_level: FEATURE_LEVEL, last: |_, _| None };
 
 fn user(number: usize) -> UserId {

@@ -74,7 +74,6 @@ const PASSING_CODES = {
   4001: "The node is not ready, or cannot reach the rest of its cluster.",
   4002: "The node heard nothing from here for too long.",
   4003: "The node got no hello in time.",
-  4004: "This client reads too slowly.",
   4005: "A newer connection of this client is already there.",
   4501: "The token has expired.",
 };
@@ -114,6 +113,8 @@ export class ImGateway {
   #read = new Map();
   #seen;
   #gapSeq = 0;
+  /** The highest place in the cluster's log that was heard of: a session's or a message's. */
+  #newest = 0;
   #urls = [];
   #limits = DEFAULT_LIMITS;
   #failures = 0;
@@ -423,6 +424,7 @@ export class ImGateway {
     this.#limits = { ...DEFAULT_LIMITS, ...welcome.limits };
     link.steady = setTimeout(() => this.#startOver(), STEADY_AFTER_MS);
     link.watchdog = setInterval(() => this.#watch(link, 2 * welcome.ping_ms), welcome.ping_ms / 4);
+    this.#keepToTheLog(Number(welcome.session));
     this.#setState({ name: "online", url: link.url, node: welcome.node, session: welcome.session });
     this.#transmit();
     for (const question of this.#questions) this.#askQuestion(link, question);
@@ -431,6 +433,15 @@ export class ImGateway {
     this.#tellWatches(link, "watch", [...this.#watched.keys()]);
     // Told to leave before it was welcome, and its time may be over.
     if (link.goals) this.#moveIn(link, Math.random() * FIRST_DELAY_MS);
+  }
+
+  /** A session has a higher place than all before it, or else the cluster's log began anew and old places mean nothing. */
+  #keepToTheLog(session) {
+    if (session < this.#newest) {
+      this.#newest = this.#gapSeq = 0;
+      for (const user of this.#watched.keys()) this.#watched.set(user, 0);
+    }
+    this.#newest = Math.max(this.#newest, session || 0);
   }
 
   #startOver() {
@@ -551,6 +562,7 @@ export class ImGateway {
       throw error;
     }
     link.seq = Math.max(link.seq, seq);
+    this.#newest = Math.max(this.#newest, seq);
     if (performance.now() - link.ackedAt >= ACK_EVERY_MS) this.#ack(link);
     else link.ackTimer ||= setTimeout(() => this.#ack(link), ACK_EVERY_MS);
   }

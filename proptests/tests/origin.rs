@@ -409,11 +409,20 @@ impl Lone {
         effects.into_iter().flat_map(|effect| react(&mut self.0, node_id(0), effect)).collect()
     }
 
-    fn round(&mut self) -> Events {
+    /// Applies a command behind the origin's back, as a checkpoint does.
+    fn checkpoint(&mut self, command: &Command) {
+        self.1.apply(self.1.applied() + 1, command, &mut Vec::new());
+    }
+
+    fn cut(&mut self) -> Command {
         let last = |user: &UserId, device: &DeviceId| self.1.last_registration(user, device);
         let replica = Replica { feature_level: FEATURE_LEVEL, last };
-        let batch = self.0.cut(Instant::from_nanos(u64::MAX), &replica).expect("something to propose");
-        self.apply(&Command::Batch(batch))
+        Command::Batch(self.0.cut(Instant::from_nanos(u64::MAX), &replica).expect("something to propose"))
+    }
+
+    fn round(&mut self) -> Events {
+        let batch = self.cut();
+        self.apply(&batch)
     }
 }
 
@@ -436,6 +445,34 @@ fn a_session_that_ends_in_the_batch_that_began_it_is_told_so() {
     node.0.open(3, spec("phone"));
     let events = node.round();
     assert!(matches!(events[..], [(3, Event::Registered { .. })]), "{events:?}");
+}
+
+#[test]
+fn no_session_goes_on_over_its_devices_forgetting() {
+    for uncertain in [false, true] {
+        let mut node = Lone::new();
+        node.0.open(1, session("alice"));
+        node.round();
+        node.0.rejoin();
+        if uncertain {
+            node.apply(&node_up(node_id(0), 1, 2));
+            let again = node.cut();
+            node.checkpoint(&again);
+            node.0.rejoin();
+        }
+        node.checkpoint(&node_up(node_id(1), 1, 1));
+        let generation = node.1.node(node_id(1)).and_then(|record| record.generation).expect("it is up");
+        let forget = Op::Forget { user: user("alice"), device: device() };
+        let batch = Batch { node: node_id(1), generation, seq: 1, ops: vec![forget] };
+        node.checkpoint(&Command::Batch(batch));
+        node.apply(&node_up(node_id(0), 1, 3));
+        let events = node.round();
+        assert!(matches!(events[..], [(1, Event::Superseded)]), "{events:?}");
+        // Nothing is in the way of one that begins anew.
+        node.0.open(2, session("alice"));
+        let events = node.round();
+        assert!(matches!(events[..], [(2, Event::Registered { .. })]), "{events:?}");
+    }
 }
 
 fn session(name: &str) -> SessionSpec {
@@ -464,8 +501,6 @@ fn who_sends_much_delays_nobody() {
     node.round();
     many.for_each(|key| (0..9).for_each(|number| node.0.ask(key, number, Request::Send(large(number)))));
     node.0.ack(3, Pos::new(2, 0), Instant::default());
-    let last = |user: &UserId, device: &DeviceId| node.1.last_registration(user, device);
-    let replica = Replica { feature_level: FEATURE_LEVEL, last };
-    let batch = node.0.cut(Instant::from_nanos(u64::MAX), &replica).expect("something to propose");
+    let Command::Batch(batch) = node.cut() else { panic!("an origin cuts batches") };
     assert!(batch.ops.iter().any(|op| matches!(op, Op::Ack { upto, .. } if *upto == Pos::new(2, 0))));
 }

@@ -10,7 +10,7 @@ use super::slot::{Did, Slot, Stage};
 use super::{InFlight, Key, Origin};
 use crate::env::clock::Instant;
 use crate::id::{DeviceId, Pos, UserId};
-use crate::state::{Batch, Op, Register, Registration};
+use crate::state::{Batch, LastRegistration, Op, Register};
 
 /// Cursor moves wait this long for a batch to ride along with.
 pub const ACK_LINGER: Duration = Duration::from_millis(50);
@@ -50,7 +50,7 @@ impl Origin {
     pub fn cut(
         &mut self,
         now: Instant,
-        replica: &Replica<impl Fn(&UserId, &DeviceId) -> Option<Registration>>,
+        replica: &Replica<impl Fn(&UserId, &DeviceId) -> Option<LastRegistration>>,
     ) -> Option<Batch> {
         let generation = self.generation?;
         if self.in_flight.is_some() || self.next_deadline().is_none_or(|deadline| deadline > now) {
@@ -132,7 +132,7 @@ impl Cut {
         &mut self,
         key: Key,
         slot: &mut Slot,
-        replica: &Replica<impl Fn(&UserId, &DeviceId) -> Option<Registration>>,
+        replica: &Replica<impl Fn(&UserId, &DeviceId) -> Option<LastRegistration>>,
     ) -> bool {
         let Some(epoch) = slot.stage.epoch() else {
             self.take_register(key, slot, replica);
@@ -162,7 +162,7 @@ impl Cut {
         &mut self,
         key: Key,
         slot: &mut Slot,
-        replica: &Replica<impl Fn(&UserId, &DeviceId) -> Option<Registration>>,
+        replica: &Replica<impl Fn(&UserId, &DeviceId) -> Option<LastRegistration>>,
     ) {
         if slot.stage == Stage::Unregistered && !slot.registering && slot.closing.is_none() {
             slot.registering = true;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::id::{Epoch, Pos};
 use crate::session::{Request, SessionSpec};
-use crate::state::{Destination, FORGET_LEVEL, GroupOp, GroupSend, Op, Registration, Send};
+use crate::state::{Destination, FORGET_LEVEL, GroupOp, GroupSend, LastRegistration, Op, Send};
 
 /// An idle session keeps no larger send queue than this: memory per connection.
 const IDLE_CAPACITY: usize = 16;
@@ -130,10 +130,12 @@ impl Slot {
     }
 
     /// The device's last epoch, as this session must find it: the first registration takes over
-    /// from whoever is there, a later one only from itself.
-    pub fn expect(&self, last: Option<Registration>) -> Epoch {
-        let current = last.map_or(Pos::ZERO, |last| last.epoch);
-        let is_ours = |last: Registration| (last.instance, last.attempt) == (self.spec.instance, self.spec.attempt);
+    /// from whoever is there, a later one only from itself, and not over the device's forgetting.
+    pub fn expect(&self, last: Option<LastRegistration>) -> Epoch {
+        let current = last.map_or(Pos::ZERO, |last| last.of.epoch);
+        let is_ours = |LastRegistration { of, known }| {
+            known && (of.instance, of.attempt) == (self.spec.instance, self.spec.attempt)
+        };
         match self.last_epoch {
             Some(_) if self.uncertain && last.is_some_and(is_ours) => current,
             Some(own) => own,

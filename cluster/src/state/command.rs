@@ -11,7 +11,7 @@ use crate::id::{Boot, DeviceId, Epoch, Generation, GroupId, MessageId, NodeId, P
 use crate::trace::TraceContext;
 
 /// The highest feature level this build understands.
-pub const FEATURE_LEVEL: u32 = 6;
+pub const FEATURE_LEVEL: u32 = 7;
 
 /// From this level on there are groups: [`Op::GroupSend`], [`Op::Group`], [`Command::SetGroupLimits`].
 pub const GROUPS_LEVEL: u32 = 2;
@@ -39,6 +39,9 @@ pub const ABSENT_LEVEL: u32 = 5;
 /// From this level on a log of many large messages loses an eighth at its limit, not all, and what waits for absent users is
 /// bounded for each sender: what [`Op::Send`] and [`Op::GroupSend`] mean.
 pub const SHARES_LEVEL: u32 = 6;
+
+/// From this level on no session goes on over its device's forgetting: what [`Op::Register`] finds then.
+pub const OUTCASTS_LEVEL: u32 = 7;
 
 /// First byte of every encoded command.
 const FORMAT: u8 = 1;

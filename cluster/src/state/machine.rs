@@ -12,7 +12,7 @@ use super::nodes::{Arrival, Nodes};
 use super::revocation::Revocations;
 use super::ring::SendResult;
 use super::store::Store;
-use super::user::{Context, MAX_ABSENT, MAX_ABSENT_OF_ONE, User};
+use super::user::{Context, Forgetting, MAX_ABSENT, MAX_ABSENT_OF_ONE, User};
 use crate::id::{DeviceId, Epoch, MessageId, NodeId, Pos, UserId};
 use crate::observer::Forgotten;
 use crate::trace::{Mark, TraceContext};
@@ -129,14 +129,14 @@ impl State {
                 Op::Group(op) => self.group_op(pos, node, op, &mut wakes),
                 Op::Refuse { epoch, mid } => self.refuse(node, *epoch, *mid),
                 Op::Ack { epoch, upto } => self.ack(pos, node, *epoch, *upto, effects),
-                Op::Close { epoch, clean } => self.close(node, *epoch, *clean, effects),
+                Op::Close { epoch, clean } => self.close(pos, node, (*epoch, *clean), effects),
                 Op::Forget { user, device } => {
-                    self.forget(node, user, device, effects);
+                    self.forget(pos, node, (user, device), effects);
                     Outcome::Done
                 }
                 Op::ForgetBy { epoch, device } => match self.session_of(node, *epoch) {
                     Some((user, _)) => {
-                        self.forget(node, &user, device, effects);
+                        self.forget(pos, node, (&user, device), effects);
                         Outcome::Done
                     }
                     None => Outcome::Fenced,
@@ -303,22 +303,24 @@ impl State {
         Outcome::Done
     }
 
-    fn close(&mut self, node: NodeId, epoch: Epoch, clean: bool, effects: &mut Vec<Effect>) -> Outcome {
+    fn close(&mut self, pos: Pos, node: NodeId, (epoch, clean): (Epoch, bool), effects: &mut Vec<Effect>) -> Outcome {
         let Some((name, device)) = self.session_of(node, epoch) else { return Outcome::Fenced };
         self.end_session(node, epoch);
         effects.push(Effect::Presence(vec![name.clone()]));
         self.with(&name, effects, |name, user, ctx| {
             user.disconnect(&device, ctx.now_ms, ctx.limits);
             if clean && user.live(&device).ephemeral {
-                user.forget(name, &device, (Forgotten::Left, Some(node)), ctx);
+                let forgetting = Forgetting { why: Forgotten::Left, by: Some(node), at: pos };
+                user.forget(name, &device, forgetting, ctx);
             }
         });
         Outcome::Done
     }
 
-    fn forget(&mut self, by: NodeId, name: &UserId, device: &DeviceId, effects: &mut Vec<Effect>) {
-        let why = (Forgotten::Request, Some(by));
-        if let Some((node, epoch)) = self.with(name, effects, |name, user, ctx| user.forget(name, device, why, ctx)) {
+    fn forget(&mut self, pos: Pos, by: NodeId, (name, device): (&UserId, &DeviceId), effects: &mut Vec<Effect>) {
+        let forgetting = Forgetting { why: Forgotten::Request, by: Some(by), at: pos };
+        let ended = self.with(name, effects, |name, user, ctx| user.forget(name, device, forgetting, ctx));
+        if let Some((node, epoch)) = ended {
             self.end_session(node, epoch);
             effects.push(Effect::Superseded { node, epoch });
             effects.push(Effect::Presence(vec![name.clone()]));

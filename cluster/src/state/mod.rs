@@ -30,7 +30,8 @@ mod wire;
 pub use checkpoint::{Frozen, RestoreError};
 pub use command::{
     BREAKER_LEVEL, Batch, COPIES_LEVEL, Command, DecodeError, ENDING_LEVEL, FEATURE_LEVEL, FORGET_LEVEL, GROUPS_LEVEL,
-    GroupAct, GroupOp, GroupSend, NodeUp, Op, REVOCATION_LEVEL, Register, SHARES_LEVEL, Send, TRACES_LEVEL,
+    GroupAct, GroupOp, GroupSend, NodeUp, OUTCASTS_LEVEL, Op, REVOCATION_LEVEL, Register, SHARES_LEVEL, Send,
+    TRACES_LEVEL,
 };
 pub use device::{GapReason, Registration};
 pub use effect::{BatchRefusal, Effect, FirstAck, GroupRefusal, Outcome, RegisterRefusal, SendRefusal};
@@ -39,7 +40,7 @@ pub use limits::{GroupLimits, Limits};
 pub use machine::State;
 pub use message::{Body, Destination, Message, Stored, Told};
 pub use nodes::NodeRecord;
-pub use read::{DeviceView, Item, SessionView, Whereabouts};
+pub use read::{DeviceView, Item, LastRegistration, SessionView, Whereabouts};
 pub use revocation::{KEPT_MS as REVOCATION_KEPT_MS, MAX_REVOKED};
 pub use shard::Shard;
 pub use store::Totals;

@@ -16,7 +16,7 @@ use crate::id::{DeviceId, Epoch, GroupId, MessageId, NodeId, Pos, UserId};
 /// A device as it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceView {
-    /// Position of its last registration: what the next one must expect.
+    /// Position of its last registration, or of its forgetting: what the next one must expect.
     pub last_epoch: Epoch,
     /// The live session.
     pub session: Option<SessionView>,
@@ -26,6 +26,15 @@ pub struct DeviceView {
     pub known: bool,
     /// It was away when the inbox was full: it holds no messages, and gets a gap when it is back.
     pub lapsed: bool,
+}
+
+/// A device's last registration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastRegistration {
+    /// It; of a forgotten device, with the position of its forgetting for an epoch.
+    pub of: Registration,
+    /// The device was not forgotten since.
+    pub known: bool,
 }
 
 /// A live session.
@@ -187,10 +196,10 @@ impl State {
 
     /// The last registration of a device that is known, or was until lately.
     #[must_use]
-    pub fn last_registration(&self, user: &UserId, device: &DeviceId) -> Option<Registration> {
+    pub fn last_registration(&self, user: &UserId, device: &DeviceId) -> Option<LastRegistration> {
         let user = self.store.user(user)?;
-        let known = user.device(device).map(|device| device.last);
-        known.or_else(|| user.retired(device).map(|retired| retired.last))
+        let known = user.device(device).map(|device| LastRegistration { of: device.last, known: true });
+        known.or_else(|| user.retired(device).map(|retired| LastRegistration { of: retired.last, known: false }))
     }
 
     /// The devices of a user that have live sessions, and on which nodes.

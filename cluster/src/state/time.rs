@@ -7,9 +7,9 @@ use super::device::{Cursor, Heir, NEVER};
 use super::effect::Effect;
 use super::machine::State;
 use super::ring::Ring;
-use super::user::{Context, User};
+use super::user::{Context, Forgetting, User};
 use super::{Command, Limits};
-use crate::id::{DeviceId, GroupId, UserId};
+use crate::id::{DeviceId, GroupId, Pos, UserId};
 use crate::observer::Forgotten;
 
 /// Most pieces of due work in one tick (messages dropped, devices forgotten, rings dropped, users
@@ -20,13 +20,14 @@ impl State {
     pub(super) fn tick(&mut self, advance_ms: u64, effects: &mut Vec<Effect>) {
         self.time_ms = self.time_ms.saturating_add(advance_ms.min(Command::MAX_TICK_MS));
         self.revocations.forget(self.time_ms);
+        let at = Pos::new(self.applied, 0);
         let mut budget = MAX_WORK;
         while budget > 0
             && let Some(due) = self.next_due()
         {
             let done = match due {
                 Due::Expire(name) => self.with(&name, effects, |name, user, ctx| user.expire(name, budget, ctx)),
-                Due::Check(name) => self.with(&name, effects, |name, user, ctx| user.check(name, budget, ctx)),
+                Due::Check(name) => self.with(&name, effects, |name, user, ctx| user.check(name, at, budget, ctx)),
                 Due::ExpireOfGroup(group) => self.expire_of_group(&group, budget, effects),
             };
             budget = budget.saturating_sub(done.max(1));
@@ -71,8 +72,8 @@ impl User {
         rings.chain(devices).chain(retired).chain(heir).filter(|(due_ms, _)| *due_ms != NEVER)
     }
 
-    /// Does what is due at `check_ms`, at most `budget` pieces; returns how many, and makes `check_ms` exact.
-    fn check(&mut self, name: &UserId, budget: usize, ctx: &mut Context) -> usize {
+    /// Does what is due at `check_ms`, by the entry at `at`, at most `budget` pieces; returns how many, and makes `check_ms` exact.
+    fn check(&mut self, name: &UserId, at: Pos, budget: usize, ctx: &mut Context) -> usize {
         // If nothing is due at the bound, something else may be first: then it only becomes exact.
         let due = self.deadlines().filter(|(due_ms, _)| *due_ms == self.check_ms);
         let mut due: Vec<_> = due.map(|(_, deadline)| deadline).collect();
@@ -84,7 +85,7 @@ impl User {
                 Deadline::DropRing(id) => self.drop_ring(&id),
                 Deadline::DropRetired(id) => self.retired.retain(|retired| retired.id != id),
                 Deadline::Forget(id) => {
-                    self.forget(name, &id, (Forgotten::Age, None), ctx);
+                    self.forget(name, &id, Forgetting { why: Forgotten::Age, by: None, at }, ctx);
                 }
                 Deadline::DropHeirGap => self.drop_heir_gap(ctx.limits, ctx.now_ms),
             }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::command::Register;
+use super::command::{OUTCASTS_LEVEL, Register};
 use super::device::{Cursor, Device, Heir, NEVER, Registration, Retired, deadline};
 use super::effect::{Effect, RegisterRefusal};
 use super::group::Membership;
@@ -70,6 +70,15 @@ impl Default for User {
             check_ms: NEVER,
         }
     }
+}
+
+/// How a device comes to be forgotten.
+pub(super) struct Forgetting {
+    pub why: Forgotten,
+    /// The node that counts it.
+    pub by: Option<NodeId>,
+    /// Its position in the log; no registration has the same one.
+    pub at: Pos,
 }
 
 /// What an acknowledgement passed.
@@ -269,16 +278,18 @@ impl User {
     }
 
     /// Forgets a device, if it is known; its live session, if it had one, ends and is returned.
-    /// `by` is the node that counts it.
     pub fn forget(
         &mut self,
         name: &UserId,
         id: &DeviceId,
-        (why, by): (Forgotten, Option<NodeId>),
+        Forgetting { why, by, at }: Forgetting,
         ctx: &mut Context,
     ) -> Option<(NodeId, Epoch)> {
         let device = self.devices.remove(self.find(id).ok()?);
         ctx.effects.push(Effect::Forgotten { why, node: by });
+        // A session that was suspended meanwhile must not find its own epoch.
+        let epoch = if ctx.feature_level >= OUTCASTS_LEVEL { at } else { device.last.epoch };
+        let last = Registration { epoch, ..device.last };
         let ended = device.session.map(|node| (node, device.last.epoch));
         self.release_copies(&device);
         let drop_ms = match ended {
@@ -288,7 +299,7 @@ impl User {
         if drop_ms != NEVER {
             let place = self.retired.binary_search_by(|retired| retired.id.cmp(id));
             let place = place.expect_err("a known device is not retired");
-            self.retired.insert(place, Retired { id: device.id, last: device.last, ring: device.ring, drop_ms });
+            self.retired.insert(place, Retired { id: device.id, last, ring: device.ring, drop_ms });
             self.check_at(drop_ms);
         }
         if self.devices.is_empty() {

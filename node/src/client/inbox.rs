@@ -24,6 +24,8 @@ pub struct Inbox<T> {
     ahead: usize,
     /// The highest `seq` seen.
     seen: u64,
+    /// The epoch of the latest session.
+    epoch: u64,
     /// The `seq` of the item taken last.
     taken: u64,
     /// The highest `seq` that came by the present connection.
@@ -43,6 +45,7 @@ impl<T> Inbox<T> {
             queue: VecDeque::new(),
             ahead,
             seen: 0,
+            epoch: 0,
             taken: 0,
             heard: 0,
             acked: 0,
@@ -53,14 +56,18 @@ impl<T> Inbox<T> {
 
     /// A new connection stands, with a session of this epoch if it is known. Everything that came
     /// before has a lower position than a later registration: where it has not, the cluster's log
-    /// began anew, and old positions mean nothing.
-    pub fn connected(&mut self, epoch: Option<u64>) {
+    /// began anew, and old positions mean nothing. Returns whether it did.
+    pub fn connected(&mut self, epoch: Option<u64>) -> bool {
         (self.heard, self.acked) = (0, 0);
-        if epoch.is_some_and(|epoch| epoch < self.seen) {
+        let Some(epoch) = epoch else { return false };
+        let began_anew = epoch < self.seen.max(self.epoch);
+        self.epoch = epoch;
+        if began_anew {
             (self.seen, self.taken) = (0, 0);
             // What waits to be taken belongs to the old log: nothing of it can be acknowledged.
             self.queue.iter_mut().for_each(|(seq, _)| *seq = 0);
         }
+        began_anew
     }
 
     /// Takes in what came at `seq`. `false` when it was surfaced before.
@@ -149,7 +156,7 @@ mod tests {
         let mut inbox = Inbox::new(8);
         inbox.offer(10, None, 10);
         inbox.offer(20, None, 20);
-        inbox.connected(Some(25));
+        assert!(!inbox.connected(Some(25)));
         assert_eq!(inbox.ack(), None);
         assert!(!inbox.offer(10, None, 10));
         assert_eq!(inbox.ack(), Some(10));
@@ -172,10 +179,12 @@ mod tests {
         let mut inbox = Inbox::new(1);
         inbox.offer(1_000, None, 1);
         inbox.offer(2_000, None, 2);
-        inbox.connected(Some(5));
+        assert!(inbox.connected(Some(5)));
         assert!(inbox.offer(10, None, 3));
         assert_eq!(inbox.ack(), None);
         assert_eq!([inbox.take(), inbox.take(), inbox.take()], [Some(1), Some(2), Some(3)]);
         assert_eq!(inbox.ack(), Some(10));
+        assert!(!inbox.connected(None));
+        assert!(inbox.connected(Some(4)), "a session before the last one");
     }
 }

@@ -158,8 +158,8 @@ impl Shared {
     pub fn connected(&self, inflight: usize, frame_bytes: usize, epoch: Option<u64>) {
         let mut state = self.state();
         state.outbox.connected(inflight, frame_bytes);
-        state.inbox.connected(epoch);
-        state.watches.connected();
+        let log_began_anew = state.inbox.connected(epoch);
+        state.watches.connected(log_began_anew);
         state.frame_bytes = frame_bytes;
         state.asked = false;
     }

@@ -60,8 +60,11 @@ impl Watches {
         }
     }
 
-    /// A new connection, which knows nothing of this.
-    pub fn connected(&mut self) {
+    /// A new connection, which knows nothing of this; where the cluster's log began anew, old versions mean nothing.
+    pub fn connected(&mut self, log_began_anew: bool) {
+        if log_began_anew {
+            self.users.values_mut().flatten().for_each(|seen| seen.version = 0);
+        }
         self.to_watch = self.users.keys().cloned().collect();
         self.to_unwatch.clear();
         self.asked.clear();
@@ -147,11 +150,11 @@ mod tests {
         let both = r#"{"id":4,"watch":{"users":["bob","carol"]}}"#;
         assert_eq!(watches.next_frame(1_000).as_deref(), Some(both));
         assert_eq!(watches.next_frame(1_000), None);
-        watches.connected();
+        watches.connected(false);
         assert_eq!(watches.next_frame(1_000).as_deref(), Some(both));
         watches.unwatch(names(&["bob", "dave"]));
         assert_eq!(watches.next_frame(1_000).as_deref(), Some(r#"{"id":4,"unwatch":{"users":["bob"]}}"#));
-        watches.connected();
+        watches.connected(false);
         assert_eq!(watches.next_frame(1_000).as_deref(), Some(r#"{"id":4,"watch":{"users":["carol"]}}"#));
         watches.watch(names(&["eve"]));
         watches.unwatch(names(&["eve"]));
@@ -167,7 +170,7 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(watches.next_frame(1_000).as_deref(), Some(r#"{"id":4,"watch":{"users":["bob","carol"]}}"#));
             assert_eq!(watches.next_frame(1_000), None);
-            watches.connected();
+            watches.connected(false);
         }
     }
 
@@ -192,7 +195,7 @@ mod tests {
         watches.told(&presence("carol", 1, 9));
         let seen = |devices, version| Some(("bob".to_owned(), Seen { devices, version }));
         assert_eq!((watches.take(), watches.take()), (seen(0, 9), None));
-        watches.connected();
+        watches.connected(false);
         watches.told(&presence("bob", 1, 8));
         assert_eq!(watches.take(), None, "another node, which lags");
         watches.told(&presence("bob", 2, 10));
@@ -201,6 +204,11 @@ mod tests {
         watches.unwatch(names(&["bob"]));
         watches.told(&presence("bob", 1, 12));
         assert_eq!(watches.take(), None);
+        watches.watch(names(&["bob"]));
+        watches.told(&presence("bob", 1, 13));
+        watches.connected(true);
+        watches.told(&presence("bob", 0, 2));
+        assert_eq!(watches.take(), seen(0, 2), "another log");
     }
 
     #[test]
@@ -212,7 +220,7 @@ mod tests {
         watches.next_frame(1_000);
         assert_eq!(watches.answered(Some(ErrorCode::UnknownType)), names(&[]));
         assert_eq!(watches.answered(Some(ErrorCode::TooManyWatches)), names(&["carol", "dave"]));
-        watches.connected();
+        watches.connected(false);
         assert_eq!(watches.next_frame(1_000).as_deref(), Some(r#"{"id":4,"watch":{"users":["bob"]}}"#));
     }
 }

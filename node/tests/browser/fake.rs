@@ -86,10 +86,16 @@ impl Socket {
         self.welcome_with(hello, ping_ms, &limits).await;
     }
 
-    /// Answers a `hello`, with these limits.
+    /// Answers a `hello`, with these limits, as a cluster that goes on.
     pub async fn welcome_with(&mut self, hello: &Value, ping_ms: u64, limits: &Value) {
+        let session = hello["attempt"].as_u64().expect("a `hello` counts attempts") * 100_000;
+        self.welcome_as(session, hello, ping_ms, limits).await;
+    }
+
+    /// As this session.
+    pub async fn welcome_as(&mut self, session: u64, hello: &Value, ping_ms: u64, limits: &Value) {
         self.send(json!({"id": 1, "welcome": {
-            "session": "1",
+            "session": session.to_string(),
             "user": "alice",
             "device": hello["device"],
             "node": NODE,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cluster::id::{Boot, DeviceId, Epoch, GroupId, MessageId, NodeId, Pos, UserId};
 use cluster::state::{
     Batch, BatchRefusal, COPIES_LEVEL, Command, ENDING_LEVEL, GapReason, GroupLimits, GroupOp, GroupSend, Limits,
-    NodeUp, Op, Outcome, REVOCATION_KEPT_MS, Register, RegisterRefusal, Send, SendRefusal,
+    NodeUp, OUTCASTS_LEVEL, Op, Outcome, REVOCATION_KEPT_MS, Register, RegisterRefusal, Send, SendRefusal,
 };
 
 use crate::model_groups::MGroup;
@@ -54,7 +54,7 @@ impl Model {
             Command::Tick { advance_ms } => {
                 self.time_ms += advance_ms.min(&60_000);
                 self.revoked.retain(|_, (_, forget_ms)| *forget_ms > self.time_ms);
-                while self.due(&mut effects) {}
+                while self.due(Pos::new(index, 0), &mut effects) {}
             }
             Command::SetLimits(limits) => self.limits = limits.clone(),
             Command::SetFeatureLevel(level) => self.level = self.level.max(*level),
@@ -124,13 +124,18 @@ impl Model {
         None
     }
 
+    /// When something that is forgotten here was forgotten, and what its last registration is from then on.
+    fn forgetting(&self, pos: Pos) -> (u64, Option<Pos>) {
+        (self.time_ms, (self.level >= OUTCASTS_LEVEL).then_some(pos))
+    }
+
     fn op(&mut self, pos: Pos, node: NodeId, op: &Op, effects: &mut Vec<Seen>) -> Outcome {
-        let limits = self.limits.clone();
+        let (limits, at) = (self.limits.clone(), self.forgetting(pos));
         let epoch = match op {
             Op::Register(register) => return self.register(pos, node, register, effects),
             Op::Forget { user, device } => {
                 let of = self.users.entry(user.clone()).or_default();
-                of.forget(user, device, self.time_ms, &limits, effects);
+                of.forget(user, device, at, &limits, effects);
                 return Outcome::Done;
             }
             Op::Send(Send { epoch, .. })
@@ -156,11 +161,11 @@ impl Model {
                 self.lose_connection(&name, &id);
                 let user = self.users.get_mut(&name).unwrap();
                 if *clean && user.devices[&id].ephemeral {
-                    user.forget(&name, &id, self.time_ms, &limits, effects);
+                    user.forget(&name, &id, at, &limits, effects);
                 }
             }
             Op::ForgetBy { device, .. } => {
-                self.users.entry(name.clone()).or_default().forget(&name, device, self.time_ms, &limits, effects);
+                self.users.entry(name.clone()).or_default().forget(&name, device, at, &limits, effects);
             }
             Op::Register(_) | Op::Forget { .. } => unreachable!(),
         }
@@ -349,7 +354,8 @@ impl Model {
     }
 
     /// Does the one thing that is due longest.
-    fn due(&mut self, effects: &mut Vec<Seen>) -> bool {
+    fn due(&mut self, pos: Pos, effects: &mut Vec<Seen>) -> bool {
+        let at = self.forgetting(pos);
         let mut due = BTreeSet::new();
         for (name, user) in &mut self.users {
             let name = || name.clone();
@@ -388,7 +394,7 @@ impl Model {
                 device.ring_until = None;
             }
             (_, 1, Some(id)) => drop(user.gone.remove(&id)),
-            (_, 2, Some(id)) => user.forget(&name, &id, self.time_ms, &self.limits.clone(), effects),
+            (_, 2, Some(id)) => user.forget(&name, &id, at, &self.limits.clone(), effects),
             _ if user.waiting().is_empty() && user.copies_waiting().is_empty() && user.groups.is_empty() => {
                 user.heir_gap_until = None;
                 let cursor = user.messages.keys().next_back().copied().unwrap_or_default();

@@ -240,8 +240,17 @@ impl MUser {
         true
     }
 
-    pub fn forget(&mut self, name: &UserId, id: &DeviceId, now: u64, limits: &Limits, effects: &mut Vec<Seen>) {
+    /// `at`: when, and the position that its last registration has from then on.
+    pub fn forget(
+        &mut self,
+        name: &UserId,
+        id: &DeviceId,
+        at: (u64, Option<Pos>),
+        limits: &Limits,
+        effects: &mut Vec<Seen>,
+    ) {
         let Some(device) = self.devices.remove(id) else { return };
+        let (now, epoch) = at;
         let until = match device.node {
             Some(node) => {
                 effects.push(Seen::Superseded(node, device.last.2));
@@ -250,7 +259,9 @@ impl MUser {
             None => device.ring_until,
         };
         if let Some(until) = until {
-            self.gone.insert(id.clone(), MGone { last: device.last, ring: device.ring, until });
+            let (instance, attempt, own) = device.last;
+            let last = (instance, attempt, epoch.unwrap_or(own));
+            self.gone.insert(id.clone(), MGone { last, ring: device.ring, until });
         }
         if self.devices.is_empty() {
             self.heir = device.share;

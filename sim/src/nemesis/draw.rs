@@ -49,6 +49,8 @@ impl Plan {
         if forgetting.one_in(8) {
             plan.limits.ephemeral_ttl_ms = forgetting.between(500, 5_000);
         }
+        let outcasts = Dice::new(seed, "outcasts");
+        plan.clients.outcasts = if outcasts.one_in(2) { outcasts.between(1, 3) } else { 0 };
         plan.clients.neighbours = if Dice::new(seed, "neighbours").one_in(2) { nodes as u64 } else { 0 };
         let heartbeat = Dice::new(seed, "heartbeat");
         if heartbeat.one_in(3) {

@@ -138,6 +138,8 @@ pub struct Facts {
     pub stored: Vec<Stored>,
     /// When all nodes knew of copies, in ns.
     pub copied_since: Option<u64>,
+    /// The entry by which all nodes knew that no session goes on over its device's forgetting.
+    pub outcasts_from: Option<u64>,
     /// What was done with groups, in log order.
     pub grouped: Vec<Grouped>,
     /// Whom the log refused to join or make a group, and why.

@@ -1,9 +1,9 @@
 //! G4: at most one live session per device; what a replaced client got was stored before the newer
-//! one was registered, and it was told.
+//! one was registered, and it was told. Nor does a session go on over its device's forgetting.
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::facts::Registered;
+use super::facts::{self, Registered};
 use super::{History, Violation, safety};
 use crate::ledger::{Client, Device};
 
@@ -41,6 +41,9 @@ pub fn check(history: &History, broken: &mut Vec<Violation>) {
             broken.push(safety(text).at(two[1].at));
         }
     }
+    for (id, client) in history.book.clients.iter().enumerate() {
+        check_forgotten(history, id, client, broken);
+    }
     for (id, epoch) in superseded(history) {
         let client = &history.book.clients[id];
         for got in client.received.iter().filter(|got| got.seq > epoch) {
@@ -48,6 +51,30 @@ pub fn check(history: &History, broken: &mut Vec<Violation>) {
             let text = format!("G4: {who} got {} after a newer session took over at {epoch}", got.seq);
             broken.push(safety(text).at(got.at));
         }
+    }
+}
+
+/// What a client got by a session in whose time its device was forgotten: what lies between is told to nobody, so
+/// nothing from behind that may follow. Who learns late of its sessions cannot say which one brought it something.
+fn check_forgotten(history: &History, id: usize, client: &Client, broken: &mut Vec<Violation>) {
+    let spans = history.facts.known.get(&client.device).map_or(&[][..], Vec::as_slice);
+    let from = history.facts.outcasts_from.unwrap_or(u64::MAX);
+    let ends: Vec<u64> = spans.iter().filter_map(|span| span.until).filter(|at| facts::index(*at) > from).collect();
+    if client.slow || ends.is_empty() {
+        return;
+    }
+    for (n, session) in client.sessions.iter().enumerate() {
+        let next = client.sessions.get(n + 1);
+        let lived = session.epoch..next.map_or(u64::MAX, |next| next.epoch);
+        let Some(forgotten) = ends.iter().find(|at| lived.contains(at)) else { continue };
+        let time = session.at..next.map_or(u64::MAX, |next| next.at);
+        let got = client.received.iter().find(|got| time.contains(&got.at) && got.seq > *forgotten);
+        broken.extend(got.map(|got| {
+            let who = history.book.client(id);
+            let text =
+                format!("G4: {who} got {} by the session that it had when it was forgotten at {forgotten}", got.seq);
+            safety(text).at(got.at)
+        }));
     }
 }
 
@@ -91,6 +118,22 @@ mod tests {
     #[test]
     fn a_replaced_client_is_not_told() {
         found(&missing(&replaced().history()), "was replaced and not told so");
+    }
+
+    #[test]
+    fn a_forgotten_client_goes_on() {
+        let mut scene = Scene::good();
+        let spans = scene.facts.known.get_mut(&Device::new("w", "a")).expect("it is known");
+        // Between its two messages, at entries 3 and 4.
+        spans[0].until = Some((3 << 12) + 1);
+        assert_eq!(scene.broken_by(check), Vec::<String>::new(), "older builds knew no better");
+        scene.facts.outcasts_from = Some(0);
+        found(&scene.broken_by(check), "by the session that it had when it was forgotten");
+        // By a session of its own, it may: another device by the same name.
+        let mut again = scene.book.clients[1].sessions[0];
+        (again.epoch, again.at) = ((3 << 12) + 2, scene.book.clients[1].received[1].at);
+        scene.book.clients[1].sessions.push(again);
+        assert_eq!(scene.broken_by(check), Vec::<String>::new());
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct Mix {
     pub twins: u64,
     /// Users with two devices who forget one of them, again and again.
     pub forgetful: u64,
+    /// Users with two devices who forget one of them, which stays until it is told so, and is back soon.
+    pub outcasts: u64,
     /// Users who live beside a node, each beside another one: when it goes down they lose their connection with it,
     /// and are back seconds later.
     pub neighbours: u64,
@@ -63,6 +65,7 @@ impl Default for Mix {
             dozers: 0,
             twins: 0,
             forgetful: 0,
+            outcasts: 0,
             neighbours: 0,
             rude: 0,
             hostile: 0,

@@ -157,6 +157,7 @@ impl Workload {
         recipients.extend(named("dozer", mix.dozers));
         recipients.extend(named("twin", mix.twins));
         recipients.extend(named("forgetful", mix.forgetful));
+        recipients.extend(named("outcast", mix.outcasts));
         recipients.extend(named("neighbour", mix.neighbours));
         recipients.extend(named("x-rude", mix.rude));
         let (recipients, sending) = (Arc::new(recipients), Arc::new(watch::Sender::new(false)));
@@ -217,6 +218,11 @@ impl Workload {
             self.roam(Start::of(&user, FORGOTTEN), Bot::resume, until).await;
         });
         let forgetful = join_all(forgetful);
+        let outcasts = named("outcast", self.mix.outcasts).map(|user| async move {
+            self.bot(Start::of(&user, "a"), Bot::forget_other);
+            self.stay(Start::of(&user, FORGOTTEN), until).await;
+        });
+        let outcasts = join_all(outcasts);
         let neighbours = named("neighbour", self.mix.neighbours).enumerate();
         let neighbours = join_all(neighbours.map(|(n, user)| self.live_beside(n, Start::of(&user, "a"), until)));
         let kinds = Stranger::all(&self.mix, &Dice::new(self.seed, "strangers"));
@@ -234,7 +240,7 @@ impl Workload {
             let dice = Dice::new(self.seed, &format!("exile {n}"));
             exiles::live(n, self.world.clone(), self.ledger.clone(), self.recipients.clone(), dice, until)
         });
-        let comers = async { tokio::join!(roamers, guests, dozers, twins, forgetful, neighbours) };
+        let comers = async { tokio::join!(roamers, guests, dozers, twins, forgetful, outcasts, neighbours) };
         tokio::join!(comers, join_all(strangers), join_all(exiles), watcher);
     }
 
@@ -288,6 +294,19 @@ impl Workload {
             machine.kill();
             let longest = if dice.one_in(4) { LONG_MS } else { SHORT_MS };
             time::sleep(Duration::from_millis(dice.between(0, longest))).await;
+        }
+    }
+
+    /// A device whose clients stay until they are sent away, one after the other.
+    async fn stay(&self, start: Start, until: u64) {
+        let dice = Dice::new(self.seed, &format!("life of {}", start.device));
+        let start = Start { careful: true, ..start };
+        while time::now() < until {
+            let (id, _) = self.bot(start.clone(), Bot::resume);
+            while self.ledger.book().clients[id].is_running() && time::now() < until {
+                time::sleep(NOTICED).await;
+            }
+            time::sleep(Duration::from_millis(dice.between(0, SHORT_MS))).await;
         }
     }
 

@@ -2,8 +2,8 @@
 
 use cluster::id::{Epoch, MessageId, NodeId, Pos, UserId};
 use cluster::state::{
-    Batch, BatchRefusal, COPIES_LEVEL, Command, ENDING_LEVEL, Effect, FirstAck, GapReason, GroupAct, Op, Outcome,
-    SendRefusal,
+    Batch, BatchRefusal, COPIES_LEVEL, Command, ENDING_LEVEL, Effect, FirstAck, GapReason, GroupAct, OUTCASTS_LEVEL,
+    Op, Outcome, SendRefusal,
 };
 
 use super::Reference;
@@ -16,7 +16,7 @@ use crate::oracle::facts::{
 impl Reference {
     /// Takes down what an entry that was just applied says; it was committed at `at`.
     pub(super) fn note_entry(&mut self, index: u64, author: NodeId, at: u64, command: &Command, effects: Vec<Effect>) {
-        self.note_settings(at, command);
+        self.note_settings(index, at, command);
         self.note_generations(at, &effects);
         self.note_presence(index, at, command);
         self.note_breaker(index, at, &effects);
@@ -24,7 +24,7 @@ impl Reference {
         self.note_level(index);
     }
 
-    fn note_settings(&mut self, at: u64, command: &Command) {
+    fn note_settings(&mut self, index: u64, at: u64, command: &Command) {
         match command {
             Command::SetGroupLimits(limits) => self.groups.limits = limits.clone(),
             Command::SetFeatureLevel(level) => {
@@ -33,6 +33,9 @@ impl Reference {
                 }
                 if *level >= COPIES_LEVEL {
                     self.facts.copied_since.get_or_insert(at);
+                }
+                if *level >= OUTCASTS_LEVEL {
+                    self.facts.outcasts_from.get_or_insert(index);
                 }
                 self.revocations_end |= *level >= ENDING_LEVEL;
             }
