@@ -41,8 +41,10 @@ impl Inner {
         for node in nodes {
             if node == self.me {
                 self.router.signalled(signal);
-            } else if let Ok(body) = encode(signal) {
-                self.peers.notify(node, Kind::SIGNAL, body);
+            } else if let Ok(body) = encode(signal)
+                && !self.peers.notify(node, Kind::SIGNAL, body)
+            {
+                self.observer.signal_dropped(signal.news);
             }
         }
     }

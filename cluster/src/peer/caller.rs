@@ -85,13 +85,13 @@ impl Caller {
         }
     }
 
-    /// Sends a one-way frame, or drops it when there is no room.
-    pub(super) fn notify(&self, kind: Kind, body: Bytes) {
+    /// Sends a one-way frame, or drops it when there is no room; whether it was sent.
+    pub(super) fn notify(&self, kind: Kind, body: Bytes) -> bool {
         let budget = if kind == Kind::SIGNAL { &self.signals } else { &self.notifies };
-        if let Some(hold) = budget.try_hold(body.len()) {
-            let frame = Frame { frame_type: FrameType::Notify, kind, id: 0, payload: body };
-            self.outbox.push(frame, Some(Arc::new(hold)));
-        }
+        let Some(hold) = budget.try_hold(body.len()) else { return false };
+        let frame = Frame { frame_type: FrameType::Notify, kind, id: 0, payload: body };
+        self.outbox.push(frame, Some(Arc::new(hold)));
+        true
     }
 
     /// Sends if there is room and nobody waits for it.
@@ -270,9 +270,10 @@ mod tests {
     #[test]
     fn a_flood_of_signals_leaves_room_for_other_news() {
         let caller = Caller::new();
-        (0..MAX_NOTIFIES).for_each(|_| caller.notify(Kind::SIGNAL, Bytes::new()));
+        let sent = |kind, count| (0..count).filter(|_| caller.notify(kind, Bytes::new())).count();
+        assert_eq!(sent(Kind::SIGNAL, MAX_NOTIFIES), MAX_SIGNALS);
         assert_eq!(caller.depth(), (MAX_SIGNALS, 0));
-        (0..=MAX_NOTIFIES).for_each(|_| caller.notify(Kind::DELIVERED, Bytes::new()));
+        assert_eq!(sent(Kind::DELIVERED, MAX_NOTIFIES + 1), MAX_NOTIFIES);
         assert_eq!(caller.depth(), (MAX_SIGNALS + MAX_NOTIFIES, 0));
     }
 

@@ -157,13 +157,11 @@ impl Peers {
         link.ok_or(PeerError::Down)?.request(kind, body, deadline).await
     }
 
-    /// Tells `to`, without an answer. Dropped silently when there is no link, or no room on it or
-    /// at the other side.
-    pub fn notify(&self, to: NodeId, kind: Kind, body: Bytes) {
+    /// Tells `to`, without an answer. Dropped when there is no link, or no room on it: then it returns
+    /// false; and silently when there is none at the other side.
+    pub fn notify(&self, to: NodeId, kind: Kind, body: Bytes) -> bool {
         let link = self.inner().targets().get(&to).and_then(|target| target.link());
-        if let Some(link) = link {
-            link.notify(kind, body);
-        }
+        link.is_some_and(|link| link.notify(kind, body))
     }
 
     /// Asks whoever listens at `addr` (`host:port`), over a link made for this one request. Gives

@@ -139,11 +139,12 @@ impl Task {
                 Ok(opened) => return Ok(opened),
                 Err(Ended::Refused(why)) => return Err(Ended::Refused(why)),
                 Err(ended) => {
-                    if let Ended::Broken { expired: Some(token), .. } = ended {
-                        self.expired = Some(token);
+                    let mut pause = self.route.failed(rand::random());
+                    if let Ended::Broken { wait, expired, .. } = ended {
+                        self.expired = expired.or(self.expired.take());
+                        pause = pause.max(wait);
                     }
-                    let wait = clock::sleep(self.route.failed(rand::random()));
-                    let waited = beside(old, session, &*self.tokens, wait).await;
+                    let waited = beside(old, session, &*self.tokens, clock::sleep(pause)).await;
                     waited.map_err(|ended| unless_ours(ended, greeted))?;
                 }
             }

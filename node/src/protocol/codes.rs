@@ -37,6 +37,44 @@ pub enum ErrorCode {
     Other,
 }
 
+impl ErrorCode {
+    /// Every code of this build.
+    pub const ALL: [Self; 12] = [
+        Self::BadFrame,
+        Self::UnknownType,
+        Self::BadRecipient,
+        Self::BadKey,
+        Self::InboxFull,
+        Self::UnknownGroup,
+        Self::GroupExists,
+        Self::NotMember,
+        Self::GroupFull,
+        Self::TooManyGroups,
+        Self::TooManyWatches,
+        Self::BadToken,
+    ];
+
+    /// As on the wire.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::BadFrame => "bad_frame",
+            Self::UnknownType => "unknown_type",
+            Self::BadRecipient => "bad_recipient",
+            Self::BadKey => "bad_key",
+            Self::InboxFull => "inbox_full",
+            Self::UnknownGroup => "unknown_group",
+            Self::GroupExists => "group_exists",
+            Self::NotMember => "not_member",
+            Self::GroupFull => "group_full",
+            Self::TooManyGroups => "too_many_groups",
+            Self::TooManyWatches => "too_many_watches",
+            Self::BadToken => "bad_token",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// Why a WebSocket is closed. 4000–4499: reconnect; 4500–4999: stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u16)]

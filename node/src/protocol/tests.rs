@@ -136,6 +136,9 @@ fn a_written_message_reads_back() {
 
 #[test]
 fn close_codes_say_what_to_do() {
+    for code in ErrorCode::ALL {
+        assert_eq!(serde_json::to_value(code).unwrap(), code.name());
+    }
     for code in CloseCode::ALL {
         assert_eq!(CloseCode::from_code(code.code()), Some(code));
     }

@@ -215,6 +215,9 @@ impl Core {
     }
 
     fn say(&mut self, id: Option<u64>, body: ServerBody<'_>, at: Moment, out: &mut Vec<u8>) {
+        if let ServerBody::Error(error) = &body {
+            self.node.metrics.answered_with(error.code);
+        }
         put_frame(out, &ServerFrame { id, body });
         self.heart.said(at.now);
     }

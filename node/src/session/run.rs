@@ -74,10 +74,6 @@ pub async fn run<L: Link>(
     let end = match &place {
         None => End::Close(CloseCode::Overload),
         Some(place) => {
-            // Its token was in the request's head.
-            if identity.is_some() {
-                place.greeted();
-            }
             let hello = clock::timeout_at(deadline, handshake(&node, &mut wire, identity, peer, &place.control)).await;
             match hello.unwrap_or(Err(End::Close(CloseCode::HelloTimeout))) {
                 Ok(greeting) => {

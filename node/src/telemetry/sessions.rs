@@ -5,6 +5,7 @@ use cluster::signal::News;
 use prometheus::{IntCounter, IntCounterVec};
 
 use super::metrics::{Maker, Metrics};
+use crate::protocol::ErrorCode;
 
 /// Values of the label `kind` of signals.
 const SIGNALS: [&str; 2] = ["typing", "read"];
@@ -64,6 +65,7 @@ fn kind(news: News) -> &'static str {
 
 /// Metrics of sessions.
 pub(super) struct Sessions {
+    errors: IntCounterVec,
     signals: IntCounterVec,
     held_back: IntCounterVec,
     go_aways: IntCounterVec,
@@ -75,6 +77,11 @@ pub(super) struct Sessions {
 impl Sessions {
     pub fn new(make: &Maker<'_>) -> Self {
         let sessions = Self {
+            errors: make.counters(
+                "im_gateway_error_answers_total",
+                "Frames of sessions of this node that were answered with an error, by its code",
+                &["code"],
+            ),
             signals: make.counters(
                 "im_gateway_signals_total",
                 "Typing and read marks for sessions of this node: told, or dropped where there was no room",
@@ -101,6 +108,9 @@ impl Sessions {
                 &["reason"],
             ),
         };
+        for code in ErrorCode::ALL {
+            sessions.errors.with_label_values(&[code.name()]);
+        }
         for kind in SIGNALS {
             for outcome in OUTCOMES {
                 sessions.signals.with_label_values(&[kind, outcome]);
@@ -123,6 +133,11 @@ impl Sessions {
 }
 
 impl Metrics {
+    /// A session's client was told that what it asked for is refused.
+    pub fn answered_with(&self, code: ErrorCode) {
+        self.sessions.errors.with_label_values(&[code.name()]).inc();
+    }
+
     /// A session's client was told of somebody's typing or reading; or there was no room for it.
     pub fn signal(&self, news: News, told: bool) {
         let outcome = OUTCOMES[usize::from(!told)];

@@ -133,6 +133,21 @@ async fn a_conversation_outlives_the_node_that_serves_one_of_them() {
 }
 
 #[tokio::test]
+async fn the_list_shows_who_is_online() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let Some(browser) = browser().await else { return };
+    let cluster = TestCluster::start(1).await;
+    let alice = Writer::open(&browser, &cluster.addr(0), "alice", "carol").await;
+    let mut bob = Writer::open(&browser, &cluster.addr(0), "bob", "alice").await;
+    bob.write().await;
+    let shown = "(document.querySelector('[data-peer=bob] .here')?.textContent ?? '')";
+    alice.tab.until(&format!("{shown} === 'online'"), &[]).await;
+    bob.tab.eval("void location.assign('about:blank')", &[]).await;
+    alice.tab.until(&format!("{shown} === ''"), &[]).await;
+    assert_eq!(alice.tab.eval(PEER_ONLINE, &[]).await, json!(false), "nobody is carol");
+}
+
+#[tokio::test]
 async fn a_message_is_stored_first_and_delivered_when_somebody_comes_for_it() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let Some(browser) = browser().await else { return };

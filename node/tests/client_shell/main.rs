@@ -240,6 +240,20 @@ async fn the_old_connection_serves_until_the_new_one_stands() {
 }
 
 #[tokio::test]
+async fn on_its_way_it_waits_as_long_as_it_is_told_to() {
+    let (first, second) = (Node::start().await, Node::start().await);
+    let client = client(&[&first], 256);
+    let (mut socket, _) = first.welcome(25_000, 1, 1).await;
+    socket.send(json!({"go_away": {"after_ms": 100, "url": second.url()}})).await;
+    second.refuse("503 Service Unavailable", "retry-after: 1\r\n").await;
+    let refused = clock::now();
+    socket.message(10, 1).await;
+    assert_eq!(undisturbed_message(&client).await, 10, "and is served meanwhile");
+    let (_next, _) = first.welcome(25_000, 1, 2).await;
+    assert!(refused.elapsed() >= Duration::from_secs(1), "{:?}", refused.elapsed());
+}
+
+#[tokio::test]
 async fn an_end_on_behalf_of_its_own_newer_session_stops_nothing_however_late() {
     let (first, second) = (Node::start().await, Node::start().await);
     let client = client(&[&first], 256);

@@ -6,6 +6,7 @@ use cluster::env::clock;
 use futures_util::{SinkExt, StreamExt};
 use im_gateway::protocol::SUBPROTOCOL;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -47,6 +48,17 @@ impl Node {
         let mut socket = Socket(socket.expect("a good handshake"));
         let hello = socket.frame().await["hello"].take();
         (socket, hello)
+    }
+
+    /// Answers the next connection's request with this status and these headers, each with its line's end.
+    pub async fn refuse(&self, status: &str, headers: &str) {
+        let (mut stream, _) = soon("a connection", self.0.accept()).await.expect("accepted");
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            soon("a request", stream.read_buf(&mut request)).await.expect("it asks");
+        }
+        let answer = format!("HTTP/1.1 {status}\r\n{headers}content-length: 0\r\n\r\n");
+        stream.write_all(answer.as_bytes()).await.expect("it listens");
     }
 
     /// As [`Node::accept`], and welcomes the client.

@@ -260,6 +260,8 @@ async fn each_limit_and_each_mistake_has_its_answer() {
     assert_eq!(code(carol.group(GroupAct::Join, "g1").await).await, ErrorCode::GroupFull);
     assert_eq!(alice.group(GroupAct::Create, "g2").await, Fate::Done);
     assert_eq!(code(alice.group(GroupAct::Create, "g3").await).await, ErrorCode::TooManyGroups);
+    let refused = cluster.metric(0, "im_gateway_error_answers_total", "code=\"too_many_groups\"").await;
+    assert_eq!(refused, Some(1.0));
     assert_eq!(alice.client.members("g1", None).await, Ok((vec!["alice".into(), "bob".into()], false)));
     assert_eq!(alice.client.members("g1", Some("alice")).await, Ok((vec!["bob".into()], false)));
     // The last to leave ends it, and the name is free.

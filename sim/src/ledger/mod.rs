@@ -184,8 +184,13 @@ impl Ledger {
         name
     }
 
-    /// What became of a message. A later word counts only where the first one left it open.
-    pub fn fate(&self, name: Name, fate: Fate) {
+    /// What became of a message, by the word of this client, which sent it or repeats it. A later word counts only
+    /// where the first one left it open.
+    pub fn fate(&self, by: ClientId, name: Name, fate: Fate) {
+        if fate == Fate::NotSent && by != name.client {
+            // Whoever repeats it in vain says nothing of earlier attempts.
+            return;
+        }
         let durable = self.journal.committed();
         let mut book = self.book();
         self.trace.lazy("fate", || {

@@ -341,10 +341,11 @@ impl Raft {
         if let Some(Decided { author, under }) = self.committed.get(index as usize).copied()
             && author != leader
         {
-            // A leader that was replaced and does not know may still write to who does not know either.
+            // A leader that was replaced and does not know may still write what it has, its own or older, to who
+            // does not know either.
             let vote = self.disk(disk).visible.vote.map(|vote| vote.leader_id);
-            let unaware = vote.is_some_and(|vote| vote <= leader);
-            if leader >= under || !unaware {
+            let unaware = vote.is_some_and(|vote| leader <= vote && vote < under);
+            if !unaware {
                 self.broken(format!(
                     "{disk} has {leader}'s entry at {index}, where another one is committed: {author}'s, under {under}; its vote is {vote:?}"
                 ));

@@ -115,7 +115,7 @@ impl Bot {
             let name = self.setup.ledger.sent(self.setup.id, &to);
             let Ok(receipt) = self.give(name, &to, &body(name, self.padding)).await else {
                 // Replaced by a newer client of its device.
-                self.setup.ledger.fate(name, Fate::NotSent);
+                self.setup.ledger.fate(self.setup.id, name, Fate::NotSent);
                 return;
             };
             self.await_fate(name, receipt);
@@ -133,8 +133,8 @@ impl Bot {
     }
 
     fn await_fate(&self, name: Name, receipt: Receipt) {
-        let ledger = self.setup.ledger.clone();
-        tokio::spawn(async move { ledger.fate(name, receipt.await) });
+        let (ledger, id) = (self.setup.ledger.clone(), self.setup.id);
+        tokio::spawn(async move { ledger.fate(id, name, receipt.await) });
     }
 }
 

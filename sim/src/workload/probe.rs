@@ -94,7 +94,7 @@ impl Prober {
                 let name = self.ledger.sent(id, "probe");
                 let receipt = client.try_send("probe", Some(&name.to_string()), &name.to_string()).ok()?;
                 let ledger = self.ledger.clone();
-                tokio::spawn(async move { ledger.fate(name, receipt.await) });
+                tokio::spawn(async move { ledger.fate(id, name, receipt.await) });
                 sent = Some((name, time::now()));
             }
             let ours = sent.filter(|(name, _)| {

@@ -155,6 +155,8 @@ fn a_leader_between_who_wrote_an_entry_and_who_committed_it() {
         cluster.texts()
     };
     assert_eq!(stale(4), Vec::<String>::new());
+    // Seed 1284: what that leader has of an earlier one.
+    assert_eq!(stale(3), Vec::<String>::new());
     found(&stale(5), "entry at 1, where another one is committed");
 }
 
