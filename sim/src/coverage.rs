@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard};
 use cluster::sync::lock;
 
 /// All of them.
-pub const POINTS: [&str; 53] = [
+pub const POINTS: [&str; 55] = [
     "a leader was replaced",
     "a replica was sent a checkpoint",
     "a crash lost writes that were not synced",
@@ -34,6 +34,7 @@ pub const POINTS: [&str; 53] = [
     "noise was refused",
     "noise in a WebSocket ended a connection",
     "a whole storm had its sessions",
+    "a storm was told to come later",
     "who watches by hand was told of somebody",
     "tokens were revoked",
     "a session by a revoked token was ended",
@@ -60,6 +61,7 @@ pub const POINTS: [&str; 53] = [
     "a message was stored while the breaker was open",
     "the breaker was closed on what it had held back",
     "a trace went from one node's send to another's ack",
+    "a message was traced to who has it",
 ];
 
 static REACHED: Mutex<BTreeMap<&'static str, u64>> = Mutex::new(BTreeMap::new());

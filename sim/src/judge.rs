@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::ledger::Ledger;
 use crate::nemesis::{fault_spans, observe};
-use crate::oracle::{self, Death, History, Journal, Reference, Rest, Violation, harness, liveness, safety};
+use crate::oracle::{self, Death, History, Journal, Reference, Rest, Trail, Violation, harness, liveness, safety};
 use crate::plan::Plan;
 use crate::slo::Histogram;
 use crate::time;
@@ -48,6 +48,8 @@ pub struct Judge {
     /// Term and leadership of each machine's node, as seen last.
     roles: BTreeMap<usize, (u64, bool)>,
     compared_at: u64,
+    /// What nodes said of some messages.
+    trails: Vec<Trail>,
 }
 
 impl Judge {
@@ -66,6 +68,7 @@ impl Judge {
             machines: Vec::new(),
             roles: BTreeMap::new(),
             compared_at: 0,
+            trails: Vec::new(),
         }
     }
 
@@ -145,6 +148,11 @@ impl Judge {
         self.violations.extend(oracle::check_loss(self.reference.facts(), &book));
     }
 
+    /// Nodes were asked after some messages.
+    pub fn traced(&mut self, trails: Vec<Trail>) {
+        self.trails = trails;
+    }
+
     fn history<'a>(&'a self, book: &'a crate::ledger::Book) -> History<'a> {
         History {
             book,
@@ -197,6 +205,7 @@ impl Judge {
             broken.extend(oracle::check_watches_soon(self.reference.facts(), &book, &faults, now));
         }
         broken.extend(oracle::check_metrics(self.reference.facts(), &book, &processes));
+        broken.extend(oracle::check_trails(self.reference.facts(), &book, &self.trails));
         drop(book);
         broken.extend(oracle::check_traces(&self.world.spans().lock()));
         broken.extend(self.ledger.complaints());

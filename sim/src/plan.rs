@@ -51,6 +51,8 @@ pub struct Plan {
     pub ping_ms: u64,
     /// Windows and buffers are so small that whatever can wait does.
     pub tiny: bool,
+    /// WebSockets that a node opens in a second; 0: as shipped.
+    pub admit_per_s: u32,
     /// Records are kept by real sled as well; then how much a crash loses does not follow from the seed.
     pub sled: bool,
     /// Machines' clocks are off by up to so many ms at the start.
@@ -177,6 +179,7 @@ impl Default for Plan {
             kept_bytes: 512 << 20,
             ping_ms: ConnectionLimits::default().ping_ms,
             tiny: false,
+            admit_per_s: 0,
             sled: false,
             clock_offset_ms: 0,
             clock_drift_ppm: 0,

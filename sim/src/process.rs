@@ -12,6 +12,8 @@ use im_gateway::telemetry::{Metrics, SpanSink, TraceConfig};
 
 /// What clients' tokens are signed with.
 pub const TOKEN_SECRET: &str = "the simulated clients' secret";
+/// What administers nodes.
+pub const ADMIN_TOKEN: &str = "the-simulated-operators-token";
 /// One message in so many is traced.
 const TRACE_ONE_IN: u64 = 4;
 /// How long a node may take to stop in good order, as in the real process.
@@ -26,12 +28,23 @@ pub enum End {
     Failed(String),
 }
 
-/// What the gateway is told, with windows so small that whatever can wait does, if `tiny`.
-pub fn gateway_config(listen: String, ping_ms: u64, tiny: bool, spans: Arc<dyn SpanSink>) -> GatewayConfig {
+/// What the gateway is told, with windows so small that whatever can wait does, if `tiny`. `admit_per_s`: as shipped
+/// if 0.
+pub fn gateway_config(
+    listen: String,
+    ping_ms: u64,
+    tiny: bool,
+    admit_per_s: u32,
+    spans: Arc<dyn SpanSink>,
+) -> GatewayConfig {
     let auth = AuthConfig { secret: Some(Masked::new(TOKEN_SECRET)), ..AuthConfig::default() };
     let traces = TraceConfig { one_in: TRACE_ONE_IN, spans_per_s: u32::MAX, sink: Some(spans) };
-    let mut config = GatewayConfig { listen, auth, traces, ..GatewayConfig::default() };
+    let admin_token = Some(Masked::new(ADMIN_TOKEN));
+    let mut config = GatewayConfig { listen, auth, admin_token, traces, ..GatewayConfig::default() };
     config.limits.ping_ms = ping_ms;
+    if admit_per_s > 0 {
+        config.admission.per_s = admit_per_s;
+    }
     if tiny {
         (config.limits.window_messages, config.limits.window_bytes) = (3, 1 << 10);
     }

@@ -18,7 +18,7 @@ use crate::slo::{self, Slo};
 use crate::summary::Summary;
 use crate::time;
 use crate::trace::{Recorded, Trace};
-use crate::workload::{Prober, Scraper, Workload};
+use crate::workload::{Prober, Scraper, Workload, trace_some};
 use crate::world::World;
 
 /// Virtual time for a fresh cluster to serve its first clients.
@@ -60,7 +60,7 @@ pub async fn run(plan: Plan, trace: Trace, keep: Keep) -> Outcome {
     let scraper = Scraper::start(world.clone(), journal.clone(), period, keep);
     let judge = Judge::new(world.clone(), ledger.clone(), journal, scraper.clone(), &plan);
     let prober = Prober::new(world.clone(), ledger.clone(), plan.seed);
-    let mut run = Run { world, ledger, judge, scraper, prober, long };
+    let mut run = Run { world, ledger, judge, scraper, prober, long, traffic_ends: 0 };
     run.whole(&plan).await;
     let Verdict { mut violations, stale } = run.judge.verdict();
     let mut summary = summarize(&plan, &run.ledger.book(), &run.prober, &trace);
@@ -70,6 +70,9 @@ pub async fn run(plan: Plan, trace: Trace, keep: Keep) -> Outcome {
     summary.stale = stale;
     if plan.faults.is_empty() && !plan.tiny {
         violations.extend(oracle::check_calm(&summary.slo));
+        if plan.admit_per_s > 0 {
+            violations.extend(oracle::check_admission(&run.ledger.book(), plan.admit_per_s, run.traffic_ends));
+        }
     }
     if let Some(most_ms) = plan.unnoticed_ms {
         violations.extend(oracle::check_unnoticed(&run.ledger.book(), most_ms));
@@ -143,6 +146,8 @@ struct Run {
     scraper: Scraper,
     prober: Prober,
     long: bool,
+    /// When strangers are gone, in ns; 0 before any came.
+    traffic_ends: u64,
 }
 
 impl Run {
@@ -157,6 +162,7 @@ impl Run {
         }
         let (probe, look) = if self.long { (LONG_PERIOD, LONG_LOOK) } else { (PROBE, LOOK) };
         self.prober.start(probe);
+        self.traffic_ends = time::now() + time::nanos(plan.traffic());
         let course = tokio::spawn({
             let (world, plan) = (self.world.clone(), plan.clone());
             async move {
@@ -179,6 +185,8 @@ impl Run {
         }
         if self.until(SETTLE, |run| run.judge.unsettled()).await {
             self.judge.at_rest();
+            let trails = trace_some(&self.world, &self.ledger).await;
+            self.judge.traced(trails);
         }
         for n in 0..self.world.len() {
             self.scraper.ask(n).await;

@@ -58,6 +58,7 @@ struct Shared {
     old_level: Option<u32>,
     ping_ms: u64,
     tiny: bool,
+    admit_per_s: u32,
     ends: mpsc::UnboundedSender<Ended>,
     /// For whoever restarts what ended.
     ended: Mutex<Option<mpsc::UnboundedReceiver<Ended>>>,
@@ -99,6 +100,7 @@ impl World {
             old_level: plan.old_level,
             ping_ms: plan.ping_ms,
             tiny: plan.tiny,
+            admit_per_s: plan.admit_per_s,
             ends,
             ended: Mutex::new(Some(ended)),
             violations: Mutex::default(),
@@ -180,7 +182,8 @@ impl World {
         let name = process_name(&machine.name, time::now());
         let listen = format!("{}:{CLIENT_PORT}", machine.ip);
         let spans = self.shared.spans.of(name.clone());
-        let gateway = process::gateway_config(listen, self.shared.ping_ms, self.shared.tiny, spans);
+        let (ping_ms, tiny, admit_per_s) = (self.shared.ping_ms, self.shared.tiny, self.shared.admit_per_s);
+        let gateway = process::gateway_config(listen, ping_ms, tiny, admit_per_s, spans);
         let node = Handle::current().create_node().name(name).build();
         time::set_clock(node.id(), machine.clock.clone());
         let stop = Arc::new(Notify::new());

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::command::FEATURE_LEVEL;
 use super::limits::{GroupLimits, Limits};
 use super::machine::{Session, State};
 use super::message::{Body, Message, Stored};
@@ -51,6 +52,11 @@ pub enum RestoreError {
         "a checkpoint of format {0}, this build reads up to format {FORMAT_WITH_COPIES}: run the newer build on this node"
     )]
     Format(u8),
+    /// Of a cluster whose nodes all knew more.
+    #[error(
+        "a checkpoint of feature level {0}, this build knows levels up to {FEATURE_LEVEL}: run the newer build on this node"
+    )]
+    Level(u32),
     /// Not well-formed.
     #[error("a checkpoint that cannot be read: {0}")]
     Malformed(String),
@@ -215,6 +221,9 @@ impl State {
             Some((&FORMAT_WITH_SWITCHES, rest)) => all::<(HeadWire, Switches)>(rest)?,
             _ => read::<HeadWire, GroupLimits>(head).map(|(head, groups)| (head, (groups, false, Vec::new())))?,
         };
+        if head.feature_level > FEATURE_LEVEL {
+            return Err(RestoreError::Level(head.feature_level));
+        }
         let mut state = Self::new();
         state.group_limits = group_limits;
         state.breaker_open = breaker_open;

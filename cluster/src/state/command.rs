@@ -251,6 +251,11 @@ pub enum DecodeError {
         "the log holds a command of format {0}, this build reads format {FORMAT}: run the newer build on this node"
     )]
     Format(u8),
+    /// All nodes of the cluster knew more.
+    #[error(
+        "the cluster is at feature level {0}, this build knows levels up to {FEATURE_LEVEL}: run the newer build on this node"
+    )]
+    Level(u32),
     /// Neither known nor well-formed.
     #[error("the log holds a command that this build cannot read ({0}): run the newer build on this node")]
     Malformed(String),
@@ -277,6 +282,8 @@ impl Command {
                 Ok((Self::Batch(batch), [])) if batch.ops.len() > Pos::MAX_OPS => {
                     Err(DecodeError::Malformed(format!("a batch of {} operations", batch.ops.len())))
                 }
+                // What the other replicas make of later entries this one would not.
+                Ok((Self::SetFeatureLevel(level), [])) if level > FEATURE_LEVEL => Err(DecodeError::Level(level)),
                 Ok((command, [])) => Ok(command),
                 Ok(_) => Err(DecodeError::Malformed("trailing bytes".into())),
                 Err(error) => Err(DecodeError::Malformed(error.to_string())),

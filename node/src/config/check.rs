@@ -21,6 +21,9 @@ const SECRET_MIN_BYTES: usize = 16;
 /// log entry, far below the 16 MiB that the store takes.
 const FRAME_BYTES: RangeInclusive<u32> = 1 << 10..=900 << 10;
 
+/// Shortest `cluster.limits.ring_ttl_ms`: clients repeat for 58 minutes, and the clocks by which the two are measured differ.
+const ANSWERS_MS: u64 = 60 * 60 * 1000;
+
 fn is_unspecified(address: &str) -> bool {
     host::of(address).parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified())
 }
@@ -162,10 +165,17 @@ impl Config {
             ("cluster.groups.members", self.cluster.groups.members.into()),
             ("cluster.groups.per_user", self.cluster.groups.per_user.into()),
         ];
-        match needed.iter().find(|(_, value)| *value == 0) {
-            Some((key, _)) => refuse(format!("`{key}` = 0 : nothing would work; set it to 1 or more, or leave it out")),
-            None => Ok(()),
+        if let Some((key, _)) = needed.iter().find(|(_, value)| *value == 0) {
+            return refuse(format!("`{key}` = 0 : nothing would work; set it to 1 or more, or leave it out"));
         }
+        if shared.ring_ttl_ms < ANSWERS_MS {
+            return refuse(format!(
+                "`cluster.limits.ring_ttl_ms` = {}: clients repeat a message for 58 minutes, and must not store it twice; \
+                 set it to {ANSWERS_MS} or more, or leave it out",
+                shared.ring_ttl_ms
+            ));
+        }
+        Ok(())
     }
 
     fn secrets(&self) -> impl Iterator<Item = (&'static str, &Masked)> {

@@ -127,11 +127,15 @@ fn limits_with_which_nothing_would_work_are_refused() {
             if key == checked_above {
                 continue;
             }
+            // Checked below.
+            let least = if key == "ring_ttl_ms" { 3_600_000 } else { 1 };
             let error = Case::new(&format!("[{section}]\n{key} = 0"), &[]).error();
             assert!(error.starts_with(&format!("`{section}.{key}` = 0 : ")) && !error.contains('\n'), "{error}");
-            Case::new(&format!("[{section}]\n{key} = 1"), &[]).config().check().expect("1 is little, but works");
+            Case::new(&format!("[{section}]\n{key} = {least}"), &[]).config().check().expect("it is little, but works");
         }
     }
+    let error = Case::new("[cluster.limits]\nring_ttl_ms = 3599999", &[]).error();
+    assert!(error.contains("set it to 3600000 or more"), "{error}");
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::ops::Range;
 use bytes::Bytes;
 use cluster::id::{Boot, DeviceId, GroupId, MessageId, Pos, UserId};
 use cluster::state::{
-    Batch, Command, Effect, FEATURE_LEVEL, GroupAct, GroupLimits, GroupOp, GroupSend, NodeUp, Op, Outcome, Register,
-    RegisterRefusal, SHARES_LEVEL, Send, SendRefusal, State,
+    Batch, Command, Effect, FEATURE_LEVEL, GroupAct, GroupLimits, GroupOp, GroupSend, NodeUp, Op, Outcome,
+    REVOCATION_KEPT_MS, Register, RegisterRefusal, SHARES_LEVEL, Send, SendRefusal, State,
 };
 
 use crate::log::{node, user};
@@ -155,6 +155,17 @@ fn who_forgets_too_many_devices_is_not_taken_for_one_with_too_many() {
     let hour = world.0.limits().ring_ttl_ms / Command::MAX_TICK_MS;
     (0..hour).for_each(|_| drop(world.apply(Command::Tick { advance_ms: Command::MAX_TICK_MS })));
     world.register(&user(0), "phone").expect("they are remembered no more");
+}
+
+#[test]
+fn a_revocation_is_forgotten_when_every_token_from_before_has_ended() {
+    let mut world = World::new(FEATURE_LEVEL);
+    world.apply(Command::Revoke { user: user(0), before_ms: 1 });
+    let ticks = REVOCATION_KEPT_MS / Command::MAX_TICK_MS;
+    (1..ticks).for_each(|_| drop(world.apply(Command::Tick { advance_ms: Command::MAX_TICK_MS })));
+    assert_eq!(world.0.revoked_before(&user(0)), Some(1));
+    world.apply(Command::Tick { advance_ms: Command::MAX_TICK_MS });
+    assert_eq!((world.0.revoked_before(&user(0)), world.0.totals().revocations), (None, 0));
 }
 
 #[test]

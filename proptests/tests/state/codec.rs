@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use cluster::id::{Boot, MessageId, NodeId, Pos};
 use cluster::state::{
-    Batch, Command, GroupLimits, GroupOp, GroupSend, Limits, NodeUp, Op, Register, Send, Shard, State,
+    Batch, Command, DecodeError, FEATURE_LEVEL, GroupLimits, GroupOp, GroupSend, Limits, NodeUp, Op, Register,
+    RestoreError, Send, Shard, State,
 };
 use cluster::trace::{SpanId, TraceContext, TraceId};
 use proptest::collection::vec;
@@ -90,7 +91,7 @@ fn command() -> impl Strategy<Value = Command> {
         1 => node().prop_map(|node| Command::NodeForgotten { node }),
         1 => any::<u64>().prop_map(|advance_ms| Command::Tick { advance_ms }),
         1 => limits().prop_map(Command::SetLimits),
-        1 => any::<u32>().prop_map(Command::SetFeatureLevel),
+        1 => (0..=FEATURE_LEVEL).prop_map(Command::SetFeatureLevel),
         1 => group_limits().prop_map(Command::SetGroupLimits),
         1 => any::<bool>().prop_map(|open| Command::SetBreaker { open }),
         1 => (any::<u8>().prop_map(user), any::<u64>())
@@ -191,6 +192,15 @@ fn a_batch_holds_so_many_operations_as_have_positions() {
     };
     assert!(Command::decode(&batch(Pos::MAX_OPS).encode()).is_ok());
     assert!(Command::decode(&batch(Pos::MAX_OPS + 1).encode()).is_err());
+}
+
+#[test]
+fn what_a_newer_cluster_holds_is_refused() {
+    let raised = Command::SetFeatureLevel(FEATURE_LEVEL + 1);
+    assert!(matches!(Command::decode(&raised.encode()), Err(DecodeError::Level(_))));
+    let mut state = State::new();
+    state.apply(1, &raised, &mut Vec::new());
+    assert!(matches!(State::restore(&state.freeze().head, Vec::new()), Err(RestoreError::Level(_))));
 }
 
 #[test]

@@ -273,6 +273,17 @@ pub struct Tolerated {
     pub until: u64,
 }
 
+/// One of a storm, who comes until it is let in.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    /// The machine that let it in, or that it asked first.
+    pub node: usize,
+    /// When it asked first, in ns.
+    pub asked_at: u64,
+    /// When a node had opened a WebSocket for it, in ns.
+    pub admitted_at: Option<u64>,
+}
+
 /// All clients and all messages.
 #[derive(Debug, Clone, Default)]
 pub struct Book {
@@ -282,6 +293,8 @@ pub struct Book {
     pub exiles: Vec<Exile>,
     /// Strangers that were not closed in time.
     pub tolerated: Vec<Tolerated>,
+    /// Those who came in storms, in the order they asked first.
+    pub arrivals: Vec<Arrival>,
 }
 
 impl Book {

@@ -11,8 +11,8 @@ use im_gateway::protocol::ErrorCode;
 use serde_json::json;
 
 pub use book::{
-    Book, Client, ClientId, Device, Exile, Got, Mark, Name, Received, Seen, Sent, Session, Surfaced, Told, Tolerated,
-    Watching,
+    Arrival, Book, Client, ClientId, Device, Exile, Got, Mark, Name, Received, Seen, Sent, Session, Surfaced, Told,
+    Tolerated, Watching,
 };
 
 use crate::coverage;
@@ -52,6 +52,20 @@ impl Ledger {
     /// A stranger was not closed in time; whether that has an excuse is known at the end.
     pub fn tolerated(&self, stranger: Tolerated) {
         self.book().tolerated.push(stranger);
+    }
+
+    /// One of a storm asks a node for a WebSocket, for the first time; returns its number.
+    pub fn arrived(&self, node: usize) -> usize {
+        let mut book = self.book();
+        book.arrivals.push(Arrival { node, asked_at: time::now(), admitted_at: None });
+        book.arrivals.len() - 1
+    }
+
+    /// A node opened a WebSocket for one of a storm.
+    pub fn admitted(&self, arrival: usize, node: usize) {
+        let mut book = self.book();
+        let arrival = &mut book.arrivals[arrival];
+        (arrival.node, arrival.admitted_at) = (node, Some(time::now()));
     }
 
     /// What was complained of.

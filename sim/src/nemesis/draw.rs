@@ -12,6 +12,8 @@ use crate::workload::{Mix, draw_group_limits, draw_limits};
 const MOST_FAULTS: u64 = 12;
 /// Faults of one plan that spoil a disk, at most: each takes long to mend.
 const MOST_SPOILT: usize = 2;
+/// The largest storm at doors that let few in at once: more cost much and meet nothing else.
+const MOST_STORM: u64 = 150;
 /// A day, in ms.
 const DAY_MS: f64 = 86_400_000.0;
 /// How long an outage lasts that outlasts every timeout, ms.
@@ -59,6 +61,7 @@ impl Plan {
         }
         let exiles = Dice::new(seed, "exiles");
         plan.clients.exiles = if exiles.one_in(3) { exiles.between(1, 2) } else { 0 };
+        plan.admit_few(&Dice::new(seed, "admission"));
         let kinds = swarm(&dice);
         for n in 0..dice.between(1, MOST_FAULTS) {
             // The first is a death in the middle of traffic: what everything is built for.
@@ -84,6 +87,17 @@ impl Plan {
         plan.upgrade(&Dice::new(seed, "upgrade"));
         plan.faults.sort_by_key(|fault| fault.at_ms);
         plan
+    }
+
+    /// Sometimes nodes let few in at once, and then mostly a storm comes that is too much for them.
+    fn admit_few(&mut self, dice: &Dice) {
+        if dice.one_in(6) {
+            self.admit_per_s = dice.between(10, 60) as u32;
+            if dice.one_in(2) {
+                let too_many = u64::from(self.admit_per_s) * self.nodes as u64 * 5 / 4;
+                self.clients.storm = self.clients.storm.max(too_many.min(MOST_STORM));
+            }
+        }
     }
 
     /// Sometimes nodes begin as older builds, and are replaced by newer ones, one after the other.
@@ -173,6 +187,11 @@ mod tests {
         assert!(plans.iter().any(|plan| plan.nodes == 5) && plans.iter().any(|plan| plan.nodes == 3));
         let short = plans.iter().filter(|plan| plan.ping_ms < 5_000).count();
         assert!((60..140).contains(&short), "{short} of 300 have a short heartbeat");
+        let few: Vec<_> = plans.iter().filter(|plan| plan.admit_per_s > 0).collect();
+        assert!((25..80).contains(&few.len()), "{} of 300 let few in", few.len());
+        // A crowd has the better part of a second's worth at once.
+        let stormed = |plan: &&&Plan| plan.clients.storm > u64::from(plan.admit_per_s) * plan.nodes as u64;
+        assert!(few.iter().filter(stormed).count() >= 3);
         assert_eq!(Plan::draw(7), Plan::draw(7));
     }
 

@@ -181,6 +181,14 @@ pub struct Facts {
     pub expired: Vec<Counted>,
 }
 
+impl Facts {
+    /// The entry by which a node's process came up that was started when the log was committed up to `committed`.
+    pub fn up(&self, node: NodeId, committed: u64) -> u64 {
+        let its = |up: &&Counted| up.node == node && up.index > committed;
+        self.ups.iter().find(its).map_or(u64::MAX, |up| up.index)
+    }
+}
+
 /// The log entry of a position.
 pub fn index(pos: u64) -> u64 {
     cluster::id::Pos(pos).index()

@@ -146,8 +146,7 @@ pub fn check(facts: &Facts, book: &Book, processes: &[ScrapedProcess]) -> Vec<Vi
 
 /// The entry by which the process came up.
 fn up(facts: &Facts, process: &ScrapedProcess) -> u64 {
-    let ours = |up: &&Counted| up.node == process.node && up.index > process.committed;
-    facts.ups.iter().find(ours).map_or(u64::MAX, |up| up.index)
+    facts.up(process.node, process.committed)
 }
 
 fn messages(level: &Level) -> u64 {

@@ -5,6 +5,7 @@
 //! outcomes and counts property tests hold against a model (`proptests/tests/state`). What else production
 //! code says of itself is never evidence, it is what is judged (its metrics, its replicas).
 
+mod admission;
 mod bounds;
 mod breaker;
 mod calm;
@@ -31,11 +32,13 @@ mod strangers;
 mod testing;
 mod told;
 mod traces;
+mod trail;
 mod unnoticed;
 mod watches;
 
 use std::fmt;
 
+pub use admission::check as check_admission;
 pub use bounds::Rest;
 pub use facts::Facts;
 #[cfg(test)]
@@ -47,6 +50,7 @@ pub use reference::Reference;
 pub use staleness::{Death, P99 as STALE_P99_NS, check as check_stale, measure as measure_stale};
 pub use strangers::check as check_strangers;
 pub use traces::check as check_traces;
+pub use trail::{Asked, Trail, check as check_trails};
 pub use watches::check_soon as check_watches_soon;
 
 use crate::ledger::{Book, Device};

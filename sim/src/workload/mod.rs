@@ -4,12 +4,14 @@
 mod bots;
 mod exiles;
 mod groups;
+mod http;
 mod mix;
 mod probe;
 mod raw;
 mod scrape;
 mod signals;
 mod strangers;
+mod tracer;
 mod watcher;
 mod watching;
 
@@ -28,6 +30,7 @@ pub use groups::GROUP;
 pub use mix::{Mix, draw_group_limits, draw_limits, is_tight};
 pub use probe::{Probe, Prober};
 pub use scrape::Scraper;
+pub use tracer::trace_some;
 
 use crate::dice::Dice;
 use crate::ledger::{ClientId, Device, Ledger};

@@ -20,6 +20,8 @@ pub const BINARY: u8 = 2;
 const CLOSE: u8 = 8;
 /// The type of the frame that begins a session, as it stands in no other.
 pub const WELCOME: &str = "\"welcome\"";
+/// How the head of the answer begins that opens a WebSocket.
+pub const SWITCHED: &str = "HTTP/1.1 101";
 /// The frame that answers a `ping`.
 pub const PONG: &str = "{\"pong\":{}}";
 
@@ -46,8 +48,14 @@ impl Raw {
         Ok(Self { stream: net.connect(addr).await?, read: Vec::new() })
     }
 
-    /// Connects and asks for a WebSocket.
+    /// Connects and opens a WebSocket.
     pub async fn open(net: &Arc<SimNet>, addr: &str) -> io::Result<Self> {
+        let (raw, head) = Self::ask(net, addr).await?;
+        if head.starts_with(SWITCHED) { Ok(raw) } else { Err(ErrorKind::ConnectionRefused.into()) }
+    }
+
+    /// Connects and asks for a WebSocket; also returns the head of the answer, see [`SWITCHED`].
+    pub async fn ask(net: &Arc<SimNet>, addr: &str) -> io::Result<(Self, String)> {
         let mut raw = Self::connect(net, addr).await?;
         let request = format!(
             "GET /ws HTTP/1.1\r\nhost: {addr}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
@@ -62,15 +70,17 @@ impl Raw {
             raw.fill().await?;
         };
         let head: Vec<u8> = raw.read.drain(..end).collect();
-        if head.starts_with(b"HTTP/1.1 101") { Ok(raw) } else { Err(ErrorKind::ConnectionRefused.into()) }
+        Ok((raw, String::from_utf8_lossy(&head).into_owned()))
     }
 
     /// With a session of `user`'s.
     pub async fn session(net: &Arc<SimNet>, addr: &str, user: &str) -> io::Result<Self> {
         let mut raw = Self::open(net, addr).await?;
         raw.hello(user, TOKEN_SECRET, EXPIRES_MS).await?;
-        raw.until_welcome().await?;
-        Ok(raw)
+        match raw.until_welcome().await? {
+            None => Ok(raw),
+            Some(_) => Err(ErrorKind::ConnectionRefused.into()),
+        }
     }
 
     /// Says hello as `user`, by a token of this secret and end.
@@ -80,12 +90,12 @@ impl Raw {
         self.text(&json!({ "id": 1, "hello": hello }).to_string()).await
     }
 
-    /// Reads until it has a session.
-    pub async fn until_welcome(&mut self) -> io::Result<()> {
+    /// Reads until it has a session; or the code that it is closed with instead.
+    pub async fn until_welcome(&mut self) -> io::Result<Option<u16>> {
         loop {
             match self.next().await? {
-                Said::Text(text) if text.contains(WELCOME) => return Ok(()),
-                Said::Close(_) => return Err(ErrorKind::ConnectionRefused.into()),
+                Said::Text(text) if text.contains(WELCOME) => return Ok(None),
+                Said::Close(code) => return Ok(Some(code)),
                 _ => {}
             }
         }

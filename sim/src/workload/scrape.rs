@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cluster::env::{Net, clock};
+use cluster::env::clock;
 use cluster::sync::lock;
 use madsim::runtime::Handle;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::http;
 use crate::alerts::scrapes::{Keep, Sample};
 use crate::net::SimNet;
 use crate::oracle::{Journal, Scrape, ScrapedProcess};
@@ -89,15 +89,7 @@ impl Scraper {
     }
 
     async fn get(&self, n: usize) -> Option<String> {
-        let addr = &self.world.client_addrs()[n];
-        let mut stream = self.net.connect(addr).await.ok()?;
-        let request = format!("GET /metrics HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.ok()?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await.ok()?;
-        let answer = String::from_utf8(answer).ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        head.starts_with("HTTP/1.1 200").then(|| body.to_owned())
+        http::get(&self.net, &self.world.client_addrs()[n], "/metrics", None).await
     }
 
     /// The last answer of each process.

@@ -3,7 +3,7 @@
 
 mod kinds;
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use madsim::runtime::Handle;
 use serde_json::json;
 
-use super::raw::{BINARY, PONG, Raw, Said, WELCOME};
+use super::raw::{BINARY, PONG, Raw, SWITCHED, Said, WELCOME};
 use super::{EXPIRES_MS, STRANGER};
 use crate::coverage;
 use crate::dice::Dice;
@@ -33,6 +33,8 @@ const HEAD: Duration = Duration::from_secs(10);
 /// For so long a node takes a token that has ended: clocks differ.
 const LEEWAY: Duration = Duration::from_secs(5);
 const SECOND: Duration = Duration::from_secs(1);
+/// How a node closes that has as many connections as it may.
+const OVERLOADED: u16 = 1013;
 
 /// How a connection ended.
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +53,14 @@ impl From<Option<u16>> for End {
     fn from(code: Option<u16>) -> Self {
         code.map_or(Self::Over, Self::Closed)
     }
+}
+
+/// What a node says to one of a storm.
+enum Answer {
+    /// It has a session.
+    Session(Raw),
+    /// It is to come again after this, and a part of it more.
+    Later(Duration),
 }
 
 /// A stranger and its surroundings.
@@ -263,15 +273,65 @@ impl Visitor {
     }
 
     async fn storm(&self, count: u64) -> End {
-        let each = (0..count).map(|n| async move {
-            let user = format!("{STRANGER}storm{n}");
-            let session = Raw::session(&self.net, &self.addrs[self.any()], &user);
-            let Ok(Ok(mut raw)) = clock::timeout(GRACE, session).await else { return false };
-            clock::timeout(SECOND, raw.until_closed()).await.is_err()
-        });
-        let stayed = join_all(each).await;
+        let stayed = join_all((0..count).map(|n| self.arrive(n))).await;
         if stayed.into_iter().all(|stayed| stayed) { End::Treated } else { End::Over }
     }
+
+    /// One of a storm: comes again whenever it is told to. Whether it had a session, and kept it.
+    async fn arrive(&self, n: u64) -> bool {
+        let user = format!("{STRANGER}storm{n}");
+        let mut node = self.any();
+        let arrival = self.ledger.arrived(node);
+        loop {
+            match clock::timeout(GRACE, self.attempt(&user, node, arrival)).await {
+                Ok(Ok(Answer::Session(mut raw))) => {
+                    return clock::timeout(SECOND, raw.until_closed()).await.is_err();
+                }
+                Ok(Ok(Answer::Later(wait))) => {
+                    let part = self.dice.between(0, 1_000) as f64 / 1_000.0;
+                    time::sleep(wait.mul_f64(1.0 + part)).await;
+                    node = self.any();
+                }
+                Ok(Err(_)) | Err(_) => return false,
+            }
+        }
+    }
+
+    /// One attempt of one of a storm.
+    async fn attempt(&self, user: &str, node: usize, arrival: usize) -> io::Result<Answer> {
+        let (mut raw, head) = Raw::ask(&self.net, &self.addrs[node]).await?;
+        if !head.starts_with(SWITCHED) {
+            let wait = self.told_to_wait(&head).ok_or(ErrorKind::ConnectionRefused)?;
+            return Ok(Answer::Later(wait));
+        }
+        self.ledger.admitted(arrival, node);
+        raw.hello(user, TOKEN_SECRET, EXPIRES_MS).await?;
+        match raw.until_welcome().await? {
+            None => Ok(Answer::Session(raw)),
+            Some(OVERLOADED) => Ok(Answer::Later(SECOND)),
+            Some(_) => Err(ErrorKind::ConnectionRefused.into()),
+        }
+    }
+
+    /// For how long to stay away, where a node has too many connections for now: it must say so.
+    fn told_to_wait(&self, head: &str) -> Option<Duration> {
+        let status = head.split(' ').nth(1).filter(|status| ["429", "503"].contains(status))?;
+        let Some(wait) = retry_after(head) else {
+            let text = format!("protocol: {status} instead of a WebSocket, and no Retry-After of a second or more");
+            self.ledger.complain(text);
+            return None;
+        };
+        coverage::reached("a storm was told to come later");
+        Some(wait)
+    }
+}
+
+/// After how long to come again, by the head of an answer; a second at least.
+fn retry_after(head: &str) -> Option<Duration> {
+    let mut fields = head.lines().filter_map(|line| line.split_once(':'));
+    let (_, seconds) = fields.find(|(name, _)| name.eq_ignore_ascii_case("retry-after"))?;
+    let seconds = seconds.trim().parse::<u64>().ok()?;
+    (seconds >= 1).then(|| Duration::from_secs(seconds))
 }
 
 /// Reads until a send is answered.
@@ -281,6 +341,21 @@ async fn first_answer(raw: &mut Raw) -> io::Result<End> {
             Said::Text(text) if text.contains("\"ok\"") => return Ok(End::Treated),
             Said::Close(code) => return Ok(End::Closed(code)),
             _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_when_to_come_again() {
+        let head = |field: &str| format!("HTTP/1.1 503 Service Unavailable\r\n{field}content-length: 7\r\n\r\n");
+        assert_eq!(retry_after(&head("Retry-After: 2\r\n")), Some(Duration::from_secs(2)));
+        assert_eq!(retry_after(&head("retry-after:1\r\n")), Some(SECOND));
+        for field in ["", "retry-after: 0\r\n", "retry-after: soon\r\n", "retry: 3\r\n"] {
+            assert_eq!(retry_after(&head(field)), None, "{field}");
         }
     }
 }

@@ -135,10 +135,14 @@ fn a_leader_between_who_wrote_an_entry_and_who_committed_it() {
     let stale = |term: u64| {
         let mut cluster = Cluster::new();
         cluster.write(0, entry(leader(1, 0), 1, "a"), true);
-        for n in 1..3 {
-            cluster.write(n, vote(leader(4, 1)), true);
+        for earlier in 3..5 {
+            for n in 1..3 {
+                cluster.write(n, vote(leader(earlier, 1)), true);
+            }
+            if term.min(4) == earlier {
+                cluster.write(1, entry(leader(earlier, 1), 1, "b"), true);
+            }
         }
-        cluster.write(1, entry(leader(4, 1), 1, "b"), true);
         for n in [0, 2] {
             cluster.write(n, vote(leader(5, 0)), true);
         }
