@@ -113,7 +113,7 @@ impl Shrink {
     /// Fewer nodes and clients, and usual settings.
     fn simpler(&mut self) -> io::Result<()> {
         let usual = Plan::default();
-        let changes: [fn(&mut Plan, &Plan); 10] = [
+        let changes: [fn(&mut Plan, &Plan); 11] = [
             |plan, usual| {
                 let added = |fault: &Fault| fault.kind == FaultKind::AddNode;
                 if !plan.faults.iter().any(|fault| added(fault) || matches!(fault.target, Target::Node(n) if n >= 3)) {
@@ -122,6 +122,7 @@ impl Shrink {
             },
             |plan, usual| plan.tiny = usual.tiny,
             |plan, usual| plan.ping_ms = usual.ping_ms,
+            |plan, usual| plan.admit_per_s = usual.admit_per_s,
             |plan, usual| plan.clock_drift_ppm = usual.clock_drift_ppm,
             |plan, usual| plan.clock_offset_ms = usual.clock_offset_ms,
             |plan, usual| plan.checkpoint_entries = usual.checkpoint_entries,
