@@ -65,8 +65,8 @@ pub trait Observer: Send + Sync + 'static {
     fn delivered_late(&self, _count: u64) {}
     /// A device is remembered no more.
     fn forgotten(&self, _why: Forgotten) {}
-    /// A session of this node, or the link to another one with such a session, had no room for somebody's typing or
-    /// reading.
+    /// A session of this node had no room for somebody's typing or reading; or there was no link to another node with
+    /// such a session, or no room on it.
     fn signal_dropped(&self, _news: News) {}
     /// Sessions of this node were told `count` times who is there.
     fn presence(&self, _count: u64) {}

@@ -1,5 +1,6 @@
 //! The client's task: one connection after another.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -119,6 +120,8 @@ impl Task {
             None => self.route.advance(),
         }
         let mut greeted = false;
+        // Until when a node that refused us is not asked again; meanwhile others are.
+        let mut refused = BTreeMap::new();
         loop {
             self.attempt += 1;
             let dialed = beside(old, session, &*self.tokens, self.dial()).await;
@@ -139,12 +142,13 @@ impl Task {
                 Ok(opened) => return Ok(opened),
                 Err(Ended::Refused(why)) => return Err(Ended::Refused(why)),
                 Err(ended) => {
-                    let mut pause = self.route.failed(rand::random());
                     if let Ended::Broken { wait, expired, .. } = ended {
                         self.expired = expired.or(self.expired.take());
-                        pause = pause.max(wait);
+                        refused.insert(self.route.current().authority.clone(), clock::now() + wait);
                     }
-                    let waited = beside(old, session, &*self.tokens, clock::sleep(pause)).await;
+                    let pause = clock::now() + self.route.failed(rand::random());
+                    let until = refused.get(&self.route.current().authority).map_or(pause, |until| pause.max(*until));
+                    let waited = beside(old, session, &*self.tokens, clock::sleep_until(until)).await;
                     waited.map_err(|ended| unless_ours(ended, greeted))?;
                 }
             }

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use cluster::id::{DeviceId, GroupId, MessageId, NodeId, Pos, UserId};
 use cluster::state::{Body, Destination, GroupAct, Message, Told};
@@ -136,9 +138,6 @@ fn a_written_message_reads_back() {
 
 #[test]
 fn close_codes_say_what_to_do() {
-    for code in ErrorCode::ALL {
-        assert_eq!(serde_json::to_value(code).unwrap(), code.name());
-    }
     for code in CloseCode::ALL {
         assert_eq!(CloseCode::from_code(code.code()), Some(code));
     }
@@ -183,4 +182,16 @@ fn group_frames() {
     assert!(
         matches!(ok.body, ServerBody::Ok(Ok { members: Some(members), more: Some(true), mid: None }) if members.len() == 2)
     );
+}
+
+#[test]
+fn every_documented_error_code_is_known_by_its_name() {
+    let page = include_str!("../../../docs/protocol.md");
+    let (_, table) = page.split_once("## Error codes").expect("a section of them");
+    let (table, _) = table.split_once("\n## ").expect("and of something else");
+    let documented = table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    assert_eq!(documented.collect::<BTreeSet<_>>(), ErrorCode::ALL.iter().map(|code| code.name()).collect());
+    for code in ErrorCode::ALL {
+        assert_eq!(serde_json::to_value(code).unwrap(), code.name());
+    }
 }

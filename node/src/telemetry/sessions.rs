@@ -84,7 +84,7 @@ impl Sessions {
             ),
             signals: make.counters(
                 "im_gateway_signals_total",
-                "Typing and read marks for sessions of this node: told, or dropped where there was no room",
+                "Typing and read marks: told to sessions of this node, or dropped where there was no room on the way or there",
                 &["kind", "outcome"],
             ),
             held_back: make.counters(

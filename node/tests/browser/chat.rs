@@ -140,11 +140,12 @@ async fn the_list_shows_who_is_online() {
     let alice = Writer::open(&browser, &cluster.addr(0), "alice", "carol").await;
     let mut bob = Writer::open(&browser, &cluster.addr(0), "bob", "alice").await;
     bob.write().await;
-    let shown = "(document.querySelector('[data-peer=bob] .here')?.textContent ?? '')";
-    alice.tab.until(&format!("{shown} === 'online'"), &[]).await;
-    bob.tab.eval("void location.assign('about:blank')", &[]).await;
-    alice.tab.until(&format!("{shown} === ''"), &[]).await;
+    alice.tab.until("document.querySelector('[data-peer=bob] .here')?.textContent === 'online'", &[]).await;
     assert_eq!(alice.tab.eval(PEER_ONLINE, &[]).await, json!(false), "nobody is carol");
+    bob.tab.eval("void location.assign('about:blank')", &[]).await;
+    let gone = "document.querySelector('[data-peer=bob]') && !document.querySelector('[data-peer=bob] .here')";
+    alice.tab.until(gone, &[]).await;
+    assert_eq!(alice.tab.eval(ONLINE, &[]).await, json!(true), "she is still there to know");
 }
 
 #[tokio::test]

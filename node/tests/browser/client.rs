@@ -240,17 +240,14 @@ async fn of_another_log_no_old_place_counts() {
     let tab = start(&browser, &fake, &["t"]).await;
     let limits = json!({"frame_bytes": 2_048, "send_per_s": 1_000, "inflight": 8, "watches": 2});
     tab.eval("client.watch('bob')", &[]).await;
-    let say = async |socket: &mut Socket, seq: u64, v: u64, status: &str| {
-        socket.send(json!({"presence": {"user": "bob", "status": status, "devices": 1, "v": v}})).await;
-        socket.send(json!({"seq": seq, "gap": {"reason": "expired", "lost": 1}})).await;
-    };
     let told = "JSON.stringify(told.flatMap(({ gap, presence }) => gap?.seq ?? presence?.v ?? []))";
     for (session, expected) in [(1_000, "[90,900]"), (2_000, "[90,900]"), (500, "[90,900,7,70]")] {
         let (mut socket, hello) = fake.accept().await;
         socket.welcome_as(session, &hello, CALM_MS, &limits).await;
         // A gap that was told already, and word from a node that lags; but by another log both are new.
         let (seq, v) = if session == 1_000 { (900, 90) } else { (70, 7) };
-        say(&mut socket, seq, v, "online").await;
+        socket.send(json!({"presence": {"user": "bob", "status": "online", "devices": 1, "v": v}})).await;
+        socket.send(json!({"seq": seq, "gap": {"reason": "expired", "lost": 1}})).await;
         while frame(&mut socket).await.get("ack").is_none() {}
         assert_eq!(tab.eval(told, &[]).await, json!(expected), "session {session}");
         socket.close(4001).await;

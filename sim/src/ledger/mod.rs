@@ -201,12 +201,11 @@ impl Ledger {
     /// What became of a message, by the word of this client, which sent it or repeats it. A later word counts only
     /// where the first one left it open.
     pub fn fate(&self, by: ClientId, name: Name, fate: Fate) {
-        if fate == Fate::NotSent && by != name.client {
-            // Whoever repeats it in vain says nothing of earlier attempts.
-            return;
-        }
         let durable = self.journal.committed();
         let mut book = self.book();
+        // Whoever repeats it in vain does not know what became of earlier attempts.
+        let in_vain = fate == Fate::NotSent && by != name.client;
+        let fate = if in_vain { Fate::Unknown } else { fate };
         self.trace.lazy("fate", || {
             let text = match &fate {
                 Fate::Stored(mid) => format!("stored {mid}"),
